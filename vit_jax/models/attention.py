@@ -23,7 +23,7 @@ def attention_weights(
     mask: Bool[Array, "*mask"] | None = None,
     bias: Float[Array, "*bias"] | None = None,
 ) -> Float[Array, "*batch heads queries keys"]:
-    """Softmax of the scaled products, in float32 whatever the inputs are.
+    """Softmax of the scaled products, in float32 or wider whatever the inputs are.
 
     A query whose keys are all masked attends uniformly rather than giving NaN.
 
@@ -32,7 +32,8 @@ def attention_weights(
       bias: Added to the scaled products; broadcasts likewise.
     """
     scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32) * scale
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=wide) * scale
     if bias is not None:
         logits += bias
     if mask is not None:
@@ -68,6 +69,8 @@ def dot_product_attention(
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
+    if kernel == "auto":  # the libraries' softmax is float32, which would spoil float64
+        kernel = "reference" if query.dtype == jnp.float64 else "xla"
     if kernel == "reference":
         if is_causal:
             causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
@@ -102,11 +105,9 @@ def dot_product_attention(
 
 def _kernel(name: str) -> Callable[..., Array]:
     if name not in _TOKAMAX:
-        return functools.partial(
-            jax.nn.dot_product_attention, implementation="cudnn" if name == "cudnn" else "xla"
-        )
+        return functools.partial(jax.nn.dot_product_attention, implementation="cudnn" if name == "cudnn" else "xla")
     try:
-        import tokamax
+        import tokamax  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             f"attention kernel {name!r} needs tokamax: pip install 'vit_jax[kernels]', or choose 'xla'"

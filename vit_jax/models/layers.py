@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
@@ -45,7 +46,7 @@ class PatchEmbed(nn.Module):
             "kernel", nn.initializers.lecun_normal(), (ph, pw, channels, self.hidden_dim), self.param_dtype
         )
         bias = self.param("bias", nn.initializers.zeros, (self.hidden_dim,), self.param_dtype)
-        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
+        images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         patches = images[..., : gh * ph, : gw * pw, :].reshape(*batch, gh, ph, gw, pw, channels)
         patches = jnp.moveaxis(patches, -4, -3).reshape(*batch, gh, gw, ph * pw * channels)
         return patches @ kernel.reshape(-1, self.hidden_dim) + bias
@@ -61,9 +62,7 @@ class MLP(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "*batch hidden_dim"], *, train: bool
-    ) -> Float[Array, "*batch hidden_dim"]:
+    def __call__(self, x: Float[Array, "*batch hidden_dim"], *, train: bool) -> Float[Array, "*batch hidden_dim"]:
         dense = functools.partial(
             nn.Dense,
             dtype=self.dtype,
@@ -204,9 +203,11 @@ class BlockStack(nn.Module):
         blocks = [self.variables["params"][f"block_{i}"] for i in range(self.num_layers)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
         block = self.block(parent=None)
-        rngs = jax.random.split(self.make_rng("dropout"), self.num_layers) if train else None
+        # a model without dropout trains without a "dropout" rng, as it does unrolled
+        has_rng = train and self.has_rng("dropout")
+        rngs = jax.random.split(self.make_rng("dropout"), self.num_layers) if has_rng else None
         # a rate that is a static 0 keeps the whole branch free of random draws
-        rates = jnp.asarray(rates) if self.drop_path_rate else None
+        ramp = jnp.asarray(rates) if self.drop_path_rate else None
 
         def call(x, layer):
             params, rate, rng = layer
@@ -216,4 +217,4 @@ class BlockStack(nn.Module):
 
         if self.remat != "none":
             call = jax.checkpoint(call, policy=REMAT[self.remat])
-        return jax.lax.scan(call, x, (stacked, rates, rngs))[0]
+        return jax.lax.scan(call, x, (stacked, ramp, rngs))[0]

@@ -35,9 +35,7 @@ class AttentionPool(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch tokens hidden_dim"], *, train: bool
-    ) -> Float[Array, "batch hidden_dim"]:
+    def __call__(self, x: Float[Array, "batch tokens hidden_dim"], *, train: bool) -> Float[Array, "batch hidden_dim"]:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, x.shape[-1]), self.param_dtype)
         probe = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
@@ -110,7 +108,7 @@ class ViT(nn.Module):
         train: bool,
         capture: Collection[str] = (),
     ) -> Any:
-        """Returns the logits `(batch, num_classes)`, in float32.
+        """Returns the logits `(batch, num_classes)`, in float32 or wider.
 
         With `capture`, a pair of the logits and a dict of what it names: `attention/i`, the weights of layer i
         `(batch, num_heads, tokens, tokens)`; `tokens/i`, its output `(batch, tokens, hidden_dim)`;
@@ -144,9 +142,7 @@ class ViT(nn.Module):
             attention_kernel=self.attention_kernel,
             **types,
         )
-        stack = BlockStack(
-            block, self.num_layers, self.drop_path_rate, self.scan_layers, self.remat, name="encoder"
-        )
+        stack = BlockStack(block, self.num_layers, self.drop_path_rate, self.scan_layers, self.remat, name="encoder")
         x, captured = stack(x, train=train, capture=capture)
         x = nn.LayerNorm(epsilon=self.norm_epsilon, name="norm", **types)(x)
         pooled = self._pool(x, train=train)
@@ -197,16 +193,14 @@ class ViT(nn.Module):
             return x
         zeros, bias = nn.initializers.zeros, nn.initializers.constant(self.head_bias_init)
         head = nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, name="head", **types)
-        return head(x).astype(jnp.float32)
+        return head(x).astype(jnp.promote_types(self.dtype, jnp.float32))
 
 
 def build(variant: str, **overrides: Any) -> ViT:
     """Builds `Ti/16`, `S/32`, `B/16`, `H/14`, ...: a size of `VARIANTS`, and a patch size in pixels."""
     size, _, patch = variant.partition("/")
     if size not in VARIANTS or not patch.isdigit():
-        raise ValueError(
-            f"unknown ViT variant {variant!r}: one of {', '.join(VARIANTS)}, then / and a patch size"
-        )
+        raise ValueError(f"unknown ViT variant {variant!r}: one of {', '.join(VARIANTS)}, then / and a patch size")
     model = ViT(**{**VARIANTS[size], "patch_size": (int(patch), int(patch)), **overrides})
     for field, known in (("pool", POOLS), ("pos_embed", POSITIONS), ("remat", ("none", "full", "dots"))):
         if getattr(model, field) not in known:

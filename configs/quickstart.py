@@ -1,0 +1,35 @@
+"""The quickstart: a ViT of 0.2 M parameters on scikit-learn's handwritten digits, a minute or two on two cores."""
+
+from ml_collections import ConfigDict
+
+from vit_jax.config import default_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = default_config()
+    config.batch_size = 128
+    config.duration = "60 epochs"
+    config.eval_every = "10 epochs"
+    config.checkpoint.every = "10 epochs"
+    config.log_every = "1 epoch"
+
+    config.model.name = "vit:Ti/2"
+    config.model.hidden_dim = 64
+    config.model.mlp_dim = 256
+    config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.pool = "gap"
+    config.model.pos_embed = "learned"
+
+    config.data.name = "digits"
+    config.data.image_size = (8, 8)
+    config.data.channels = 1
+    config.data.train_transforms = "random_affine(degrees=12, shift=0.1, scale=(0.9, 1.1))|normalize(mean=0.5, std=0.5)"
+    config.data.eval_transforms = "normalize(mean=0.5, std=0.5)"
+
+    config.optimizer.schedule.peak = 2e-3
+    config.optimizer.schedule.warmup = "5 epochs"
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.clip_norm = 1.0
+    config.task.label_smoothing = 0.1
+    return config

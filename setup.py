@@ -1,0 +1,49 @@
+"""Package metadata. Tool settings are in pyproject.toml, exact tested versions in requirements/."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "vit_jax/__init__.py").read_text())[1]
+
+setup(
+    name="vit_jax",
+    version=VERSION,
+    description="Transformer, ViT, Transformer-in-Transformer and TimeSformer in JAX, from papers to pods",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["vit_jax", "vit_jax.*"]),
+    entry_points={"console_scripts": ["vit_jax = vit_jax.__main__:main"]},
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "array-record>=0.7,<0.9; platform_system == 'Linux'",
+        "chex>=0.1.90,<0.2",
+        "etils[epath]>=1.12,<2",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.14,<0.3",
+        "importlib_resources>=6",  # tensorflow-datasets imports it undeclared
+        "jax>=0.10,<0.13",
+        "jaxtyping>=0.3,<0.4",
+        "matplotlib>=3.9,<4",
+        "ml-collections>=1.1,<2",
+        "numpy>=2,<3",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.11.30,<0.13",
+        "pillow>=11,<14",
+        "rich>=13,<16",
+        "scikit-learn>=1.5,<2",  # the digits
+        "tensorboardX>=2.6,<3",
+        "tensorflow-datasets>=4.9.9,<5",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "kernels": ["tokamax>=0.0.8"],
+        "test": ["beartype>=0.20,<1", "pyright>=1.1.400,<2", "pytest>=8,<10", "ruff>=0.12,<1", "pre-commit>=4,<5"],
+        "parity": ["torch>=2.6,<3", "transformers>=4.50,<6", "timm>=1.0.15,<2"],
+    },
+)

@@ -1,0 +1,259 @@
+"""Every attention kernel against Flax's own attention, and the multi-head layer against Flax's."""
+
+import importlib.util
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from vit_jax.models.attention import MultiHeadAttention, attention_weights, dot_product_attention
+
+needs_tokamax = pytest.mark.skipif(
+    importlib.util.find_spec("tokamax") is None, reason="needs tokamax, the extra 'kernels'"
+)
+every_kernel = pytest.mark.parametrize(
+    "kernel", ["auto", "reference", "xla", pytest.param("chunked", marks=needs_tokamax)]
+)
+HEADS, QUERIES = 2, 5
+
+
+def normal(rng, *shape):
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def qkv(batch=(2,), keys=QUERIES, qk_head_dim=4, v_head_dim=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return (
+        normal(rng, *batch, QUERIES, HEADS, qk_head_dim),
+        normal(rng, *batch, keys, HEADS, qk_head_dim),
+        normal(rng, *batch, keys, HEADS, v_head_dim),
+    )
+
+
+def random_mask(*shape, seed=1):
+    mask = np.random.default_rng(seed).random(shape) < 0.6
+    mask[..., 0] = True  # a row with nothing to see is a test of its own
+    return jnp.asarray(mask)
+
+
+# batch dimensions, shape of the mask, shape of the bias, causal, keys, qk_head_dim, v_head_dim
+CASES = {
+    "plain": ((2,), None, None, False, 5, 4, 4),
+    "no batch": ((), (5, 7), (2, 5, 7), False, 7, 4, 4),
+    "two batch dimensions": ((2, 3), (3, 1, 1, 5), (2, 5, 5), False, 5, 4, 4),
+    "three batch dimensions": ((2, 1, 3), (2, 1, 1, 1, 5, 7), (1, 3, 2, 1, 7), False, 7, 4, 4),
+    "causal": ((2,), None, None, True, 5, 4, 4),
+    "causal, more keys": ((2,), None, None, True, 7, 4, 4),
+    "causal, fewer keys": ((2,), None, None, True, 3, 4, 4),
+    "causal and masked": ((3, 2), (2, 1, 5, 5), (5, 5), True, 5, 4, 4),
+    "padding mask": ((2,), (2, 1, 1, 7), None, False, 7, 4, 4),
+    "mask of keys": ((2,), (7,), (7,), False, 7, 4, 4),
+    "mask of a head": ((2,), (2, 1, 5), (2, 1, 1), False, 5, 4, 4),
+    "whole mask": ((2,), (2, 2, 5, 7), (2, 2, 5, 7), False, 7, 4, 4),
+    "narrow values": ((2,), (1, 1, 5, 7), None, False, 7, 6, 3),
+    "wide values": ((2, 2), None, (5, 7), True, 7, 3, 6),
+}
+
+
+@every_kernel
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_flax(kernel, case):
+    batch, mask_shape, bias_shape, is_causal, keys, qk_head_dim, v_head_dim = CASES[case]
+    arrays = qkv(batch, keys, qk_head_dim, v_head_dim)
+    mask = None if mask_shape is None else random_mask(*mask_shape)
+    bias = None if bias_shape is None else normal(np.random.default_rng(2), *bias_shape)
+    target = normal(np.random.default_rng(3), *batch, QUERIES, HEADS, v_head_dim)
+
+    def ours(query, key, value, bias):
+        return dot_product_attention(
+            query, key, value, mask=mask, bias=bias, is_causal=is_causal, kernel=kernel
+        )
+
+    def flax(query, key, value, bias):
+        visible = None if mask is None else mask
+        if is_causal:
+            causal = np.arange(keys) <= np.arange(QUERIES)[:, None]
+            visible = causal if visible is None else visible & causal
+        return nn.dot_product_attention(query, key, value, bias=bias, mask=visible)
+
+    def values_and_gradients(attention):
+        out, pull_back = jax.vjp(attention, *arrays, bias)
+        return out, pull_back(target)
+
+    got, expected = (jax.jit(values_and_gradients, static_argnums=0)(attention) for attention in (ours, flax))
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+@every_kernel
+def test_bfloat16_inputs(kernel):
+    arrays = [x.astype(jnp.bfloat16) for x in qkv(keys=7)]
+    out = dot_product_attention(*arrays, kernel=kernel)
+    exact = dot_product_attention(*(x.astype(jnp.float32) for x in arrays), kernel="reference")
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), exact, rtol=2**-7, atol=2**-7)
+
+
+def test_weights_are_float32_and_sum_to_1():
+    query, key, _ = qkv(keys=7)
+    mask = random_mask(5, 7)
+    exact = attention_weights(query, key, mask)
+    weights = attention_weights(query.astype(jnp.bfloat16), key.astype(jnp.bfloat16), mask)
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(weights, exact, atol=0.03)
+    assert not weights[..., ~mask].any()
+
+
+@every_kernel
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_query_that_sees_nothing_attends_uniformly(kernel, with_bias):
+    query, key, value = qkv(keys=7)
+    mask = jnp.ones((5, 1), bool).at[2].set(False)
+    bias = normal(np.random.default_rng(2), 5, 7) if with_bias else None
+
+    def attention(query, key, value):
+        return dot_product_attention(query, key, value, mask=mask, bias=bias, kernel=kernel)
+
+    out = attention(query, key, value)
+    np.testing.assert_allclose(out[:, 2], value.mean(axis=1), rtol=1e-5, atol=1e-5)
+    gradients = jax.grad(lambda *arrays: (attention(*arrays) ** 2).sum(), argnums=(0, 1, 2))(query, key, value)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert not gradients[0][:, 2].any()
+
+
+@every_kernel
+@pytest.mark.parametrize("keys", [5, 7])
+def test_causal_by_gradient(kernel, keys):
+    query, key, value = qkv(keys=keys)
+
+    def attention(key, value):
+        return dot_product_attention(query, key, value, is_causal=True, kernel=kernel).sum(axis=(0, 2, 3))
+
+    allowed = np.arange(keys) <= np.arange(QUERIES)[:, None]
+    by_key, by_value = jax.jacrev(attention, argnums=(0, 1))(key, value)
+    np.testing.assert_array_equal(np.abs(by_value).max(axis=(1, 3, 4)) > 0, allowed)
+    by_key = np.abs(by_key).max(axis=(1, 3, 4))
+    assert not by_key[~allowed].any()
+    assert by_key[1:][allowed[1:]].all()  # the first query sees one key: its weight is 1 whatever that key is
+
+
+def test_unknown_kernel():
+    with pytest.raises(ValueError, match=r"unknown attention kernel 'flash'; known: auto, reference, xla"):
+        dot_product_attention(*qkv(), kernel="flash")
+
+
+@pytest.mark.parametrize("kernel", ["chunked", "mosaic", "triton"])
+def test_missing_tokamax_says_what_to_install(kernel, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokamax", None)
+    with pytest.raises(ImportError, match=rf"{kernel}.*pip install 'vit_jax\[kernels\]'"):
+        dot_product_attention(*qkv(), kernel=kernel)
+
+
+def test_the_shape_words_of_signatures_are_checked():
+    query, key, value = qkv()
+    with pytest.raises(jaxtyping.TypeCheckError, match="heads"):
+        dot_product_attention(query, key[:, :, :1], value)
+
+
+def cross_tokens():
+    rng = np.random.default_rng(4)
+    return normal(rng, 2, 5, 8), normal(rng, 2, 7, 8)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("cross", [True, False])
+def test_multi_head_attention_is_that_of_flax(kernel, qkv_bias, cross, randomised):
+    x, y = cross_tokens()
+    y = y if cross else None
+    mask = random_mask(2, 1, 5, 7 if cross else 5)
+    ours = MultiHeadAttention(2, qkv_bias=qkv_bias, kernel=kernel)
+    flax = nn.MultiHeadDotProductAttention(2, deterministic=True)
+    params = randomised(jax.eval_shape(lambda: ours.init(jax.random.key(0), x, y, train=False))["params"])
+    of_flax = {
+        name: {"bias": jnp.zeros(layer["kernel"].shape[1:])} | layer if name != "out" else layer
+        for name, layer in params.items()
+    }
+
+    @jax.jit
+    def values_and_gradients(params, of_flax):
+        out, pull_back = jax.vjp(lambda p: ours.apply({"params": p}, x, y, mask=mask, train=False)[0], params)
+        expected, pull_back_flax = jax.vjp(lambda p: flax.apply({"params": p}, x, y, mask=mask), of_flax)
+        return (out, pull_back(out)[0]), (expected, pull_back_flax(expected)[0])
+
+    (out, gradients), (expected, of_flax) = values_and_gradients(params, of_flax)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    for path, gradient in jax.tree.leaves_with_path(gradients):
+        layer, leaf = (key.key for key in path)
+        scale = np.abs(of_flax[layer]["kernel"]).max()  # the gradient of the key's bias is 0 but for rounding
+        np.testing.assert_allclose(gradient, of_flax[layer][leaf], rtol=1e-5, atol=1e-5 * scale, err_msg=str(path))
+
+
+def test_initial_values_are_those_of_flax():
+    x, _ = cross_tokens()
+    flax = nn.MultiHeadDotProductAttention(2, kernel_init=nn.initializers.xavier_uniform())
+    ours = MultiHeadAttention(2).init(jax.random.key(0), x, train=False)
+    jax.tree.map(np.testing.assert_array_equal, ours, flax.init(jax.random.key(0), x))
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_head_dimensions_differ_and_weights_come_back(kernel, is_causal, randomised):
+    x, y = cross_tokens()
+    layer = MultiHeadAttention(3, qk_head_dim=5, v_head_dim=2, kernel=kernel)  # 3 does not divide 8
+    params = randomised(jax.eval_shape(lambda: layer.init(jax.random.key(0), x, y, train=False))["params"])
+    p = jax.tree.map(np.float64, params)
+
+    query = np.einsum("bqc,chd->bhqd", x, p["query"]["kernel"]) + p["query"]["bias"][:, None]
+    key = np.einsum("bkc,chd->bhkd", y, p["key"]["kernel"]) + p["key"]["bias"][:, None]
+    value = np.einsum("bkc,chd->bhkd", y, p["value"]["kernel"]) + p["value"]["bias"][:, None]
+    weights = np.exp(query @ key.swapaxes(-1, -2) / np.sqrt(5))
+    weights = np.tril(weights) if is_causal else weights
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.einsum("bhqd,hdc->bqc", weights @ value, p["out"]["kernel"]) + p["out"]["bias"]
+
+    for return_weights in (False, True):
+        out, got = layer.apply(
+            {"params": params}, x, y, is_causal=is_causal, return_weights=return_weights, train=False
+        )
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+        assert (got is not None) == return_weights
+    np.testing.assert_allclose(got, weights, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_must_divide_the_width():
+    x, _ = cross_tokens()
+    with pytest.raises(ValueError, match="num_heads=3 does not divide hidden_dim=8"):
+        MultiHeadAttention(3).init(jax.random.key(0), x, train=False)
+
+
+def test_attention_dropout():
+    tokens, heads, rate = 64, 2, 0.25
+    layer = MultiHeadAttention(heads, qk_head_dim=4, v_head_dim=tokens, dropout_rate=rate)
+    # values are one-hot and every weight 1/64, so that head h writes its 64 dropped weights, in units of 1/64, at
+    # the channels [64 h, 64 (h + 1)) of its query
+    x = jnp.broadcast_to(jnp.eye(tokens, heads * tokens), (4, tokens, heads * tokens))
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), x, train=False))["params"]
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params)
+    identity = jnp.eye(heads * tokens).reshape(heads, tokens, -1)
+    params["value"]["kernel"] = jnp.broadcast_to(jnp.eye(heads * tokens, tokens)[:, None], (128, heads, tokens))
+    params["out"]["kernel"] = tokens * identity
+
+    def apply(train, seed=1):
+        rngs = {"dropout": jax.random.key(seed)}
+        out, weights = layer.apply({"params": params}, x, return_weights=True, train=train, rngs=rngs)
+        return np.asarray(out).reshape(4, tokens, heads, tokens), weights
+
+    kept, weights = apply(train=True)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    assert set(np.unique(kept.round(5))) == {0, np.float32(1 / (1 - rate)).round(5)}
+    np.testing.assert_allclose((kept == 0).mean(), rate, atol=0.01)  # 32768 draws: 4 standard deviations
+    for one, other in ((kept[0], kept[1]), (kept[:, :, 0], kept[:, :, 1]), (kept, apply(True, seed=2)[0])):
+        both = ((one > 0) & (other > 0)).mean()  # independent draws for each example, head and rng
+        np.testing.assert_allclose(both, (1 - rate) ** 2, atol=0.025)
+    np.testing.assert_allclose(apply(train=False)[0], 1, rtol=1e-5)

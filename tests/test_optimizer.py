@@ -1,0 +1,154 @@
+"""Schedules, masks, layer decay and freezing against their formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vit_jax.config import default_config
+from vit_jax.errors import UserError
+from vit_jax.optimizer import make_optimizer, make_schedule
+
+SHAPES = {
+    "patch_embed": {"kernel": (2, 2, 1, 4), "bias": (4,)},
+    "pos_embed": (2, 2, 4),
+    "encoder": {f"block_{i}": {"mlp": {"in": {"kernel": (4, 8), "bias": (8,)}}} for i in range(2)},
+    "norm": {"scale": (4,), "bias": (4,)},
+    "head": {"kernel": (4, 3), "bias": (3,)},
+}
+PARAMS = jax.tree.map(jnp.ones, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+NUMBERS = np.random.default_rng(0)
+GRADIENTS = jax.tree.map(lambda p: jnp.asarray(NUMBERS.normal(size=p.shape), jnp.float32), PARAMS)
+
+
+def schedule(**settings):
+    config = default_config().optimizer.schedule
+    config.update(settings)
+    made = make_schedule(config, total_steps=100, steps_per_epoch=10, hidden_dim=64)
+    return lambda *steps: [float(made(step)) for step in steps]
+
+
+def update(params=PARAMS, gradients=GRADIENTS, updates=1, **settings):
+    config = default_config().optimizer
+    config.schedule.update({"name": "constant", "peak": 0.1})
+    config.update(settings)
+    tx, _ = make_optimizer(config, params, total_steps=100, steps_per_epoch=10, hidden_dim=64)
+    state = tx.init(params)
+    for _ in range(updates):
+        delta, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, delta)
+    return params, delta, state
+
+
+def test_warmup_is_linear_from_zero_and_counts_epochs():
+    at = schedule(name="constant", peak=2.0, warmup="2 epochs")
+    np.testing.assert_allclose(at(0, 5, 10, 20, 99), [0, 0.5, 1, 2, 2])
+
+
+def test_cosine_and_linear_end_where_they_should():
+    progress = (np.array([20, 60, 99]) - 20) / 80
+    cosine = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * progress))
+    np.testing.assert_allclose(schedule(peak=1.0, warmup="20 steps", end=0.1)(20, 60, 99), cosine, rtol=1e-6)
+    linear = schedule(name="linear", peak=1.0, warmup="20 steps", end=0.1)(20, 60, 99, 100)
+    np.testing.assert_allclose(linear, [*(1 - 0.9 * progress), 0.1], rtol=1e-6)
+
+
+def test_step_multiplies_at_each_boundary_counted_from_the_start():
+    at = schedule(name="step", peak=1.0, warmup="1 epochs", boundaries=("3 epochs", "60 steps"), step_factor=0.5)
+    np.testing.assert_allclose(at(5, 10, 29, 31, 59, 61), [0.5, 1, 1, 0.5, 0.5, 0.25])
+
+
+def test_rsqrt_as_big_vision():
+    warmup, timescale = 10, 25
+    at = schedule(name="rsqrt", peak=3.0, warmup=f"{warmup} steps", timescale=f"{timescale} steps")
+    shift = timescale - warmup  # big_vision: base / sqrt((step + shift) / timescale)
+    np.testing.assert_allclose(at(10, 50), [3 / np.sqrt((s + shift) / timescale) for s in (10, 50)], rtol=1e-6)
+
+
+def test_noam_is_equation_3():
+    at = schedule(name="noam", peak=2.0, warmup="10 steps")
+    expected = [2 * 64**-0.5 * min(s**-0.5, s * 10**-1.5) for s in (1, 10, 90)]
+    np.testing.assert_allclose(at(0, 9, 89), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "cosin"}, "'cosin'; did you mean 'cosine'"),
+        ({"warmup": "10 epochs"}, "warmup is 100 steps, the whole run 100"),
+        ({"warmup": "soon"}, "optimizer.schedule.warmup='soon'"),
+    ],
+)
+def test_a_wrong_schedule_is_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        schedule(**settings)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "adafactor", "lion"])
+def test_weight_decay_reaches_kernels_only(name):
+    with_decay, _, _ = update(name=name, weight_decay=0.5)
+    without, _, _ = update(name=name)
+    changed = jax.tree.map(lambda a, b: not np.allclose(a, b), with_decay, without)
+    assert changed["patch_embed"]["kernel"]
+    assert changed["head"]["kernel"]
+    assert not changed["head"]["bias"]
+    assert not changed["pos_embed"]
+    assert not any(changed["norm"].values())
+
+
+def test_adamw_and_adafactor_decay_by_learning_rate_times_weight_decay():
+    zero = jax.tree.map(jnp.zeros_like, GRADIENTS)
+    for name in ("adamw", "adafactor", "lion"):
+        params, _, _ = update(gradients=zero, name=name, weight_decay=0.5)
+        np.testing.assert_allclose(params["head"]["kernel"], 1 - 0.1 * 0.5, rtol=1e-6, err_msg=name)
+
+
+def test_sgd_momentum_with_coupled_decay_and_nesterov():
+    params, _, _ = update(updates=2, name="sgd", momentum=0.9, nesterov=True, weight_decay=0.01)
+    p, buffer = np.ones((4, 3)), np.zeros((4, 3))
+    for _ in range(2):
+        g = np.asarray(GRADIENTS["head"]["kernel"]) + 0.01 * p
+        buffer = 0.9 * buffer + g
+        p = p - 0.1 * (g + 0.9 * buffer)
+    np.testing.assert_allclose(params["head"]["kernel"], p, rtol=1e-5)
+
+
+def test_clipping_is_by_the_global_norm():
+    _, delta, _ = update(name="sgd", momentum=0.0, clip_norm=0.5)
+    np.testing.assert_allclose(optax.tree.norm(delta), 0.1 * 0.5, rtol=1e-5)
+
+
+def test_layer_decay_scales_by_depth():
+    _, plain, _ = update(name="sgd", momentum=0.0)
+    _, decayed, _ = update(name="sgd", momentum=0.0, layer_decay=0.5)
+    ratio = jax.tree.map(lambda a, b: float(jnp.median(b / a)), plain, decayed)
+    assert ratio["head"]["kernel"] == ratio["norm"]["scale"] == 1.0
+    assert ratio["encoder"]["block_1"]["mlp"]["in"]["kernel"] == pytest.approx(0.5)
+    assert ratio["encoder"]["block_0"]["mlp"]["in"]["bias"] == pytest.approx(0.25)
+    assert ratio["pos_embed"] == ratio["patch_embed"]["kernel"] == pytest.approx(0.125)
+
+
+def test_freezing_leaves_the_rest_untouched_without_state_and_out_of_the_norm():
+    params, delta, state = update(name="adamw", trainable=r"head/.*", weight_decay=0.1, layer_decay=0.5)
+    assert not np.allclose(params["head"]["kernel"], 1)
+    frozen = {name: value for name, value in params.items() if name != "head"}
+    assert all(bool((leaf == 1).all()) for leaf in jax.tree.leaves(frozen))
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim > 0]
+    assert sum(leaf.size for leaf in moments) == 2 * sum(leaf.size for leaf in jax.tree.leaves(params["head"]))
+    _, delta, _ = update(name="sgd", momentum=0.0, clip_norm=0.5, trainable=r"head/.*")
+    np.testing.assert_allclose(optax.tree.norm(delta), 0.1 * 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adam"}, "unknown optimizer.name 'adam'; did you mean 'adamw'"),
+        ({"trainable": "heads"}, r"optimizer.trainable='heads' matches no parameter"),
+        ({"trainable": "("}, "no regular expression"),
+        ({"weight_decay": 0.1, "weight_decay_mask": "kernel"}, "weight_decay_mask='kernel' matches no parameter"),
+    ],
+)
+def test_a_wrong_optimizer_is_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        update(**settings)

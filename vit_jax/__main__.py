@@ -1,0 +1,64 @@
+"""The command line: `python -m vit_jax COMMAND`, one short file in `commands/` each."""
+
+import argparse
+import importlib
+import logging
+import sys
+
+COMMANDS = ("train", "evaluate", "predict")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 1 for a failed run, 2 for a user's mistake, 128 + signal."""
+    parser = argparse.ArgumentParser(prog="vit_jax", description="Transformers for images, video and text, in JAX.")
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    modules = {name: importlib.import_module(f"vit_jax.commands.{name}") for name in COMMANDS}
+    for name, module in modules.items():
+        subparser = parsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(subparser)
+    args, overrides = parser.parse_known_args(argv)
+    if hasattr(args, "overrides"):
+        args.overrides = overrides
+    elif overrides:
+        parsers.choices[args.command].error(f"unrecognized arguments: {' '.join(overrides)}")
+
+    logging.basicConfig(format="vit_jax: %(message)s", level=logging.WARNING)
+    return _run(modules[args.command], args)
+
+
+def _run(module, args) -> int:
+    from vit_jax.errors import Interrupted, RunError, UserError
+
+    try:
+        return module.run(args)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except RunError as error:
+        return _fail(str(error), 1)
+    except Interrupted as error:
+        return _fail(str(error), 128 + error.signum)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output, as `head`, has left
+        sys.stderr.close()
+        return 141
+    except OSError as error:
+        if error.errno is None or error.filename is None and not error.strerror:
+            raise
+        return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stdout.flush()
+    print(f"vit_jax: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

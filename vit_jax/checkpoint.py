@@ -1,0 +1,155 @@
+"""Checkpoints: Orbax behind one thin adapter.
+
+A checkpoint is the training state and a JSON part that makes it predict by itself: config, label names,
+preprocessing. A workdir holds them as `checkpoints/STEP/{state,meta}`.
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from vit_jax.errors import RunError, UserError
+
+PyTree = Any
+_LOWER_IS_BETTER = ("loss",)
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, saved asynchronously and kept last and best.
+
+    Orbax writes beside and renames when complete, and deletes an old checkpoint only after that.
+    """
+
+    def __init__(self, workdir: epath.PathLike, *, keep_last: int = 2, keep_best: int = 1, best: str = "top1"):
+        self.directory = epath.Path(workdir) / "checkpoints"
+        policies: list[Any] = [keep.LatestN(max(keep_last, 1))]
+        if keep_best:
+            policies.append(
+                keep.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    reverse=best in _LOWER_IS_BETTER,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+        )
+        self._best = best
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+
+    def save(self, step: int, state: PyTree, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
+        """Starts saving; `metrics`, those of an evaluation at this step, rank it among the best."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        ranked = metrics if metrics and self._best in metrics else None
+        with self._explained():
+            self._manager.save(step, args=args, metrics=ranked, force=True)
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raises RunError for what goes wrong in writing, which Orbax reports at its next call."""
+        try:
+            yield
+        except Exception as error:  # OSError, ValueError, XlaRuntimeError: as the layer that met the full disk likes
+            kept = f"kept: {self._manager.all_steps() or 'none'}"
+            raise RunError(f"cannot write a checkpoint to {self.directory}: {_first_line(error)}; {kept}") from error
+
+    def restore_latest(self, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Restores the newest checkpoint that is whole onto the given shardings; None if there is none.
+
+        A damaged one is named in a warning and set aside under another name, never deleted.
+
+        Raises:
+          UserError: There are checkpoints, and all are damaged.
+        """
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore())
+            try:
+                item = self._manager.restore(step, args=args)
+            except Exception as error:  # Orbax and TensorStore raise many kinds for damage
+                aside = f"damaged_{step}"
+                logging.warning(
+                    "%s is damaged (%s); set aside as %s, going back to the one before",
+                    self.directory / str(step), _first_line(error), aside,
+                )  # fmt: skip
+                damaged.append(step)
+                continue
+            for step in damaged:
+                self._set_aside(step)
+            return item.state, item.meta
+        if damaged:
+            raise UserError(f"every checkpoint in {self.directory} is damaged: {damaged}; give another --workdir")
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            aside = self.directory / f"damaged_{step}"
+            if aside.exists():
+                aside.rmtree()
+            (self.directory / str(step)).rename(aside)
+        self._manager.reload()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
+    """Reads parameters (the moving average where there is one) and meta of a workdir's newest whole checkpoint.
+
+    `workdir` may also be one checkpoint, `WORKDIR/checkpoints/STEP`. Nothing is changed on disk. Arrays are numpy.
+
+    Raises:
+      UserError: There is no checkpoint, or none is whole.
+    """
+    workdir = epath.Path(workdir)
+    if workdir.parent.name == "checkpoints" and workdir.name.isdigit():
+        workdir, step = workdir.parent.parent, int(workdir.name)
+    directory = workdir / "checkpoints"
+    steps = (
+        sorted((int(p.name) for p in directory.iterdir() if p.name.isdigit()), reverse=True)
+        if directory.exists()
+        else []
+    )
+    if step is not None:
+        if step not in steps:
+            raise UserError(f"no checkpoint of step {step} in {directory}; there are {sorted(steps) or 'none'}")
+        steps = [step]
+    if not steps:
+        raise UserError(f"no checkpoint in {directory}; a workdir that `vit_jax train` wrote is needed")
+    for step in steps:
+        try:
+            meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                path = directory / str(step) / "state"
+                tree = checkpointer.metadata(path).item_metadata.tree
+                wanted = "ema" if tree.get("ema") else "params"
+                item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
+                numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+                state = checkpointer.restore(
+                    path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
+                )
+            return state[wanted], {"step": step, **meta}
+        except Exception as error:
+            logging.warning("%s is damaged (%s), passed over", directory / str(step), _first_line(error))
+    raise UserError(f"no whole checkpoint in {directory}: {steps} are damaged")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

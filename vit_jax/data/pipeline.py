@@ -1,0 +1,178 @@
+"""Batches: the n-th is a function of the seed and n alone, whatever the threads, workers and processes.
+
+Training reads an infinite stream of examples, one shuffled epoch after another, of which batch n is the n-th piece; so
+resuming is slicing, and there is no state to save. Nothing is dropped, at the end of an epoch or of an evaluation. A
+batch is a dict:
+
+    image   float32 (batch, height, width, channels)
+    label   int32 (batch,), or float32 (batch, classes) where an image has several labels
+    mask    float32 (batch,): 1 for an example, 0 for padding
+    id      int32 (batch,): the example's place in its split, -1 for padding
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.sources import Source
+from vit_jax.data.transforms import Preprocessing
+from vit_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+_UINT64 = 2**64 - 1
+
+
+def train_batches(
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    repeats: int = 1,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 2,
+) -> Iterator[Batch]:
+    """Yields this process's part of the global batches `first_step` to `last_step - 1`.
+
+    `batch_size` is global and divided evenly: process i has the i-th block of every batch. With `repeats` (repeated
+    augmentation, Hoffer et al. 2020; 3 in DeiT) each image comes that many times in a row, changed anew each time, and
+    an epoch, which keeps its length, sees one image in `repeats`: so does DeiT's sampler.
+
+    `num_workers` processes prepare whole batches, each with `num_threads` threads; with 0 the threads are this
+    process's. Neither changes a value. The order is numpy's, the same for one version of numpy. Closing the iterator,
+    or dropping it, ends threads and workers.
+    """
+    load = LoadBatch(source, preprocessing, batch_size, process_index, process_count, seed=seed, repeats=repeats)
+    return _iterate(load, first_step, last_step, num_workers, num_threads)
+
+
+def eval_batches(
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+    """Yields every example exactly once, in order; the last batch is filled up with zeros, mask 0 and id -1.
+
+    Every process yields the same number of batches, of `batch_size / process_count` rows each. Raises `UserError` for
+    random transforms.
+    """
+    if preprocessing.is_random:
+        names = ", ".join(preprocessing.random_transforms)
+        raise UserError(f"evaluation wants transforms without chance, not {names} in {preprocessing.transforms!r}")
+    load = LoadBatch(source, preprocessing, batch_size, process_index, process_count)
+    return _iterate(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadBatch:
+    """Loads one process's part of batch `step`: shuffled and endless with a seed, else in order and padded."""
+
+    source: Source
+    preprocessing: Preprocessing
+    batch_size: int
+    process_index: int
+    process_count: int
+    seed: int | None = None
+    repeats: int = 1
+
+    def __post_init__(self):
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            raise UserError(
+                f"batch_size {self.batch_size} must be a positive multiple of {self.process_count} processes"
+            )
+        if self.repeats < 1:
+            raise UserError(f"repeats must be 1 or more, not {self.repeats}")
+        if not len(self.source):
+            raise UserError(f"{self.source.name}: split {self.source.split!r} is empty")
+
+    def __call__(self, step: int) -> Batch:
+        rows = self.batch_size // self.process_count
+        start = step * self.batch_size + self.process_index * rows
+        if self.seed is not None:
+            return self._load(range(start, start + rows))
+        end = min(start + rows, len(self.source))
+        real = range(start, end)
+        batch = self._load(real or range(1))  # a process without examples learns the shapes from the first
+        batch = {key: _padded(values[: len(real)], rows) for key, values in batch.items()}
+        batch["id"][len(real) :] = -1
+        return batch
+
+    def _load(self, positions: range) -> Batch:
+        examples = self.source.__getitems__([self._index(position) for position in positions])
+        images = [
+            self.preprocessing(example["image"], self._rng(position))
+            for position, example in zip(positions, examples, strict=True)
+        ]
+        labels = np.array([example["label"] for example in examples])
+        return {
+            "image": np.stack(images),
+            "label": labels.astype(np.int32 if labels.ndim == 1 else np.float32),
+            "mask": np.ones(len(examples), np.float32),
+            "id": np.array([example["id"] for example in examples], np.int32),
+        }
+
+    def _index(self, position: int) -> int:
+        if self.seed is None:
+            return position
+        epoch, place = divmod(position, len(self.source))
+        return int(epoch_order(len(self.source), self.seed, epoch)[place // self.repeats])
+
+    def _rng(self, position: int) -> np.random.Generator | None:
+        if self.seed is None:
+            return None
+        return np.random.Generator(np.random.Philox(key=[self.seed & _UINT64, position]))
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch's examples; seeded apart from the transforms, whose key is (seed, position)."""
+    order = np.random.default_rng([seed & _UINT64, epoch]).permutation(length)
+    order.flags.writeable = False
+    return order
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    padding = [(0, rows - len(values))] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, padding)
+
+
+def _iterate(load: LoadBatch, first: int, last: int, num_workers: int, num_threads: int) -> Iterator[Batch]:
+    if num_workers < 0 or num_threads < 0:
+        raise UserError(f"num_workers and num_threads must be 0 or more, not {num_workers} and {num_threads}")
+    return _batches(load, first, last, num_workers, num_threads) if last > first else iter(())
+
+
+def _batches(load: LoadBatch, first: int, last: int, num_workers: int, num_threads: int) -> Iterator[Batch]:
+    import grain
+
+    reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    dataset: Any = grain.MapDataset.range(first, last).map(load).to_iter_dataset(reading)
+    if num_workers:
+        _allow_workers()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=min(num_workers, last - first), per_worker_buffer_size=2)
+        )
+    with contextlib.closing(iter(dataset)) as batches:
+        yield from batches
+
+
+def _allow_workers() -> None:
+    """Lets Grain start processes outside `absl.app.run`: it reads flags, which must count as parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,247 @@
+"""Where images and labels come from: random access to one split, by name.
+
+`digits` (embedded), `fashion_mnist`, any image-classification set that TFDS has prepared as ArrayRecord, and `folder`.
+Records are read in batches and decoded here by Pillow, which gives the image as stored: TFDS would decode every image
+feature, through TensorFlow or OpenCV.
+"""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from vit_jax.errors import UserError, nearest
+
+IN_MEMORY_BYTES = 256 * 2**20
+
+# Sets whose labels are not called "label" and where a choice has to be made.
+LABEL_KEYS = {"imagenet2012_real": "real_label"}
+
+
+class Source(Protocol):
+    """Random access over one split. An example is `{"image": PIL image of any mode, "label": ..., "id": int}`.
+
+    `label` is an int, or a float32 multi-hot vector where an image has several. `id` is the position in the split and
+    stays when others are skipped.
+    """
+
+    name: str
+    split: str
+    labels: tuple[str, ...]  # the classes' names in the order of their numbers
+    skipped: list[tuple[str, str]]  # (file, reason) for each unreadable file of a folder
+
+    def __len__(self) -> int: ...
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
+
+
+def open_source(
+    name: str, split: str, *, path: str | None = None, data_dir: str | None = None, strict: bool = False
+) -> Source:
+    """Opens one split of a data set.
+
+    `name` is "digits", "fashion_mnist", "folder" (at `path`), or a set of TFDS prepared under `data_dir` (default:
+    `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`); `split` may be sliced as in TFDS, `train[:99%]`. The digits are
+    prepared on first use, which takes a second and no network; everything else must be there. `strict` refuses a folder
+    with unreadable files, which are otherwise skipped and listed. Small sets of equal images stay decoded in memory.
+
+    Raises `UserError` naming what is missing and how to get it.
+    """
+    if name == "folder":
+        from vit_jax.data.folder import FolderSource
+
+        if path is None:
+            raise UserError("data set 'folder' needs a path: the folder with one sub-folder per class")
+        return in_memory_if_small(FolderSource(path, split, strict=strict))
+    return in_memory_if_small(TfdsSource(name, split, directory_of(name, data_dir)))
+
+
+def directory_of(name: str, data_dir: str | None = None) -> Path:
+    """The folder of a prepared set; prepares the digits. Raises `UserError` if it is not there."""
+    from vit_jax.data import prepare
+
+    directory = prepare.find_prepared(name, data_dir)
+    if directory is None and name == "digits":
+        directory = prepare.prepare(name, data_dir)
+    if directory is None:
+        raise prepare.not_prepared(name, data_dir)
+    return directory
+
+
+def split_names(directory: Path) -> list[str]:
+    """The splits of a prepared set."""
+    import tensorflow_datasets as tfds
+
+    builder: Any = tfds.core.read_only_builder.builder_from_directory(directory)
+    return list(builder.info.splits)
+
+
+def example_name(source: Source, example_id: int) -> str | None:
+    """The file of an example, relative to the folder, or None where examples are not files."""
+    files = getattr(source, "files", None)
+    return None if files is None else files[example_id]
+
+
+def in_memory_if_small(source: Any) -> Source:
+    """Keeps a source decoded in memory if its images are alike and fit in `IN_MEMORY_BYTES`."""
+    if source.image_shape is None or len(source) * int(np.prod(source.image_shape)) > IN_MEMORY_BYTES:
+        return source
+    return InMemory(source)
+
+
+class InMemory:
+    """Keeps each image decoded from its first use on. A copy in another process starts empty and reads for itself."""
+
+    def __init__(self, source: Any):
+        self._source = source
+        self.name, self.split, self.labels, self.skipped = source.name, source.split, source.labels, source.skipped
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pixels = np.empty((len(self._source), *self._source.image_shape), np.uint8)
+        self._rest: list[dict[str, Any] | None] = [None] * len(self._source)  # set last: an example is complete or None
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(self._source, attribute)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_pixels", "_rest")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        missing = sorted({index for index in indices if self._rest[index] is None})
+        for index, example in zip(missing, self._source.__getitems__(missing), strict=True):
+            self._pixels[index] = np.asarray(example.pop("image"))
+            self._rest[index] = example
+        return [{"image": Image.fromarray(self._pixels[index]), **(self._rest[index] or {})} for index in indices]
+
+
+@dataclasses.dataclass
+class TfdsSource:
+    """One split of a prepared TFDS set: ArrayRecord files with `features.json` and `dataset_info.json` beside them.
+
+    The image and label are found by the type of the features, "label" before others. Reads the folder, so that it
+    needs neither the set's Python class nor TensorFlow. Pickles as its three fields.
+    """
+
+    name: str
+    split: str
+    directory: Path
+    skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        import tensorflow_datasets as tfds
+
+        builder: Any = tfds.core.read_only_builder.builder_from_directory(self.directory)
+        known = list(builder.info.splits)
+        try:
+            records = builder.as_data_source(
+                self.split, file_format="array_record", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
+        except (ValueError, KeyError) as error:
+            raise _split_error(self.name, self.split, known, error) from None
+        self._records: Any = records
+        features = builder.info.features
+        self._image = _feature(self.name, features, tfds.features.Image)
+        self._label, classes, self._is_multi = _label_feature(self.name, features)
+        self.labels = tuple(str(label) for label in classes.names)
+        self.image_shape = _fixed_shape(features[self._image])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "split": self.split, "directory": self.directory, "skipped": self.skipped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        records = self._records.__getitems__(list(indices)) if len(indices) else []
+        return [self._decode(record, index) for record, index in zip(records, indices, strict=True)]
+
+    def _decode(self, record: bytes, index: int) -> dict[str, Any]:
+        features = _parsed(record)
+        labels = features[self._label].int64_list.value
+        try:
+            image = Image.open(io.BytesIO(features[self._image].bytes_list.value[0]))
+            image.load()
+        except (OSError, IndexError, SyntaxError) as error:
+            raise UserError(f"{self.name} {self.split!r}: example {index} is not readable ({error})") from None
+        return {"image": image, "label": self._encoded(labels), "id": int(index)}
+
+    def _encoded(self, labels: Sequence[int]) -> int | np.ndarray:
+        if not self._is_multi:
+            return int(labels[0])
+        hot = np.zeros(len(self.labels), np.float32)
+        hot[list(labels)] = 1
+        return hot
+
+    def class_counts(self) -> list[int]:
+        """How many examples each class has; reads every record but decodes no image."""
+        counts = np.zeros(len(self.labels), np.int64)
+        for start in range(0, len(self), 1000):
+            for record in self._records.__getitems__(list(range(start, min(start + 1000, len(self))))):
+                counts[list(_parsed(record)[self._label].int64_list.value)] += 1
+        return counts.tolist()
+
+
+def _parsed(record: bytes) -> Any:
+    """The features of a serialized `tf.train.Example`, by key."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return getattr(tf_example_pb2, "Example").FromString(record).features.feature  # noqa: B009  protobuf is untyped
+
+
+def _feature(name: str, features: Any, kind: Any) -> str:
+    keys = [key for key, feature in features.items() if type(feature) is kind]
+    if not keys:
+        raise UserError(f"data set {name!r} has no {kind.__name__} among its features {sorted(features)}")
+    return "image" if "image" in keys else keys[0]
+
+
+def _label_feature(name: str, features: Any) -> tuple[str, Any, bool]:
+    """Returns the key of the labels, their ClassLabel, and whether an example may have several."""
+    import tensorflow_datasets as tfds
+
+    single = {key: feature for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)}
+    several = {
+        key: feature.feature
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Sequence) and isinstance(feature.feature, tfds.features.ClassLabel)
+    }
+    found = single | several
+    preferred = [LABEL_KEYS.get(name.split("/")[0].split(":")[0], "label"), "label", "labels"]
+    key = next((key for key in preferred if key in found), next(iter(found)) if len(found) == 1 else None)
+    if key is None:
+        raise UserError(f"data set {name!r} is not for classification: class labels found in {sorted(found) or 'none'}")
+    return key, found[key], key in several
+
+
+def _fixed_shape(feature: Any) -> tuple[int, ...] | None:
+    """(height, width) or (height, width, 3) if all images are alike, 8-bit and grey or RGB."""
+    height, width, channels = feature.shape
+    if not (height and width) or feature.np_dtype != np.uint8 or channels not in (1, 3):
+        return None
+    return (height, width) if channels == 1 else (height, width, channels)
+
+
+def _split_error(name: str, split: str, known: list[str], error: Exception) -> UserError:
+    base = split.split("[")[0]
+    if base in known or "+" in split:
+        return UserError(
+            f"{name}: cannot read split {split!r} ({str(error).splitlines()[0]}); known: {', '.join(known)}"
+        )
+    return UserError(f"{name} has no split {base!r}{nearest(base, known)}")

@@ -1,0 +1,115 @@
+"""Image classification: one label an example, or several."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vit_jax.tasks import Sum, weighted_sum
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Cross-entropy over classes (`softmax`), or over each class by itself (`sigmoid`, multi-label).
+
+    Labels are ints `(batch,)`, or indicators `(batch, num_classes)`.
+
+    Attributes:
+      label_smoothing: epsilon; every class gets epsilon / num_classes, before mixing (as timm).
+      mixup_alpha, cutmix_alpha: Beta(alpha, alpha) of mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899).
+      mix_probability: Share of batches that are mixed.
+    """
+
+    num_classes: int
+    loss_name: str = "softmax"
+    label_smoothing: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mix_probability: float = 1.0
+
+    def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
+        """Returns the loss summed over real examples, and `top1` (of the unmixed label where images are mixed)."""
+        images, targets = batch["image"], self.targets(batch["label"])
+        if train:
+            targets = optax.smooth_labels(targets, self.label_smoothing)
+            images, targets = self.mix(images, targets, rngs["mix"])
+        logits = model.apply({"params": params}, images, train=train, rngs=rngs)
+        loss = weighted_sum(self.cross_entropy(logits, targets), batch["mask"])
+        correct = _hits(logits, self.targets(batch["label"]))
+        return loss, {"top1": weighted_sum(correct, batch["mask"])}
+
+    def predict(self, model, params, batch):
+        return {"logits": model.apply({"params": params}, batch["image"], train=False)}
+
+    def score(self, rows) -> dict[str, float]:
+        """Returns `loss`, `top1`, `top5` and `examples`.
+
+        With several labels an example counts as right if its best guess is one of them, as ReaL scores
+        (arXiv:2006.07159); examples without any label are left out, and `examples` says how many remain.
+        """
+        targets = np.asarray(self.targets(rows["label"]))
+        logits = np.asarray(rows["logits"], np.float64)
+        labelled = targets.sum(-1) > 0
+        targets, logits = targets[labelled], logits[labelled]
+        best = np.argsort(-logits, axis=-1, kind="stable")
+        hits = np.take_along_axis(targets, best, axis=-1) > 0
+        return {
+            "loss": float(np.mean(_host_cross_entropy(logits, targets, self.loss_name))),
+            "top1": float(np.mean(hits[:, 0])),
+            "top5": float(np.mean(hits[:, :5].any(-1))),
+            "examples": len(targets),
+        }
+
+    def targets(self, labels: jax.Array) -> jax.Array:
+        return labels if labels.ndim == 2 else jax.nn.one_hot(labels, self.num_classes)
+
+    def cross_entropy(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        if self.loss_name == "softmax":
+            return optax.softmax_cross_entropy(logits, targets)
+        return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
+
+    def mix(self, images: jax.Array, targets: jax.Array, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mixes each image with its mirror in the batch, with one lambda for the batch (as timm's batch mode).
+
+        Deviation: the mirror is taken within a device's share of the batch.
+        """
+        if not (self.mixup_alpha or self.cutmix_alpha):
+            return images, targets
+        which, whether, beta_m, beta_c, box = jax.random.split(rng, 5)
+        use_cutmix = jax.random.bernoulli(which, 0.5 if self.mixup_alpha else 1.0) & (self.cutmix_alpha > 0)
+        mixup = jax.random.beta(beta_m, *(self.mixup_alpha or 1.0,) * 2)
+        cut = jax.random.beta(beta_c, *(self.cutmix_alpha or 1.0,) * 2)
+        inside = _random_box(box, images.shape[1:3], 1.0 - cut)  # where the mirror shows
+        share = jnp.where(use_cutmix, inside[..., None].astype(images.dtype), 1.0 - mixup)
+        share *= jax.random.bernoulli(whether, self.mix_probability)
+        weight = share.mean()  # of the mirror: exact for a box cut off at the border
+        return (
+            images * (1 - share) + images[::-1] * share,
+            targets * (1 - weight) + targets[::-1] * weight,
+        )
+
+
+def _random_box(rng: jax.Array, size: tuple[int, int], area: jax.Array) -> jax.Array:
+    """Returns a mask `(height, width)` of a box of that share of the area, its centre uniform, cut at the border."""
+    centre = jax.random.uniform(rng, (2,)) * jnp.asarray(size)
+    half = 0.5 * jnp.sqrt(area) * jnp.asarray(size)
+    low, high = jnp.round(centre - half), jnp.round(centre + half)
+    rows, columns = jnp.arange(size[0])[:, None], jnp.arange(size[1])[None, :]
+    return (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])
+
+
+def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns 1 where the best guess is one of the labels."""
+    best = jnp.argmax(logits, axis=-1)
+    return (jnp.take_along_axis(targets, best[:, None], axis=-1)[:, 0] > 0).astype(jnp.float32)
+
+
+def _host_cross_entropy(logits: np.ndarray, targets: np.ndarray, loss: str) -> np.ndarray:
+    """In float64 on the host: the mean does not depend on how examples were batched."""
+    if loss == "softmax":
+        peak = logits.max(-1, keepdims=True)
+        log_sum = peak[:, 0] + np.log(np.exp(logits - peak).sum(-1))
+        return log_sum * targets.sum(-1) - (logits * targets).sum(-1)
+    return (np.logaddexp(0, logits) - logits * targets).sum(-1)

@@ -1,0 +1,303 @@
+"""Training: the whole loop, and the pure step it repeats."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import time
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+from ml_collections import ConfigDict
+
+from vit_jax import config as schema
+from vit_jax.checkpoint import Checkpoints, load_checkpoint
+from vit_jax.errors import Interrupted, UserError
+from vit_jax.evaluate import evaluate
+from vit_jax.experiment import describe, make_model, make_task, open_data
+from vit_jax.interrupts import Interrupts
+from vit_jax.metrics import Metrics, Window
+from vit_jax.optimizer import make_optimizer
+from vit_jax.parallel import check_batch_size, make_parallel
+from vit_jax.tasks import Batch, Sum, Task
+from vit_jax.transfer import transfer
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: jax.Array  # updates done
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree  # moving average of the parameters; None if there is none
+    rng: jax.Array
+
+    @property
+    def eval_params(self) -> PyTree:
+        return self.params if self.ema is None else self.ema
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    task: Task,
+    tx: optax.GradientTransformation,
+    axis_name: str | None,
+    accum_steps: int = 1,
+    ema_decay: float = 0.0,
+) -> tuple[TrainState, dict[str, Sum]]:
+    """One update from a device's share of the global batch; returns the sums of the metrics over all devices.
+
+    Gradients and weights are summed over micro-batches and devices and divided once, so that unequal weights
+    (padding, tokens) count right. Pure: to be compiled by a `Parallel`, under whose axis `axis_name` it sums.
+    """
+    step_rng = jax.random.fold_in(state.rng, state.step)
+    shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+
+    def loss_sum(params, micro_batch, index):
+        dropout = jax.random.fold_in(jax.random.fold_in(step_rng, shard), index)
+        rngs = {"dropout": dropout, "mix": jax.random.fold_in(step_rng, 2**31 - 1)}
+        loss, metrics = task.loss(model, params, micro_batch, rngs=rngs, train=True)
+        return loss.value, {"loss": loss, **metrics}
+
+    def gradients_and_sums(index_and_micro_batch):
+        index, micro_batch = index_and_micro_batch
+        gradients, sums = jax.grad(loss_sum, has_aux=True)(state.params, micro_batch, index)
+        return gradients, sums
+
+    # the axis of micro-batches is split off inside each shard, so that no example changes device
+    micro_batches = jax.tree.map(lambda x: x.reshape(-1, accum_steps, *x.shape[1:]).swapaxes(0, 1), batch)
+    total = _sum_over(gradients_and_sums, (jnp.arange(accum_steps), micro_batches))
+    gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
+
+    gradients = jax.tree.map(lambda g: g / sums["loss"].weight, gradients)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = jax.tree.map(lambda average, new: ema_decay * average + (1 - ema_decay) * new, ema, params)
+    sums["gradient_norm"] = Sum(optax.tree.norm(gradients), jnp.float32(1))
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), sums
+
+
+def _sum_over(function, xs):
+    """Sums `function` over the leading axis of `xs`, one element at a time."""
+    first, rest = (jax.tree.map(lambda x, part=part: x[part], xs) for part in (0, slice(1, None)))
+    total = function(first)
+    if jax.tree.leaves(rest)[0].shape[0]:
+        total, _ = jax.lax.scan(lambda total, x: (jax.tree.map(jnp.add, total, function(x)), None), total, rest)
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The durations of a config in steps."""
+
+    total: int
+    eval_every: int
+    checkpoint_every: int
+    log_every: int
+    steps_per_epoch: float
+
+
+def make_plan(config: ConfigDict, num_examples: int) -> Plan:
+    """Derives steps from the size of the training set, after all overrides.
+
+    Raises:
+      UserError: A duration is malformed, or the run has no step.
+    """
+    steps_per_epoch = num_examples / config.batch_size
+
+    def steps(key, value):
+        return max(schema.steps(key, value, steps_per_epoch), 1)
+
+    if not schema.steps("duration", config.duration, steps_per_epoch):
+        raise UserError(f"config.duration={config.duration!r} is less than one step of {steps_per_epoch:.1f} an epoch")
+    return Plan(
+        total=steps("duration", config.duration),
+        eval_every=steps("eval_every", config.eval_every),
+        checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
+        log_every=steps("log_every", config.log_every),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:
+    """Trains as `config` says, or goes on where `workdir` was left; returns the last evaluation.
+
+    Writes `config.json`, `metrics.jsonl`, `checkpoints/` and `tensorboard/` into `workdir`.
+
+    Raises:
+      UserError: Something in config, data or workdir is wrong; the message names it.
+      Interrupted: SIGTERM or Ctrl-C came; the state was saved.
+      RunError: A loss or gradient is not finite (nothing of that step is saved), or a checkpoint cannot be written.
+    """
+    workdir = prepare_workdir(config, workdir)
+    check_batch_size(config.batch_size, config.accum_steps)
+    check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
+    data, parallel = open_data(config), make_parallel(config.parallel)
+    plan = make_plan(config, len(data.train))
+    model, task = make_model(config, len(data.labels)), make_task(config, len(data.labels))
+    state, tx, schedule = init_state(config, model, plan)
+
+    with contextlib.ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts(every=plan.log_every))
+        checkpoints = Checkpoints(
+            workdir, **{name: config.checkpoint[name] for name in ("keep_last", "keep_best", "best")}
+        )
+        stack.callback(checkpoints.close)
+        restored = checkpoints.restore_latest(parallel.abstract(state))
+        report = []
+        if restored:
+            state, meta = restored
+        elif config.init_from:
+            state, report = start_from(config.init_from, state, data.labels)
+        state = parallel.put_state(state)
+        first_step = int(parallel.fetch(state.step))
+
+        metrics = Metrics(workdir, first_step=first_step, total_steps=plan.total, quiet=quiet)
+        stack.callback(metrics.close)
+        for line in [*summary(config, plan, data, state, first_step), *report]:
+            metrics.say(line)
+        window = Window(parallel, metrics, schedule, plan.log_every, saved=restored and meta["window"])
+        step_fn = parallel.compile(
+            functools.partial(
+                train_step, model=model, task=task, tx=tx, axis_name=parallel.axis_name,
+                accum_steps=config.accum_steps, ema_decay=config.optimizer.ema_decay,
+            )
+        )  # fmt: skip
+        predict = parallel.compile_predict(functools.partial(task.predict, model))
+
+        def evaluate_now(step):
+            if metrics.has(step, "eval"):
+                return metrics.last("eval")
+            started = time.monotonic()
+            stop = interrupts.requested
+            result = evaluate(predict, state.eval_params, data.eval_batches(), task, parallel, stop=stop)
+            if result:
+                result["skipped"] = len(data.eval.skipped)
+                metrics.write(step, "eval", {**result, "seconds": time.monotonic() - started})
+                window.clear_clock()
+            return result
+
+        def save(step, result):
+            window.flush()  # raises if this step is not finite: what is saved is good
+            described = describe(config, data.labels, data.eval_preprocessing)
+            meta = {**described, "window": window.sums, "metrics": result or {}}
+            checkpoints.save(step, parallel.globalise(state), meta, result)
+
+        result = metrics.last("eval")
+        if first_step and (first_step % plan.eval_every == 0 or first_step == plan.total):
+            result = evaluate_now(first_step)  # the run was stopped between a step and its evaluation
+        batches = data.train_batches(first_step, plan.total)
+        stack.callback(getattr(batches, "close", lambda: None))
+        trace_first, trace_last = config.profile or (0, 0)
+        window.clear_clock()
+        for step in range(first_step + 1, plan.total + 1):
+            if step == trace_first:
+                jax.profiler.start_trace(str(workdir / "profile"))
+            asked = time.monotonic()
+            batch = parallel.put_batch(next(batches))
+            waited = time.monotonic() - asked
+            state, sums = step_fn(state, batch)
+            window.add(step, sums, examples=config.batch_size, waited=waited)
+            if step == trace_last:
+                window.flush()
+                jax.profiler.stop_trace()
+
+            last, evaluated, stop = step == plan.total, None, interrupts.requested(step)
+            if not stop and (last or step % plan.eval_every == 0):
+                window.flush()
+                result = evaluated = evaluate_now(step)
+                stop = evaluated is None
+            if stop or last or step % plan.checkpoint_every == 0:
+                save(step, evaluated)
+            if stop:
+                checkpoints.wait()
+                message = (
+                    f"stopped after step {step} of {plan.total}, which is saved; the same command goes on from there"
+                )
+                raise Interrupted(interrupts.signum, message)
+        checkpoints.wait()
+    return result
+
+
+def init_state(
+    config: ConfigDict, model: nn.Module, plan: Plan
+) -> tuple[TrainState, optax.GradientTransformation, optax.Schedule]:
+    """Initialises parameters from `config.seed`, and builds the optimizer for them."""
+    init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed))
+
+    def init_params():
+        return model.init(init_rng, jnp.zeros((1, *model.input_shape), model.dtype), train=False)["params"]
+
+    tx, schedule = make_optimizer(
+        config.optimizer,
+        jax.eval_shape(init_params),
+        total_steps=plan.total,
+        steps_per_epoch=plan.steps_per_epoch,
+        hidden_dim=model.hidden_dim,
+    )
+
+    @jax.jit
+    def init():
+        params = init_params()
+        ema = jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None
+        return TrainState(jnp.int32(0), params, tx.init(params), ema, step_rng)
+
+    return init(), tx, schedule
+
+
+def start_from(path: str, state: TrainState, labels: tuple[str, ...]) -> tuple[TrainState, list[str]]:
+    """Takes the parameters of another run (`config.init_from`); step, optimizer and data start anew."""
+    source, meta = load_checkpoint(path)
+    params, report = transfer(source, state.params, source_labels=tuple(meta["labels"]), target_labels=labels)
+    ema = None if state.ema is None else params
+    return state.replace(params=params, ema=ema), [f"from {path}, step {meta['step']}: {line}" for line in report]
+
+
+def prepare_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
+    """Creates the workdir with `config.json`, or checks that the one there is of this config.
+
+    Raises:
+      UserError: It cannot be written, or belongs to another config (the differences are named).
+    """
+    workdir = epath.Path(workdir)
+    path = workdir / "config.json"
+    if path.exists():
+        if changed := schema.differences(json.loads(path.read_text()), config):
+            raise UserError(
+                f"{workdir} holds a run of another config ({'; '.join(changed)}): "
+                "undo the change or give another --workdir"
+            )
+    elif jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            path.write_text(config.to_json(indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write to the workdir {workdir}: {error.strerror or error}") from error
+    return workdir
+
+
+def summary(config, plan, data, state, first_step) -> list[str]:
+    """Returns what a user wants to have read before the hours pass."""
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    devices = jax.device_count()
+    each = config.batch_size // devices // config.accum_steps
+    kind = jax.devices()[0].device_kind
+    return [
+        f"{config.model.name}: {parameters:,} parameters; {data.train.name}: {len(data.train):,} training and "
+        f"{len(data.eval):,} evaluation images, {len(data.labels)} classes",
+        f"{plan.total:,} steps of {config.batch_size} images = {each} x {devices} {kind} device(s) x "
+        f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
+        *([f"resuming after step {first_step:,}"] if first_step else []),
+        *([f"skipped {len(data.train.skipped)} unreadable images"] if data.train.skipped else []),
+    ]
