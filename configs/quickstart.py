@@ -8,10 +8,10 @@ from vit_jax.config import default_config
 def get_config(arg: str = "") -> ConfigDict:
     config = default_config()
     config.batch_size = 128
-    config.duration = "60 epochs"
+    config.duration = "100 epochs"
     config.eval_every = "10 epochs"
     config.checkpoint.every = "10 epochs"
-    config.log_every = "1 epoch"
+    config.log_every = "5 epochs"
 
     config.model.name = "vit:Ti/2"
     config.model.hidden_dim = 64
@@ -19,7 +19,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.num_layers = 4
     config.model.num_heads = 4
     config.model.pool = "gap"
-    config.model.pos_embed = "learned"
 
     config.data.name = "digits"
     config.data.image_size = (8, 8)
@@ -27,9 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.train_transforms = "random_affine(degrees=12, shift=0.1, scale=(0.9, 1.1))|normalize(mean=0.5, std=0.5)"
     config.data.eval_transforms = "normalize(mean=0.5, std=0.5)"
 
-    config.optimizer.schedule.peak = 2e-3
+    config.optimizer.schedule.peak = 3e-3
     config.optimizer.schedule.warmup = "5 epochs"
     config.optimizer.weight_decay = 0.05
     config.optimizer.clip_norm = 1.0
-    config.task.label_smoothing = 0.1
     return config

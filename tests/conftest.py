@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported, whic
 jaxtyping.install_import_hook("vit_jax.models", "beartype.beartype")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def randomised():
     """Fills a tree of arrays, or of `jax.ShapeDtypeStruct`, with fixed normal values: no zero hides an error."""
     import jax

@@ -86,7 +86,8 @@ def test_differences_name_what_changes_results_only():
 
 
 @pytest.mark.parametrize(
-    ("duration", "steps"), [("3 epochs", 37), ("1 epoch", 12), ("0.5 epochs", 6), ("10_000 steps", 10_000), ("1e3 steps", 1000)]
+    ("duration", "steps"),
+    [("3 epochs", 37), ("1 epoch", 12), ("0.5 epochs", 6), ("10_000 steps", 10_000), ("1e3 steps", 1000)],
 )
 def test_durations(duration, steps):
     assert schema.steps("duration", duration, 12.3) == steps

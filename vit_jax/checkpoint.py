@@ -133,10 +133,12 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
         steps = [step]
     if not steps:
         raise UserError(f"no checkpoint in {directory}; a workdir that `vit_jax train` wrote is needed")
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
     for step in steps:
         try:
             meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
-            with ocp.PyTreeCheckpointer() as checkpointer:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone) as checkpointer:
                 path = directory / str(step) / "state"
                 tree = checkpointer.metadata(path).item_metadata.tree
                 wanted = "ema" if tree.get("ema") else "params"

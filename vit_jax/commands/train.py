@@ -44,9 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
     from vit_jax.plots import plot_curves
     from vit_jax.predict import plot_predictions
+    from vit_jax.provenance import recorded
     from vit_jax.train import train_and_evaluate
 
-    result = train_and_evaluate(settings, args.workdir, quiet=args.quiet)
+    with recorded(args.workdir):
+        result = train_and_evaluate(settings, args.workdir, quiet=args.quiet)
     if jax.process_index() == 0:
         pictures = [plot_curves(args.workdir), plot_predictions(args.workdir)]
         print(f"test accuracy {result['top1']:.2%} ({result['examples']} examples, {result['skipped']} skipped)")

@@ -64,8 +64,8 @@ def _describe_split(source: Source, read_all: bool) -> dict[str, Any]:
 
 def _image_kinds(source: Source) -> Counter[str]:
     """Counts "width x height mode"; all images of a folder, else of the first examples."""
-    sizes = getattr(source, "sizes", None)
-    if sizes is None:
-        examples = source.__getitems__(range(min(SAMPLE, len(source))))
-        return Counter(f"{e['image'].width}x{e['image'].height} {e['image'].mode}" for e in examples)
-    return Counter(f"{image.width}x{image.height} {image.mode}" for image in sizes)
+    kinds: Any = getattr(source, "kinds", None)
+    if kinds is None:
+        images = [example["image"] for example in source.__getitems__(range(min(SAMPLE, len(source))))]
+        kinds = Counter((image.width, image.height, image.mode) for image in images)
+    return Counter({f"{width}x{height} {mode}": count for (width, height, mode), count in kinds.items()})

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ class FolderSource:
 
     Opening decodes every file once, to find those that are truncated or no images. What is found is kept in
     `$XDG_CACHE_HOME/vit_jax` (`~/.cache/vit_jax`) for as long as a file's size and time stay. Unreadable files are
-    skipped and listed in `skipped`; with `strict` they raise `UserError`, as do a missing split and a class without
-    images in `train`.
+    skipped and listed in `skipped`; with `strict` they raise `UserError`, as does always a missing split, one without
+    images, and a class that `train` has not.
     """
 
     name = "folder"
@@ -76,8 +77,8 @@ class FolderSource:
         self._ids = [index for index in _chosen(len(self.files), parts) if not found[index].problem]
         if not self._ids:
             raise UserError(f"{folder}: split {split!r} has no readable image ({len(self.skipped)} skipped)")
-        self.sizes = [found[index] for index in self._ids]
-        self.image_shape = _common_shape(self.sizes)
+        self.kinds = Counter((found[i].width, found[i].height, found[i].mode) for i in self._ids)
+        self.image_shape = _common_shape(self.kinds)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -244,10 +245,9 @@ def _write_manifest(path: Path, content: dict[str, Any]) -> None:
         pass  # a home that cannot be written costs a scan each time, no more
 
 
-def _common_shape(images: list[Scanned]) -> tuple[int, ...] | None:
+def _common_shape(kinds: Iterable[tuple[int, int, str]]) -> tuple[int, ...] | None:
     """(height, width) or (height, width, 3) if all images are alike, 8-bit and grey or RGB."""
-    kinds = {(image.height, image.width, image.mode) for image in images}
-    height, width, mode = next(iter(kinds))
-    if len(kinds) > 1 or mode not in ("L", "RGB"):
+    (width, height, mode), *others = kinds
+    if others or mode not in ("L", "RGB"):
         return None
     return (height, width) if mode == "L" else (height, width, 3)

@@ -10,9 +10,13 @@ batch is a dict:
     id      int32 (batch,): the example's place in its split, -1 for padding
 """
 
-import contextlib
 import dataclasses
 import functools
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +44,7 @@ def train_batches(
     process_count: int = 1,
     num_workers: int = 0,
     num_threads: int = 2,
-) -> Iterator[Batch]:
+) -> "Batches":
     """Yields this process's part of the global batches `first_step` to `last_step - 1`.
 
     `batch_size` is global and divided evenly: process i has the i-th block of every batch. With `repeats` (repeated
@@ -52,7 +56,7 @@ def train_batches(
     or dropping it, ends threads and workers.
     """
     load = LoadBatch(source, preprocessing, batch_size, process_index, process_count, seed=seed, repeats=repeats)
-    return _iterate(load, first_step, last_step, num_workers, num_threads)
+    return Batches(load, first_step, last_step, num_workers, num_threads)
 
 
 def eval_batches(
@@ -64,7 +68,7 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int = 2,
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> "Batches":
     """Yields every example exactly once, in order; the last batch is filled up with zeros, mask 0 and id -1.
 
     Every process yields the same number of batches, of `batch_size / process_count` rows each. Raises `UserError` for
@@ -74,7 +78,7 @@ def eval_batches(
         names = ", ".join(preprocessing.random_transforms)
         raise UserError(f"evaluation wants transforms without chance, not {names} in {preprocessing.transforms!r}")
     load = LoadBatch(source, preprocessing, batch_size, process_index, process_count)
-    return _iterate(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
+    return Batches(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,24 +154,44 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
     return np.pad(values, padding)
 
 
-def _iterate(load: LoadBatch, first: int, last: int, num_workers: int, num_threads: int) -> Iterator[Batch]:
-    if num_workers < 0 or num_threads < 0:
-        raise UserError(f"num_workers and num_threads must be 0 or more, not {num_workers} and {num_threads}")
-    return _batches(load, first, last, num_workers, num_threads) if last > first else iter(())
+class Batches:
+    """An iterator over batches, with `close`, which also happens when it ends, is dropped, or the program exits."""
+
+    def __init__(self, load: LoadBatch, first: int, last: int, num_workers: int, num_threads: int):
+        if num_workers < 0 or num_threads < 0:
+            raise UserError(f"num_workers and num_threads must be 0 or more, not {num_workers} and {num_threads}")
+        import grain
+
+        self._held: list[Any] = []
+        # Grain's iterator must stop its workers and be gone while the interpreter is still whole.
+        self.close = weakref.finalize(self, _close, self._held)
+        if last <= first:
+            return
+        reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+        dataset: Any = grain.MapDataset.range(first, last).map(load).to_iter_dataset(reading)
+        if num_workers:
+            _allow_workers()
+            workers = min(num_workers, last - first)
+            options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+        self._held.append(iter(dataset))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._held:
+            raise StopIteration
+        try:
+            return next(self._held[0])
+        except StopIteration:
+            self.close()
+            raise
 
 
-def _batches(load: LoadBatch, first: int, last: int, num_workers: int, num_threads: int) -> Iterator[Batch]:
-    import grain
-
-    reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
-    dataset: Any = grain.MapDataset.range(first, last).map(load).to_iter_dataset(reading)
-    if num_workers:
-        _allow_workers()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=min(num_workers, last - first), per_worker_buffer_size=2)
-        )
-    with contextlib.closing(iter(dataset)) as batches:
-        yield from batches
+def _close(held: list[Any]) -> None:
+    while held:
+        held.pop().close()
 
 
 def _allow_workers() -> None:
@@ -176,3 +200,17 @@ def _allow_workers() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Leaves signals to the parent, which may want more batches before it stops, and ends with it, however it ends."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -171,9 +171,11 @@ def _google(name: str, image: Image.Image, level: float, rng: np.random.Generato
     if name == "Cutout":
         return _cutout(image, int(4 * level), rng)
     strength = 10 * level if name.startswith("Translate") else _STRENGTH[name](level)
+    if name == "Posterize":
+        strength = max(1, strength)  # TensorFlow shifts 8-bit values by 7 at most: one bit always stays
     if name == "Contrast":
         grey = min(255, image.width * image.height // 256)
-        return _blend(Image.new(image.mode, image.size, _colour(image, grey)), image, strength)
+        return Image.blend(Image.new(image.mode, image.size, _colour(image, grey)), image, strength)
     return _apply(name, image, strength * _sign(rng) if name in _SIGNED else strength, "nearest", 128)
 
 
@@ -220,10 +222,6 @@ def _cutout(image: Image.Image, half: int, rng: np.random.Generator) -> Image.Im
     image = image.copy()
     image.paste(_colour(image, 128), (max(0, x - half), max(0, y - half), x + half, y + half))
     return image
-
-
-def _blend(degenerate: Image.Image, image: Image.Image, factor: float) -> Image.Image:
-    return Image.blend(degenerate, image, factor)
 
 
 def _colour(image: Image.Image, fill: Colour) -> Any:

@@ -56,6 +56,8 @@ def open_source(
         if path is None:
             raise UserError("data set 'folder' needs a path: the folder with one sub-folder per class")
         return in_memory_if_small(FolderSource(path, split, strict=strict))
+    if path is not None:
+        raise UserError(f"only data set 'folder' is read from a path, not {name!r}: leave the path out")
     return in_memory_if_small(TfdsSource(name, split, directory_of(name, data_dir)))
 
 
@@ -73,10 +75,7 @@ def directory_of(name: str, data_dir: str | None = None) -> Path:
 
 def split_names(directory: Path) -> list[str]:
     """The splits of a prepared set."""
-    import tensorflow_datasets as tfds
-
-    builder: Any = tfds.core.read_only_builder.builder_from_directory(directory)
-    return list(builder.info.splits)
+    return list(_builder(directory).info.splits)
 
 
 def example_name(source: Source, example_id: int) -> str | None:
@@ -143,7 +142,7 @@ class TfdsSource:
     def __post_init__(self):
         import tensorflow_datasets as tfds
 
-        builder: Any = tfds.core.read_only_builder.builder_from_directory(self.directory)
+        builder = _builder(self.directory)
         known = list(builder.info.splits)
         try:
             records = builder.as_data_source(
@@ -196,6 +195,13 @@ class TfdsSource:
             for record in self._records.__getitems__(list(range(start, min(start + 1000, len(self))))):
                 counts[list(_parsed(record)[self._label].int64_list.value)] += 1
         return counts.tolist()
+
+
+def _builder(directory: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    open_directory: Any = tfds.builder_from_directory  # its decorators hide its arguments
+    return open_directory(directory)
 
 
 def _parsed(record: bytes) -> Any:

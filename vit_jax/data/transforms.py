@@ -108,6 +108,8 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif image.mode in ("CMYK", "HSV", "LAB", "YCbCr"):
+        image = image.convert("RGB")  # Pillow knows no direct way from all of them to grey
     return image.convert(mode)
 
 

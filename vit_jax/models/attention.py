@@ -56,7 +56,7 @@ def dot_product_attention(
     All kernels give the same values and gradients within the accuracy of the dtype:
     `reference` (plain einsum), `xla` and `cudnn` (`jax.nn`), `chunked`, `mosaic` and `triton` (`tokamax`:
     memory linear in the tokens; the extra `kernels`). `auto` is `xla`, the fastest for the
-    few hundred tokens of images.
+    few hundred tokens of images. A query whose keys are all masked attends uniformly.
 
     Args:
       mask: True where a query may attend; broadcasts to `(*batch, heads, queries, keys)`.
@@ -79,7 +79,7 @@ def dot_product_attention(
         return jnp.einsum("...hqk,...khd->...qhd", weights.astype(value.dtype), value)
 
     batch, (queries, heads, qk_head_dim) = query.shape[:-3], query.shape[-3:]
-    keys, v_head_dim = value.shape[-3], value.shape[-1]
+    v_head_dim = value.shape[-1]
 
     def fold(x):  # the kernels take one batch dimension, and one size of head: zeros change no product
         x = x.reshape(-1, *x.shape[-3:])
@@ -108,10 +108,14 @@ def _kernel(name: str) -> Callable[..., Array]:
         return functools.partial(jax.nn.dot_product_attention, implementation="cudnn" if name == "cudnn" else "xla")
     try:
         import tokamax  # pyright: ignore[reportMissingImports]
+        from absl import flags
     except ImportError as error:
         raise ImportError(
             f"attention kernel {name!r} needs tokamax: pip install 'vit_jax[kernels]', or choose 'xla'"
         ) from error
+
+    if not flags.FLAGS.is_parsed():  # tokamax would parse sys.argv, and stop at the options of Jupyter or pytest
+        flags.FLAGS.mark_as_parsed()
 
     def attention(query, key, value, bias, mask, *, is_causal, scale):
         return tokamax.dot_product_attention(

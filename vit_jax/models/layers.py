@@ -93,16 +93,16 @@ class DropPath(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Scales each channel of a residual branch (CaiT, arXiv:2103.17239); the identity when `init` is None."""
+    """Scales each channel of a residual branch (CaiT, arXiv:2103.17239); the identity when `init_value` is None."""
 
-    init: float | None
+    init_value: float | None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch hidden_dim"]) -> Float[Array, "*batch hidden_dim"]:
-        if self.init is None:
+        if self.init_value is None:
             return x
-        scale = self.param("scale", nn.initializers.constant(self.init), x.shape[-1:], self.param_dtype)
+        scale = self.param("scale", nn.initializers.constant(self.init_value), x.shape[-1:], self.param_dtype)
         return x * scale.astype(x.dtype)
 
 

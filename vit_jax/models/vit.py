@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vit_jax.models.attention import MultiHeadAttention
-from vit_jax.models.layers import MLP, BlockStack, EncoderBlock, PatchEmbed
+from vit_jax.models.attention import KERNELS, MultiHeadAttention
+from vit_jax.models.layers import GELU, MLP, REMAT, BlockStack, EncoderBlock, PatchEmbed
 from vit_jax.models.positions import sincos2d
 
 # Table 1; Ti and S from AugReg (arXiv:2106.10270), Table 1
@@ -202,7 +202,10 @@ def build(variant: str, **overrides: Any) -> ViT:
     if size not in VARIANTS or not patch.isdigit():
         raise ValueError(f"unknown ViT variant {variant!r}: one of {', '.join(VARIANTS)}, then / and a patch size")
     model = ViT(**{**VARIANTS[size], "patch_size": (int(patch), int(patch)), **overrides})
-    for field, known in (("pool", POOLS), ("pos_embed", POSITIONS), ("remat", ("none", "full", "dots"))):
+    choices = {"pool": POOLS, "pos_embed": POSITIONS, "gelu": GELU, "remat": REMAT, "attention_kernel": KERNELS}
+    for field, known in choices.items():
         if getattr(model, field) not in known:
             raise ValueError(f"{field}={getattr(model, field)!r}: one of {', '.join(known)}")
+    if not all(model.patch_size) or not all(model.grid):
+        raise ValueError(f"no patch of patch_size={model.patch_size} fits into image_size={model.image_size}")
     return model

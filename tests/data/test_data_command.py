@@ -1,0 +1,82 @@
+import argparse
+import json
+
+import pytest
+
+from vit_jax.commands import data
+from vit_jax.errors import UserError
+
+
+def run(*words):
+    parser = argparse.ArgumentParser()
+    data.add_arguments(parser)
+    return data.run(parser.parse_args(words))
+
+
+def test_prepare_says_where_and_does_it_once(tmp_path, capsys):
+    root = str(tmp_path / "sets")
+    assert run("prepare", "digits", "--data_dir", root) == 0
+    assert capsys.readouterr().out == f"prepared: {root}/digits/1.0.0\n"
+    assert run("prepare", "digits", "--data_dir", root) == 0
+    assert capsys.readouterr().out == f"already prepared: {root}/digits/1.0.0\n"
+
+
+def test_info_of_a_prepared_set(data_dir, capsys):
+    run("info", "digits", "--data_dir", data_dir, "--json")
+    info = json.loads(capsys.readouterr().out)
+    assert info["num_classes"] == 10
+    assert {name: split["examples"] for name, split in info["splits"].items()} == {"train": 1442, "test": 355}
+    assert sum(info["splits"]["test"]["class_counts"]) == 355
+    assert info["splits"]["test"]["images"] == {"8x8 L": 200}
+    assert all(len(digest) == 64 for digest in info["sha256"].values())
+    run("info", "digits", "--data_dir", data_dir)
+    text = capsys.readouterr().out
+    assert "10 classes" in text
+    assert info["sha256"]["features.json"] in text
+
+
+def test_info_of_a_large_set_reads_little(data_dir, capsys, monkeypatch):
+    from vit_jax.data import describe
+
+    monkeypatch.setattr(describe, "QUICK_BYTES", 10)
+    run("info", "digits", "--data_dir", data_dir)
+    assert "--full" in capsys.readouterr().out
+    run("info", "digits", "--data_dir", data_dir, "--full")
+    assert "143" in capsys.readouterr().out
+
+
+def test_info_of_a_folder_lists_what_is_skipped_and_missing(tmp_path, write_images, capsys):
+    write_images(tmp_path / "train" / "a", 2)
+    write_images(tmp_path / "train" / "b", 1, size=(3, 3))
+    write_images(tmp_path / "val" / "a", 1)
+    (tmp_path / "train" / "b" / "notes.txt").write_text("x")
+    run("info", "folder", "--path", str(tmp_path))
+    text = capsys.readouterr().out
+    assert "6x5 RGB (2), 3x3 RGB (1)" in text
+    assert "skipped in train: b/notes.txt (not an image)" in text
+    assert "val has no folder for b" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("prepare", "folder"), "a folder is read as it is"),
+        (("prepare", "cifar10"), "tfds build cifar10"),
+        (("prepare", "cifar1"), "did you mean 'cifar10"),
+        (("info", "folder"), "needs a path"),
+        (("info", "folder", "--path", "/nowhere"), "/nowhere is not a folder"),
+        (("info", "cifar10"), "is not prepared under"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    with pytest.raises(UserError) as caught:
+        run(*words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_shows_examples(capsys):
+    assert "data info folder --path" in (data.__doc__ or "")
+    with pytest.raises(SystemExit):
+        run("prepare", "--help")
+    assert "--data_dir" in capsys.readouterr().out

@@ -1,0 +1,85 @@
+"""Names, overrides and their errors; importing the package loads nothing heavy."""
+
+import subprocess
+import sys
+
+import pytest
+
+import vit_jax
+from vit_jax.models import build_model
+from vit_jax.models.vit import ViT
+
+
+def test_a_name_is_a_family_and_a_variant():
+    model = build_model("vit:B/16")
+    assert isinstance(model, ViT)
+    assert model == ViT()  # the defaults of the module are those of the paper's base model
+    assert vit_jax.build_model is build_model
+
+
+@pytest.mark.parametrize(
+    ("variant", "num_layers", "hidden_dim", "mlp_dim", "num_heads"),
+    [
+        ("Ti/16", 12, 192, 768, 3),
+        ("S/32", 12, 384, 1536, 6),
+        ("B/8", 12, 768, 3072, 12),
+        ("L/32", 24, 1024, 4096, 16),
+        ("H/14", 32, 1280, 5120, 16),
+    ],
+)
+def test_variants(variant, num_layers, hidden_dim, mlp_dim, num_heads):
+    model = build_model(f"vit:{variant}")
+    patch = int(variant.split("/")[1])
+    assert (model.num_layers, model.hidden_dim, model.mlp_dim, model.num_heads) == (
+        num_layers,
+        hidden_dim,
+        mlp_dim,
+        num_heads,
+    )
+    assert model.patch_size == (patch, patch)
+    assert model.grid == (224 // patch, 224 // patch)
+
+
+def test_overrides_win_over_the_variant():
+    model = build_model("vit:Ti/16", hidden_dim=96, patch_size=(8, 4), image_size=(64, 32), num_classes=None)
+    assert (model.hidden_dim, model.num_heads, model.num_classes) == (96, 3, None)
+    assert model.grid == (8, 8)
+    assert model.input_shape == (64, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("vti:B/16", {}, r"unknown model family 'vti' in 'vti:B/16'; known: .*vit"),
+        ("B/16", {}, r"unknown model family 'B/16'"),
+        ("vit", {}, r"unknown ViT variant ''"),
+        ("vit:M/16", {}, r"unknown ViT variant 'M/16': one of Ti, S, B, L, H, then / and a patch size"),
+        ("vit:B", {}, r"unknown ViT variant 'B'"),
+        ("vit:B/x", {}, r"unknown ViT variant 'B/x'"),
+        ("vit:B/16", {"num_class": 10}, r"'vit:B/16' has no field 'num_class'; did you mean 'num_classes'\?"),
+        ("vit:B/16", {"zzz": 1}, r"no field 'zzz'; it has .*image_size, .*remat"),
+        ("vit:B/16", {"parent": None}, r"no field 'parent'"),
+        ("vit:B/16", {"pool": "mean"}, r"pool='mean': one of cls, gap, map"),
+        ("vit:B/16", {"pos_embed": "rope"}, r"pos_embed='rope': one of learned, sincos2d, none"),
+        ("vit:B/16", {"remat": "all"}, r"remat='all': one of none, full, dots"),
+        ("vit:B/16", {"gelu": "erf"}, r"gelu='erf': one of tanh, exact"),
+        ("vit:B/16", {"attention_kernel": "flash"}, r"attention_kernel='flash': one of auto, reference, xla"),
+        ("vit:B/16", {"image_size": (8, 32)}, r"no patch of patch_size=\(16, 16\) fits into image_size=\(8, 32\)"),
+        ("vit:B/0", {}, r"no patch of patch_size=\(0, 0\)"),
+    ],
+)
+def test_errors_name_what_is_wrong_and_what_is_known(name, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(name, **overrides)
+
+
+def test_importing_the_package_loads_no_framework():
+    script = "import sys, vit_jax; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "vit_jax" in modules
+    assert not {"jax", "flax", "tensorflow", "numpy"} & set(modules)
+
+
+def test_an_unknown_name_of_the_package():
+    with pytest.raises(AttributeError, match="'vit_jax' has no attribute 'bild_model'"):
+        _ = vit_jax.bild_model

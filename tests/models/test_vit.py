@@ -1,0 +1,310 @@
+"""ViT against the published parameter counts, a NumPy transcription, and finite differences of it."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.models import build_model
+from vit_jax.models.positions import sincos2d
+
+IMAGE, PATCH, HEADS, LAYERS = (8, 13), (4, 3), 2, 2  # a grid of 2 by 4, and a column of pixels left over
+
+
+def tiny(**fields):
+    sizes = {"image_size": IMAGE, "patch_size": PATCH, "num_layers": LAYERS, "num_heads": HEADS}
+    return build_model("vit:Ti/4", **{**sizes, "hidden_dim": 8, "mlp_dim": 12, "num_classes": 5, **fields})
+
+
+def shapes_of(model):
+    images = jnp.zeros((1, *model.input_shape))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
+
+
+def some_images(batch=3, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, *IMAGE, 3)), jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "capture"))
+def logits_of(model, params, images, capture=()):
+    return model.apply({"params": params}, images, train=False, capture=capture)
+
+
+# the transcription: float64, loops where they are clearer
+
+
+def layer_norm(p, x):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+def gelu_tanh(x):
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu_exact(x):
+    return x / 2 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+
+
+def mlp(p, x, gelu):
+    return gelu(x @ p["in"]["kernel"] + p["in"]["bias"]) @ p["out"]["kernel"] + p["out"]["bias"]
+
+
+def attention(p, x, y):
+    out, weights = p["out"]["bias"], []
+    for head in range(HEADS):
+        query, key, value = (
+            tokens @ p[name]["kernel"][:, head] + (p[name]["bias"][head] if "bias" in p[name] else 0)
+            for name, tokens in (("query", x), ("key", y), ("value", y))
+        )
+        weight = np.exp(query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1]))
+        weight /= weight.sum(-1, keepdims=True)
+        out = out + weight @ value @ p["out"]["kernel"][head]
+        weights.append(weight)
+    return out, np.stack(weights, axis=1)
+
+
+def numpy_vit(p, images, gelu=gelu_tanh):
+    """Logits, and all that can be captured, of a ViT that pools its class token."""
+    (ph, pw), (gh, gw) = PATCH, p["pos_embed"].shape[:2]
+    kernel = p["patch_embed"]["kernel"].reshape(ph * pw * 3, -1)
+    tokens = [np.broadcast_to(p["cls_token"] + p["cls_pos"], (len(images), kernel.shape[1]))]
+    for i in range(gh):
+        for j in range(gw):
+            patch = images[:, i * ph : (i + 1) * ph, j * pw : (j + 1) * pw].reshape(len(images), -1)
+            tokens.append(patch @ kernel + p["patch_embed"]["bias"] + p["pos_embed"][i, j])
+    x, captured = np.stack(tokens, axis=1), {}
+    for i in range(LAYERS):
+        block = p["encoder"][f"block_{i}"]
+        attention_scale, mlp_scale = (block.get(f"{k}_scale", {"scale": 1})["scale"] for k in ("attention", "mlp"))
+        y = layer_norm(block["attention_norm"], x)
+        y, captured[f"attention/{i}"] = attention(block["attention"], y, y)
+        x = x + attention_scale * y
+        x = x + mlp_scale * mlp(block["mlp"], layer_norm(block["mlp_norm"], x), gelu)
+        captured[f"tokens/{i}"] = x
+    captured["tokens/final"] = layer_norm(p["norm"], x)
+    captured["pooled"] = x = captured["tokens/final"][:, 0]
+    if "representation" in p:
+        x = np.tanh(x @ p["representation"]["kernel"] + p["representation"]["bias"])
+    return x @ p["head"]["kernel"] + p["head"]["bias"], captured
+
+
+# (224, 224) pixels and 1000 classes; ViT, Table 1, and AugReg, Table 1 (which prints the counts with a representation
+# layer). S/32 is S/16 with 768 more pixels a patch and 147 fewer positions.
+PUBLISHED = {
+    "Ti/16": 5_717_416,
+    "S/16": 22_050_664,
+    "S/32": 22_050_664 + (768 * 3 - 147) * 384,
+    "B/16": 86_567_656,
+    "B/32": 88_224_232,
+    "L/16": 304_326_632,
+    "L/32": 306_535_400,
+    "H/14": 632_045_800,
+}
+
+
+def count_parameters(variant, **fields):
+    model = build_model(f"vit:{variant}", **fields)
+    images = jnp.zeros((1, *model.input_shape))
+    logits, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
+    assert logits.shape == (1, 1000)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_parameter_counts(variant):
+    assert count_parameters(variant) == PUBLISHED[variant]
+
+
+@pytest.mark.parametrize(("variant", "width", "count"), [("Ti/16", 192, 5_754_472), ("S/16", 384, 22_198_504)])
+def test_parameter_counts_with_a_representation_layer(variant, width, count):
+    assert count_parameters(variant, representation_dim=width) == count
+
+
+@pytest.mark.parametrize(
+    ("pool", "pos_embed", "image_size", "patch_size"),
+    [
+        ("cls", "learned", (33, 50), (16, 16)),
+        ("cls", "sincos2d", (8, 27), (8, 3)),
+        ("cls", "none", (17, 5), (3, 5)),
+        ("gap", "learned", (8, 27), (8, 3)),
+        ("gap", "sincos2d", (17, 5), (3, 5)),
+        ("gap", "none", (33, 50), (16, 16)),
+        ("map", "learned", (17, 5), (3, 5)),
+        ("map", "sincos2d", (33, 50), (16, 16)),
+        ("map", "none", (8, 27), (8, 3)),
+    ],
+)
+def test_sizes_pools_and_positions(pool, pos_embed, image_size, patch_size):
+    model = tiny(image_size=image_size, patch_size=patch_size, pool=pool, pos_embed=pos_embed, in_channels=1)
+    images = jnp.zeros((2, *image_size, 1))
+    (logits, captured), variables = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), images, train=False, capture=["tokens/0", "pooled"])
+    )
+    params = variables["params"]
+    tokens = model.grid[0] * model.grid[1] + (pool == "cls")
+    assert logits.shape == (2, 5)
+    assert captured["tokens/0"].shape == (2, tokens, 8)
+    assert captured["pooled"].shape == (2, 8)
+    assert ("cls_token" in params) == (pool == "cls")
+    assert ("cls_pos" in params) == (pool == "cls" and pos_embed == "learned")
+    assert ("pool" in params) == (pool == "map")
+    assert ("pos_embed" in params) == (pos_embed == "learned")
+    if pos_embed == "learned":
+        assert params["pos_embed"].shape == (image_size[0] // patch_size[0], image_size[1] // patch_size[1], 8)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"representation_dim": 6, "gelu": "exact"},
+        {"qkv_bias": False, "layer_scale_init": 1e-4, "scan_layers": True, "attention_kernel": "reference"},
+    ],
+    ids=str,
+)
+def test_the_whole_model_is_the_transcription(fields, randomised):
+    model, images = tiny(**fields), some_images()
+    params = randomised(shapes_of(model))
+    transcription = functools.partial(numpy_vit, gelu=gelu_exact if "gelu" in fields else gelu_tanh)
+    expected, expected_captured = transcription(jax.tree.map(np.float64, params), np.float64(images))
+    np.testing.assert_allclose(logits_of(model, params, images), expected, rtol=1e-4, atol=1e-5)
+
+    logits, captured = logits_of(model, params, images, capture=tuple(expected_captured))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert captured.keys() == expected_captured.keys()
+    for name, value in expected_captured.items():
+        np.testing.assert_allclose(captured[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_gradients_are_finite_differences_of_the_transcription(randomised):
+    model, images = tiny(representation_dim=6), some_images()
+    params = randomised(shapes_of(model))
+    target = np.random.default_rng(1).standard_normal((3, 5))
+    gradients = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, images, train=True) * target).sum()))(params)
+    leaves, tree = jax.tree.flatten(jax.tree.map(np.float64, params))
+    images = np.float64(images)
+
+    def loss(leaves):
+        return (numpy_vit(jax.tree.unflatten(tree, leaves), images)[0] * target).sum()
+
+    for i, (path, gradient) in enumerate(jax.tree.leaves_with_path(gradients)):
+        direction = np.random.default_rng(2).standard_normal(gradient.shape)
+        step = 1e-5 * direction
+        ahead, behind = (loss([*leaves[:i], leaves[i] + sign * step, *leaves[i + 1 :]]) for sign in (1, -1))
+        slope = (np.asarray(gradient, np.float64) * direction).sum()
+        np.testing.assert_allclose(
+            slope, (ahead - behind) / 2e-5, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def test_pooling_by_mean_and_by_attention(randomised):
+    images = some_images()
+    gap, by_map = tiny(pool="gap", num_classes=None), tiny(pool="map", num_classes=None)
+    params = randomised(shapes_of(by_map))
+    p = jax.tree.map(np.float64, params["pool"])
+    pooled, captured = logits_of(by_map, params, images, capture=("tokens/final",))
+    tokens = np.float64(captured["tokens/final"])
+    x = attention(p["attention"], np.broadcast_to(p["probe"], (3, 1, 8)), tokens)[0]
+    expected = x + mlp(p["mlp"], layer_norm(p["mlp_norm"], x), gelu_tanh)
+    np.testing.assert_allclose(pooled, expected[:, 0], rtol=1e-4, atol=1e-5)
+    del params["pool"]
+    np.testing.assert_allclose(logits_of(gap, params, images), tokens.mean(axis=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pos_embed", ["sincos2d", "none"])
+def test_fixed_positions_are_learned_ones_of_that_value(pos_embed, randomised):
+    model, images = tiny(pos_embed=pos_embed), some_images()
+    params = randomised(shapes_of(model))
+    table = sincos2d((2, 4), 8) if pos_embed == "sincos2d" else jnp.zeros((2, 4, 8))
+    learned = params | {"pos_embed": table, "cls_pos": jnp.zeros(8)}
+    expected = logits_of(tiny(), learned, images)
+    np.testing.assert_allclose(logits_of(model, params, images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_positions_the_order_of_patches_is_lost(randomised):
+    images = some_images()[:, :, :12]
+    patches = images.reshape(3, 2, 4, 4, 3, 3).swapaxes(2, 3).reshape(3, 8, 4, 3, 3)
+    patches = patches[:, np.random.default_rng(1).permutation(8)]
+    permuted = patches.reshape(3, 2, 4, 4, 3, 3).swapaxes(2, 3).reshape(images.shape)
+    for pos_embed, invariant in (("none", True), ("sincos2d", False)):
+        model = tiny(image_size=(8, 12), pool="gap", pos_embed=pos_embed)
+        params = randomised(shapes_of(model))
+        error = np.abs(logits_of(model, params, images) - logits_of(model, params, permuted)).max()
+        assert error < 1e-5 if invariant else error > 1e-2
+
+
+@pytest.mark.parametrize("pool", ["cls", "map"])
+def test_bfloat16_computes_near_float32_and_keeps_float32_outside(pool, randomised):
+    images = some_images()
+    half = tiny(dtype=jnp.bfloat16, pool=pool)
+    shapes = shapes_of(half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    params = randomised(shapes)
+    logits, captured = logits_of(half, params, images, capture=("attention/0", "tokens/1"))
+    assert (logits.dtype, captured["attention/0"].dtype) == (jnp.float32, jnp.float32)
+    assert captured["tokens/1"].dtype == jnp.bfloat16
+    exact = logits_of(tiny(pool=pool), params, images)
+    assert 0 < np.linalg.norm(logits - exact) < 0.02 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("field", ["dropout_rate", "attention_dropout_rate", "drop_path_rate"])
+def test_dropout_follows_its_rng(field, randomised):
+    model, images = tiny(**{field: 0.5}), some_images()
+    params = randomised(shapes_of(model))
+    train = jax.jit(lambda key: model.apply({"params": params}, images, train=True, rngs={"dropout": key}))
+    first, again, other = (train(jax.random.key(seed, impl="rbg")) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_dropout_is_off_in_evaluation(randomised):
+    model, images = tiny(dropout_rate=0.5, attention_dropout_rate=0.5, drop_path_rate=0.5), some_images()
+    params = randomised(shapes_of(model))
+    np.testing.assert_array_equal(logits_of(model, params, images), logits_of(tiny(), params, images))
+
+
+def test_initial_values():
+    model = build_model("vit:Ti/16", num_layers=1, representation_dim=96, layer_scale_init=1e-5, head_bias_init=-10.0)
+    images = jnp.zeros((1, *model.input_shape))
+    params = jax.jit(lambda key: model.init(key, images, train=False)["params"])(jax.random.key(0, impl="rbg"))
+    block = params["encoder"]["block_0"]
+    zeros = [params["head"]["kernel"], params["cls_token"], params["patch_embed"]["bias"]]
+    zeros += [block["attention"][name]["bias"] for name in ("query", "key", "value", "out")]
+    assert not any(np.any(leaf) for leaf in zeros)
+    np.testing.assert_array_equal(params["head"]["bias"], np.full(1000, -10))
+    np.testing.assert_array_equal(block["mlp_scale"]["scale"], np.full(192, 1e-5, np.float32))
+    for norm in (block["attention_norm"], block["mlp_norm"], params["norm"]):
+        np.testing.assert_array_equal(norm["scale"], np.ones(192))
+        assert not norm["bias"].any()
+    for leaf, std in [
+        (params["pos_embed"], 0.02),
+        (params["cls_pos"], 0.02),
+        (block["mlp"]["in"]["bias"], 1e-6),
+        (params["patch_embed"]["kernel"], (16 * 16 * 3) ** -0.5),
+    ]:
+        np.testing.assert_allclose(np.std(leaf), std, rtol=0.02 if leaf.size > 10_000 else 0.15)
+    assert np.abs(params["pos_embed"]).max() > 3 * 0.02  # a normal, not a truncated one
+    for kernel, fan_in, fan_out in [
+        *((block["attention"][name]["kernel"], 192, 192) for name in ("query", "key", "value", "out")),
+        (block["mlp"]["in"]["kernel"], 192, 768),
+        (block["mlp"]["out"]["kernel"], 768, 192),
+    ]:
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        assert 0.99 * bound < np.abs(kernel).max() <= bound
+        np.testing.assert_allclose(np.std(kernel), bound / math.sqrt(3), rtol=0.02)
+
+
+def test_images_of_another_shape():
+    with pytest.raises(ValueError, match=r"\(8, 12, 3\) given to a model built for \(8, 13, 3\): build it with"):
+        jax.eval_shape(lambda: tiny().init(jax.random.key(0), jnp.zeros((1, 8, 12, 3)), train=False))
+
+
+@pytest.mark.parametrize("name", ["attention/2", "tokens", "attention/-1"])
+def test_unknown_capture(name):
+    model = tiny()
+    with pytest.raises(ValueError, match=rf"capture names \['{name}'\]; layers are 0 to 1"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), some_images(), train=False, capture=["pooled", name]))

@@ -1,0 +1,77 @@
+"""Killed, interrupted, damaged: the same command goes on as if nothing had happened."""
+
+import signal
+
+import numpy as np
+import pytest
+import tiny
+
+
+def assert_same_run(workdir, reference, steps=30):
+    assert tiny.rows(workdir) == tiny.rows(reference)
+    ours, theirs = tiny.state(workdir, steps), tiny.state(reference, steps)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    tiny.finish(tiny.start(workdir))
+    return workdir
+
+
+def test_sigkill_several_times_changes_nothing(uninterrupted):
+    workdir = uninterrupted.parent / "killed"
+    for line in ("30 steps of 32", "step 4/30 train", "step 10/30 eval", "step 16/30 train", "step 30/30 eval"):
+        status, output = tiny.signal_at(tiny.start(workdir), line, signal.SIGKILL)
+        assert status == -signal.SIGKILL, output
+    tiny.finish(tiny.start(workdir))
+    assert_same_run(workdir, uninterrupted)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_so_and_exits_conventionally(uninterrupted, signum, status):
+    workdir = uninterrupted.parent / signum.name
+    returned, output = tiny.signal_at(tiny.start(workdir), "step 8/30 train", signum)
+    assert returned == status, output
+    assert "is saved; the same command goes on from there" in output
+    assert "Traceback" not in output
+    resumed = tiny.finish(tiny.start(workdir))
+    assert "resuming after step" in resumed
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(uninterrupted):
+    workdir = uninterrupted.parent / "damaged"
+    tiny.signal_at(tiny.start(workdir), "step 16/30 train", signal.SIGTERM)
+    checkpoints = workdir / "checkpoints"
+    newest = max((p for p in checkpoints.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    for file in (newest / "state").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    output = tiny.finish(tiny.start(workdir))
+    assert f"checkpoints/{newest.name} is damaged" in output
+    assert (checkpoints / f"damaged_{newest.name}").exists()
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_a_finished_run_is_not_run_again(uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    assert "test accuracy" in tiny.finish(tiny.start(uninterrupted))
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_difference(uninterrupted):
+    process = tiny.start(uninterrupted, seed=7)
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "seed: 0 -> 7" in output
+    assert "Traceback" not in output
+
+
+def test_last_and_best_checkpoints_are_kept(uninterrupted):
+    kept = {int(p.name) for p in (uninterrupted / "checkpoints").iterdir()}
+    assert {28, 30} <= kept
+    assert len(kept) <= 3
