@@ -50,7 +50,7 @@ MODEL = {
 
 DATA = {
     "name": Key("digits", "digits, fashion_mnist, folder, or a prepared TFDS set"),
-    "path": Key(str, "folder of images, or where raw files lie", False),
+    "path": Key(str, "the folder of images of name=folder", False),
     "data_dir": Key(str, "where prepared sets lie; $TFDS_DATA_DIR or ~/tensorflow_datasets if unset", False),
     "train_split": Key("train", "TFDS split syntax, as train[:90%]"),
     "eval_split": Key("test", "likewise"),

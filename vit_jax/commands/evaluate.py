@@ -18,7 +18,7 @@ HELP = "score a checkpoint on a split"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="WORKDIR", help="a workdir, or WORKDIR/checkpoints/STEP")
     parser.add_argument("--name", metavar="SET", help="data set; that of the run if not given")
-    parser.add_argument("--path", metavar="DIR", help="folder of images, or where raw files lie")
+    parser.add_argument("--path", metavar="DIR", help="the folder of images of --name=folder")
     parser.add_argument("--data_dir", metavar="DIR", help="where prepared sets lie")
     parser.add_argument("--split", metavar="SPLIT", help="in TFDS syntax; the run's evaluation split if not given")
     parser.add_argument("--batch_size", type=int, metavar="N", help="that of the run if not given")

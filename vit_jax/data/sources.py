@@ -53,10 +53,10 @@ def open_source(
     if name == "folder":
         from vit_jax.data.folder import FolderSource
 
-        if path is None:
+        if not path:
             raise UserError("data set 'folder' needs a path: the folder with one sub-folder per class")
         return in_memory_if_small(FolderSource(path, split, strict=strict))
-    if path is not None:
+    if path:
         raise UserError(f"only data set 'folder' is read from a path, not {name!r}: leave the path out")
     return in_memory_if_small(TfdsSource(name, split, directory_of(name, data_dir)))
 

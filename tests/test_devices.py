@@ -1,0 +1,97 @@
+"""The same update whatever the number of devices, processes and micro-batches."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+
+
+CASES = ("pmap-float32-1", "pmap-float64-1", "pmap-float64-2", "fsdp-float64-2")  # strategy, dtype, micro-batches
+
+
+def start(out, devices, *distributed):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(tiny.ROOT),
+    }
+    arguments = [str(tiny.ROOT / "tests" / "steps.py"), str(out), *map(str, distributed)]
+    return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, stderr=subprocess.PIPE)
+
+
+def results(out, *processes):
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    return dict(np.load(out))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def updates(tmp_path_factory):
+    """Returns 20 updates with every strategy on 1, 2 and 8 devices, and on 2 processes of 2."""
+    folder = tmp_path_factory.mktemp("updates")
+    done = {}
+    for devices in (1, 2, 8):
+        out = folder / f"{devices}.npz"
+        done[str(devices)] = results(out, start(out, devices))
+    out, port = folder / "processes.npz", free_port()
+    done["processes"] = results(out, *(start(out, 2, port, i) for i in range(2)))
+    return done
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("devices", ["1", "2", "8", "processes"])
+def test_devices_processes_and_micro_batches_change_nothing(updates, devices, case):
+    ours = {name.partition(":")[2]: value for name, value in updates[devices].items() if name.startswith(case)}
+    tolerance = 1e-5 if "float32" in case else 1e-12
+    reference = "pmap-float32-1:" if "float32" in case else "pmap-float64-1:"
+    theirs = {n.partition(":")[2]: value for n, value in updates["1"].items() if n.startswith(reference)}
+
+    names = [name for name in theirs if name.startswith("gradient")]
+    gradient = np.concatenate([theirs[name].ravel() for name in names])
+    difference = np.concatenate([(ours[name] - theirs[name]).ravel() for name in names])
+    assert np.linalg.norm(gradient) > 0.1
+    assert np.linalg.norm(difference) < tolerance * np.linalg.norm(gradient)
+    np.testing.assert_allclose(ours["losses"][0], theirs["losses"][0], rtol=tolerance)
+    if "float64" in case:
+        np.testing.assert_allclose(ours["losses"], theirs["losses"], rtol=1e-10)
+        for name in theirs:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+def test_two_processes_train_evaluate_and_save_as_one(tmp_path):
+    port = free_port()
+    flags = {"model__dropout_rate": 0.0, "model__drop_path_rate": 0.0}
+    together = [
+        tiny.start(
+            tmp_path / "two", f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}", **flags
+        )
+        for i in range(2)
+    ]
+    for process in together:
+        tiny.finish(process)
+    tiny.finish(tiny.start(tmp_path / "one", devices=2, **flags))
+    ours, theirs = tiny.rows(tmp_path / "two"), tiny.rows(tmp_path / "one")
+    assert len(ours) == len(theirs) == 10
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize(("first", "then"), [(8, 1), (1, 8)])
+def test_a_checkpoint_resumes_on_another_number_of_devices(tmp_path, first, then):
+    flags = {"model__dropout_rate": 0.0, "model__drop_path_rate": 0.0, "task__mixup_alpha": 0.0}
+    tiny.signal_at(tiny.start(tmp_path / "moved", devices=first, **flags), "step 12/30 train", 15)
+    output = tiny.finish(tiny.start(tmp_path / "moved", devices=then, **flags))
+    assert "resuming after step" in output
+    tiny.finish(tiny.start(tmp_path / "stayed", devices=1, **flags))
+    for mine, other in zip(tiny.rows(tmp_path / "moved"), tiny.rows(tmp_path / "stayed"), strict=True):
+        assert mine == pytest.approx(other, rel=1e-3)  # float32, summed in another order for 30 updates
