@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny
 
-
 CASES = ("pmap-float32-1", "pmap-float64-1", "pmap-float64-2", "fsdp-float64-2")  # strategy, dtype, micro-batches
 
 

@@ -49,7 +49,7 @@ def _run(module, args) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:
-        if error.errno is None or error.filename is None and not error.strerror:
+        if error.errno is None or (error.filename is None and not error.strerror):
             raise
         return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
 

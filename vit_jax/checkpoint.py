@@ -140,7 +140,10 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
             meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone) as checkpointer:
                 path = directory / str(step) / "state"
-                tree = checkpointer.metadata(path).item_metadata.tree
+                metadata = checkpointer.metadata(path).item_metadata
+                if metadata is None:
+                    raise ValueError("the list of its arrays cannot be read")
+                tree = metadata.tree
                 wanted = "ema" if tree.get("ema") else "params"
                 item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
                 numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)

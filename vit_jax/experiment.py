@@ -22,6 +22,7 @@ from vit_jax.tasks import Batch, Task
 from vit_jax.tasks.classification import Classification
 
 PyTree = Any
+_DTYPES = ("float32", "bfloat16", "float64")
 
 
 def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
@@ -31,7 +32,12 @@ def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
       UserError: A name or a field is wrong.
     """
     fields = {name: value for name, value in config.model.items() if value is not None and name != "name"}
-    dtype = jnp.dtype(fields.pop("dtype"))
+    dtype = fields.pop("dtype")
+    if dtype not in _DTYPES:
+        raise UserError(f"unknown config.model.dtype {dtype!r}{nearest(dtype, _DTYPES)}")
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise UserError("config.model.dtype 'float64' needs the environment variable JAX_ENABLE_X64=1")
+    dtype = jnp.dtype(dtype)
     shape = {"image_size": tuple(config.data.image_size), "in_channels": config.data.channels}
     types = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
     try:

@@ -53,7 +53,9 @@ class Metrics:
         beside.replace(self._path)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Appends a row, and prints it as a line."""
+        """Appends a row, and prints it as a line; raises RunError if a value is not finite."""
+        for name, value in values.items():
+            _check_finite(name if split == "train" else f"{split} {name}", value, step)
         row = {"step": step, "split": split, **values}
         self.rows.append(row)
         if not self._main:
@@ -128,8 +130,7 @@ class Window:
             return
         step, sums = pending
         for name, (value, weight) in sorted(self._parallel.fetch(sums).items()):
-            if not math.isfinite(value):
-                raise RunError(f"{name} is {float(value)} at step {step}; stopped, the last good checkpoint is kept")
+            _check_finite(name, value, step)
             total = self.sums.setdefault(name, [0.0, 0.0])
             total[0] += float(value)
             total[1] += float(weight)
@@ -158,6 +159,11 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def _check_finite(name: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise RunError(f"{name} is {float(value)} at step {step}; stopped, the last good checkpoint is kept")
 
 
 def _pretty(values: dict[str, float]) -> str:

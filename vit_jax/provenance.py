@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -39,10 +40,13 @@ def recorded(workdir: epath.PathLike) -> Iterator[None]:
         raise
     finally:
         path = epath.Path(workdir) / "runs.jsonl"
-        if jax.process_index() == 0 and path.parent.exists():
+        if jax.process_index() == 0 and path.parent.is_dir():
             entry |= {"status": status, "seconds": round(time.monotonic() - start, 1)}
-            with path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            try:
+                with path.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+            except OSError as error:  # raised, it would hide what ended the run: on a full disk, why
+                logging.warning("cannot write %s: %s", path, error.strerror)
 
 
 def command() -> str:

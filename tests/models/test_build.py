@@ -1,8 +1,10 @@
-"""Names, overrides and their errors; importing the package loads nothing heavy."""
+"""Names, overrides and their errors; published parameter counts; importing the package loads nothing heavy."""
 
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import vit_jax
@@ -38,6 +40,38 @@ def test_variants(variant, num_layers, hidden_dim, mlp_dim, num_heads):
     )
     assert model.patch_size == (patch, patch)
     assert model.grid == (224 // patch, 224 // patch)
+
+
+# (224, 224) pixels and 1000 classes; ViT, Table 1, and AugReg, Table 1 (which prints the counts with a representation
+# layer). S/32 is S/16 with 768 more pixels a patch and 147 fewer positions.
+PUBLISHED = {
+    "Ti/16": 5_717_416,
+    "S/16": 22_050_664,
+    "S/32": 22_050_664 + (768 * 3 - 147) * 384,
+    "B/16": 86_567_656,
+    "B/32": 88_224_232,
+    "L/16": 304_326_632,
+    "L/32": 306_535_400,
+    "H/14": 632_045_800,
+}
+
+
+def count_parameters(variant, **fields):
+    model = build_model(f"vit:{variant}", **fields)
+    images = jnp.zeros((1, *model.input_shape))
+    logits, variables = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), images, train=False))
+    assert logits.shape == (1, 1000)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_parameter_counts(variant):
+    assert count_parameters(variant) == PUBLISHED[variant]
+
+
+@pytest.mark.parametrize(("variant", "width", "count"), [("Ti/16", 192, 5_754_472), ("S/16", 384, 22_198_504)])
+def test_parameter_counts_with_a_representation_layer(variant, width, count):
+    assert count_parameters(variant, representation_dim=width) == count
 
 
 def test_overrides_win_over_the_variant():

@@ -66,7 +66,8 @@ def test_mlp_drops_after_each_layer():
     layer = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
     variables = {"params": {"in": layer, "out": layer}}
     x = jnp.full((256, width), 100.0)  # where GELU is the identity, so that the whole MLP is
-    out = mlp.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)}) / 100
+    dropped = jax.jit(lambda key: mlp.apply(variables, x, train=True, rngs={"dropout": key}))(jax.random.key(0))
+    out = np.asarray(dropped) / 100
     np.testing.assert_allclose(np.unique(out), [0, (1 - rate) ** -2], rtol=1e-5)
     np.testing.assert_allclose((out > 0).mean(), (1 - rate) ** 2, atol=0.01)
     np.testing.assert_array_equal(mlp.apply(variables, x, train=False), x)
@@ -107,11 +108,12 @@ def test_both_branches_of_a_block_can_be_dropped(randomised):
     rngs = {"dropout": jax.random.key(0)}
     apply = jax.jit(lambda rate: block.apply({"params": params}, x, rate, train=True, rngs=rngs)[0])
     np.testing.assert_array_equal(apply(1.0), x)
-    np.testing.assert_allclose(apply(0.0), block.apply({"params": params}, x, train=False)[0], rtol=1e-5, atol=1e-5)
+    in_evaluation = jax.jit(lambda: block.apply({"params": params}, x, train=False)[0])()
+    np.testing.assert_allclose(apply(0.0), in_evaluation, rtol=1e-5, atol=1e-5)
 
 
 def stack(**fields):
-    return BlockStack(functools.partial(EncoderBlock, num_heads=2, mlp_dim=12, layer_scale_init=0.1), 3, **fields)
+    return BlockStack(functools.partial(EncoderBlock, num_heads=2, mlp_dim=12, layer_scale_init=0.1), 2, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +132,12 @@ def values_and_gradients(module, params, x):
     return jax.jit(run)(params, x)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"scan_layers": True},
-        {"remat": "full"},
-        {"remat": "dots"},
-        {"scan_layers": True, "remat": "full"},
-        {"scan_layers": True, "remat": "dots"},
-    ],
-    ids=str,
+scan_and_remat = pytest.mark.parametrize(
+    "fields", [{"scan_layers": True}, {"remat": "full"}, {"scan_layers": True, "remat": "dots"}], ids=str
 )
+
+
+@scan_and_remat
 def test_scan_and_remat_change_no_value_gradient_or_parameter(fields, unrolled):
     x, params, expected = unrolled
     module = stack(**fields)
@@ -160,7 +157,7 @@ def test_what_scan_and_remat_are_for(unrolled):
         return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general")
 
     assert products() < products(remat="dots") < products(remat="full")  # what the backward pass recomputes
-    assert 3 * products(scan_layers=True) == products()  # one block is compiled, not three
+    assert 2 * products(scan_layers=True) == products()  # one block is compiled, not two
 
 
 class Recorder(nn.Module):
@@ -174,9 +171,7 @@ class Recorder(nn.Module):
         return (i + 1, seen.at[i].set(jnp.stack([scale * rate, draw]))), None
 
 
-@pytest.mark.parametrize(
-    "fields", [{"scan_layers": True}, {"remat": "full"}, {"scan_layers": True, "remat": "dots"}], ids=str
-)
+@scan_and_remat
 def test_scan_and_remat_change_no_initial_value(fields):
     x = (jnp.int32(0), jnp.zeros((3, 2)))
     plain, other = (
@@ -203,15 +198,15 @@ def test_drop_path_rates_rise_linearly_as_in_timm(scan_layers, num_layers, rate)
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_capture(scan_layers, unrolled):
     x, params, (expected, _) = unrolled
-    names = ["tokens/0", "attention/2", "tokens/2", "no such name"]
+    names = ["tokens/0", "attention/1", "tokens/1", "no such name"]
     module = stack(scan_layers=scan_layers)
     out, captured = jax.jit(lambda p: module.apply({"params": p}, x, train=False, capture=names))(params)
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
     assert {name: value.shape for name, value in captured.items()} == {
         "tokens/0": (2, 5, 8),
-        "attention/2": (2, 2, 5, 5),
-        "tokens/2": (2, 5, 8),
+        "attention/1": (2, 2, 5, 5),
+        "tokens/1": (2, 5, 8),
     }
-    np.testing.assert_array_equal(captured["tokens/2"], out)
+    np.testing.assert_array_equal(captured["tokens/1"], out)
     assert np.abs(captured["tokens/0"] - out).max() > 0.01
-    np.testing.assert_allclose(captured["attention/2"].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(captured["attention/1"].sum(-1), 1, rtol=1e-5)

@@ -64,7 +64,7 @@ def test_score_agrees_with_the_loss_and_counts(kind):
     task = Classification(CLASSES, loss_name=kind)
     score = task.score({"label": LABELS, "id": np.arange(EXAMPLES), "logits": LOGITS.astype(np.float32)})
     np.testing.assert_allclose(score["loss"], loss_of(task, LOGITS, LABELS)[0].mean(), rtol=1e-5)
-    ranks = (LOGITS > LOGITS[np.arange(EXAMPLES), LABELS][:, None]).sum(-1)
+    ranks = (LOGITS[np.arange(EXAMPLES), LABELS][:, None] < LOGITS).sum(-1)
     assert score["top1"] == (ranks < 1).mean()
     assert score["top5"] == (ranks < 5).mean()
     assert score["examples"] == EXAMPLES

@@ -11,6 +11,7 @@ import argparse
 import json
 
 from vit_jax.commands import common
+from vit_jax.errors import UserError
 
 HELP = "score a checkpoint on a split"
 
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch_size must be at least 1, not {args.batch_size}")
     common.start_jax(args)
     import functools
 
@@ -36,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.data.sources import open_source
     from vit_jax.evaluate import evaluate
     from vit_jax.experiment import check_labels, load_run
-    from vit_jax.parallel import check_batch_size, make_parallel
+    from vit_jax.parallel import make_parallel
 
     run = load_run(args.checkpoint)
     data = run.config.data
@@ -51,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
     )
     check_labels(run.labels, source.labels, "the checkpoint", f"{source.name} {split}")
     batch_size = args.batch_size or run.config.eval_batch_size or run.config.batch_size
-    if args.batch_size is None:  # a run on more devices may have had a batch these do not divide
-        batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
-    check_batch_size(batch_size, 1, "eval_batch_size")
+    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()  # padding is never scored
 
     parallel = make_parallel("pmap")
     batches = eval_batches(

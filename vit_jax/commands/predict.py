@@ -7,9 +7,11 @@ python -m vit_jax predict runs/quickstart folder/ --contact_sheet=sheet.png
 
 import argparse
 import json
+import pathlib
 import sys
 
 from vit_jax.commands import common
+from vit_jax.errors import UserError
 
 HELP = "name what is in images: a table, JSON, a contact sheet"
 
@@ -25,16 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 1 if some image could not be read."""
+    if args.top < 1 or args.batch_size < 1:
+        raise UserError("--top and --batch_size must be at least 1")
+    if args.contact_sheet:
+        sheet = pathlib.Path(args.contact_sheet)
+        if sheet.suffix.lower() != ".png" or not sheet.parent.is_dir():
+            raise UserError(f"--contact_sheet {sheet}: give the name of a PNG, as sheet.png, in a folder that is there")
     common.start_jax(args)
     import numpy as np
 
-    from vit_jax.errors import UserError
     from vit_jax.experiment import load_run
     from vit_jax.plots import GREY, contact_sheet
     from vit_jax.predict import find_images, predict_images, read_images
 
-    if args.top < 1 or args.batch_size < 1:
-        raise UserError("--top and --batch_size must be at least 1")
     images, failed = read_images(find_images(args.images))
     run = load_run(args.checkpoint)
     probabilities = predict_images(run, list(images.values()), batch_size=args.batch_size)

@@ -1,0 +1,283 @@
+"""Every mistake ends with one line that names it, a status, no traceback, and nothing lost."""
+
+import contextlib
+import io
+import json
+import resource
+import shutil
+import subprocess
+
+import jax
+import pytest
+import tiny
+from matplotlib import pyplot  # noqa: F401  here, before HOME is another and its fonts would be searched for again
+from PIL import Image
+
+from vit_jax.__main__ import main
+
+NO_WARMUP = {"optimizer__schedule__warmup": "0 steps"}
+
+
+def ended(*arguments):
+    """Runs a command in this process; returns its status and the lines on stderr."""
+    err = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as left:  # argparse
+            status = left.code
+    return status, err.getvalue().splitlines()
+
+
+def refused(*arguments, status=2):
+    """Returns the one line on stderr of a command that must end with `status`."""
+    left, lines = ended(*arguments)
+    assert left == status, lines
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def refused_training(workdir, *arguments, status=2, **flags):
+    return refused(*tiny.command(workdir, *arguments, **flags)[3:], status=status)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    """The folder of the runs, their data and compiled programs."""
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def private_folders(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "XDG_CACHE_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        patch.chdir(tiny.ROOT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(shelf):
+    """A run on the digits, with checkpoints at 14 and at 20."""
+    workdir = shelf / "trained"
+    status, lines = ended(*tiny.command(workdir, duration="20 steps")[3:])
+    assert status == 0, lines
+    return workdir
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two classes of two images each."""
+    for label, colour in (("black", 0), ("white", 255)):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(2):
+            Image.new("L", (8, 8), colour).save(tmp_path / "images" / label / f"{index}.png")
+    return tmp_path / "images"
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        ([], "COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "--config=configs/quickstart.py"], "--workdir"),
+        (["train", "--config=configs/quickstart.py", "--workdir=w", "--batch=3"], "unknown option '--batch'"),
+        (["evaluate", "w", "--batch=3"], "--batch=3"),
+        (["evaluate", "w", "--batch_size=many"], "invalid int value: 'many'"),
+        (["evaluate", "w", "--batch_size=0"], "--batch_size must be at least 1, not 0"),
+        (["evaluate", "w", "--num_processes=2"], "--coordinator, --num_processes and --process_id go together"),
+        (["predict", "w", "i", "--topp=3"], "--topp=3"),
+        (["predict", "w", "i", "--top=0"], "--top and --batch_size must be at least 1"),
+        (["predict", "w", "i", "--contact_sheet=sheet.doc"], "--contact_sheet sheet.doc: give the name of a PNG"),
+        (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet nowhere/sheet.png"),
+        (["data", "info", "digits", "--fulll"], "--fulll"),
+    ],
+)
+def test_a_wrong_flag_or_command(arguments, culprit):
+    status, lines = ended(*arguments)
+    assert status == 2
+    assert culprit in lines[-1]
+    assert all(line.startswith(("usage:", " ")) for line in lines[:-1])
+
+
+# ---- config ----
+
+
+@pytest.mark.parametrize(
+    ("flags", "culprit"),
+    [
+        ({"batchsize": 3}, "unknown config key 'batchsize'; did you mean 'batch_size'?"),
+        ({"optimizer__b1": "two"}, "could not convert string to float: 'two'"),
+        ({"batch_size": 33, "accum_steps": 2}, "batch_size=33 does not divide over 1 devices x 2 accum_steps; try 32"),
+        ({"duration": "4"}, "config.duration='4' is no duration; write it as '90 epochs' or '10_000 steps'"),
+        ({"duration": "3 steps"}, "optimizer.schedule.warmup is 5 steps, the whole run 3"),
+        ({"model__name": "vit:Q/2"}, "config.model: unknown ViT variant 'Q/2'"),
+        ({"model__dtype": "float33"}, "unknown config.model.dtype 'float33'; did you mean 'float32'?"),
+        ({"model__dtype": "float64"}, "JAX_ENABLE_X64=1"),
+        ({"task__name": "clasification"}, "unknown config.task.name 'clasification'; did you mean 'classification'?"),
+        ({"task__loss": "softmx"}, "unknown config.task.loss 'softmx'; did you mean 'softmax'?"),
+        ({"optimizer__name": "adamm"}, "unknown optimizer.name 'adamm'; did you mean 'adamw'?"),
+        ({"optimizer__schedule__name": "cosin"}, "unknown optimizer.schedule.name 'cosin'; did you mean 'cosine'?"),
+        ({"optimizer__trainable": "nothing"}, "config.optimizer.trainable='nothing' matches no parameter"),
+        ({"parallel": "pmapp"}, "unknown config.parallel 'pmapp'; did you mean 'pmap'?"),
+        ({"data__name": "digitz"}, "unknown data set 'digitz'; did you mean 'digits'?"),
+        ({"data__train_split": "trian"}, "digits has no split 'trian'; did you mean 'train'?"),
+        ({"data__train_transforms": "flipp"}, "unknown transform 'flipp'; did you mean 'flip'?"),
+        ({"init_from": "nowhere"}, "no checkpoint in nowhere/checkpoints"),
+    ],
+)
+def test_a_wrong_config(shelf, tmp_path, flags, culprit):
+    line = refused_training(tmp_path / "run", data__data_dir=shelf / "data", **flags)
+    assert culprit in line
+    assert not (tmp_path / "run" / "checkpoints" / "1").exists()
+
+
+def test_a_batch_that_the_devices_do_not_divide(shelf, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    line = refused_training(shelf / "uneven", batch_size=100)
+    assert "config.batch_size=100 does not divide over 8 devices; try 96" in line
+    line = refused_training(shelf / "uneven_evaluation", eval_batch_size=12)
+    assert "config.eval_batch_size=12 does not divide over 8 devices; try 8" in line
+
+
+def test_a_workdir_of_another_config_is_left_as_it_was(trained):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != "runs.jsonl"}
+    line = refused_training(trained, duration="20 steps", model__hidden_dim=32, seed=3)
+    assert "model.hidden_dim: 16 -> 32; seed: 0 -> 3" in line
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_workdir_that_cannot_be_written(tmp_path, below):
+    (tmp_path / "file").write_text("in the way")
+    line = refused_training(tmp_path / "file" / below, data__data_dir=tmp_path / "data")
+    assert f"cannot write to the workdir {tmp_path / 'file' / below}" in line
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+# ---- data ----
+
+
+def from_folder(path):
+    return {"data__name": "folder", "data__path": path, "data__eval_split": "train", "duration": "1 steps"} | NO_WARMUP
+
+
+def test_a_folder_without_images(tmp_path):
+    (tmp_path / "empty").mkdir()
+    flags = from_folder(tmp_path / "empty")
+    assert f"{tmp_path}/empty has no sub-folders" in refused_training(tmp_path / "none", **flags)
+    (tmp_path / "empty" / "cat").mkdir()
+    assert f"{tmp_path}/empty has no images" in refused_training(tmp_path / "no_images", **flags)
+    flags = from_folder(tmp_path / "nowhere")
+    assert f"{tmp_path}/nowhere is not a folder" in refused_training(tmp_path / "no_folder", **flags)
+
+
+def test_strict_refuses_unreadable_images(folder, tmp_path):
+    (folder / "black" / "bad.png").write_bytes((folder / "black" / "0.png").read_bytes()[:40])
+    (folder / "white" / "text.png").write_text("no image")
+    line = refused_training(tmp_path / "run", data__strict="true", **from_folder(folder))
+    assert "2 unreadable files, the first black/bad.png (" in line
+
+
+# ---- evaluate and predict ----
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["predict"]])
+def test_a_workdir_without_a_checkpoint(command, tmp_path, folder):
+    images = [folder] if command == ["predict"] else []
+    line = refused(*command, tmp_path, *images)
+    assert f"no checkpoint in {tmp_path}/checkpoints" in line
+
+
+def test_a_checkpoint_that_is_not_there(trained):
+    line = refused("evaluate", trained / "checkpoints" / "3")
+    assert "no checkpoint of step 3 in" in line
+    assert line.endswith("there are [14, 20]")
+
+
+def test_labels_that_do_not_match(trained, folder):
+    line = refused("evaluate", trained, "--name=folder", f"--path={folder}", "--split=train")
+    assert "label names do not match: the checkpoint has 10 classes, folder train 2" in line
+    assert "only in folder train: ['black', 'white']" in line
+
+
+@pytest.mark.parametrize(("split", "culprit"), [("tset", "did you mean 'test'?"), ("test[", "test[")])
+def test_an_unknown_split(trained, split, culprit):
+    assert culprit in refused("evaluate", trained, f"--split={split}")
+
+
+def test_a_missing_image_and_a_folder_without(trained, tmp_path):
+    assert f"no file or folder {tmp_path}/no.png" in refused("predict", trained, tmp_path / "no.png")
+    assert f"no images in {tmp_path}" in refused("predict", trained, tmp_path)
+
+
+def test_an_unreadable_image_among_good_ones_is_skipped_and_the_status_says_so(trained, folder, capsys):
+    (folder / "black" / "bad.png").write_text("no image")
+    assert main(["predict", str(trained), str(folder), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["image"][-11:] for line in out.splitlines()] == [
+        f"{label}/{index}.png" for label in ("black", "white") for index in range(2)
+    ]
+    assert err == f"vit_jax: skipped {folder}/black/bad.png: not an image\n"
+
+
+def test_another_architecture_to_start_from(trained, shelf):
+    wider = refused_training(shelf / "wider", init_from=trained, model__hidden_dim=32)
+    assert "of shape (16,); this model's is (32,)" in wider
+    assert "init_from has" in wider
+    deeper = refused_training(shelf / "deeper", init_from=trained, model__num_layers=3)
+    assert "init_from has no parameter encoder/block_2/" in deeper
+
+
+# ---- runs that cannot go on ----
+
+
+def evaluates_at(workdir, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(workdir), "--json", "--split=test[:50]"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["examples"] == 50
+    assert 0 < result["loss"] < 10
+    return result["step"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(shelf, capsys):
+    explodes = {"name": "step", "boundaries": "('7 steps',)", "step_factor": 1e30, "warmup": "0 steps"}
+    flags = {f"optimizer__schedule__{name}": value for name, value in explodes.items()}
+    line = refused_training(shelf / "explodes", status=1, **flags)
+    assert "is nan at step 9; stopped, the last good checkpoint is kept" in line
+    assert evaluates_at(shelf / "explodes", capsys) == 7
+    last_run = json.loads((shelf / "explodes" / "runs.jsonl").read_text())
+    assert last_run["status"].startswith("RunError: ")
+
+
+def test_an_evaluation_that_is_not_finite_is_no_result(shelf):
+    flags = NO_WARMUP | {"optimizer__schedule__peak": 1e30, "optimizer__ema_decay": 0, "duration": "1 steps"}
+    line = refused_training(shelf / "no_result", status=1, **flags)
+    assert "eval loss is nan at step 1" in line
+    assert not list((shelf / "no_result" / "checkpoints").iterdir())
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_last_good_checkpoint(trained, capsys):
+    workdir = trained.parent / "full"
+    shutil.copytree(trained, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "20")
+    largest = max(path.stat().st_size for path in (workdir / "checkpoints").rglob("*"))
+    command = tiny.command(workdir, "--quiet", duration="20 steps", compilation_cache="")
+    process = subprocess.run(
+        command,
+        cwd=tiny.ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2,) * 2),
+    )
+    assert process.returncode == 1, process.stderr
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"vit_jax: cannot write a checkpoint to {workdir}/checkpoints: ")
+    assert line.endswith("kept: [14]")
+    assert evaluates_at(workdir, capsys) == 14
