@@ -1,11 +1,9 @@
 """A ViT of 0.2 M parameters on Fashion-MNIST's 60,000 images, within the hour on two cores."""
 
-from ml_collections import ConfigDict
-
-from vit_jax.config import default_config
+from vit_jax.config import Config, default_config
 
 
-def get_config(arg: str = "") -> ConfigDict:
+def get_config(arg: str = "") -> Config:
     config = default_config()
     config.batch_size = 128
     config.duration = "20 epochs"

@@ -4,12 +4,10 @@
 with drop path, at the fine-tuning rate of the ViT paper's Table 4 where the start is a trained model.
 """
 
-from ml_collections import ConfigDict
-
-from vit_jax.config import default_config
+from vit_jax.config import Config, default_config
 
 
-def get_config(arg: str = "") -> ConfigDict:
+def get_config(arg: str = "") -> Config:
     variant, _, size = (arg or "B/16,224").partition(",")
     config = default_config()
     config.batch_size = 64

@@ -30,6 +30,8 @@ FOLDER = {
     "batch_size": 6,
     "duration": "20 steps",
     "task__mixup_alpha": 0,
+    "model__num_layers": 1,
+    "model__dropout_rate": 0,
 }
 BARELY_MOVED = {"duration": "1 steps", "optimizer__schedule__peak": 1e-6, "optimizer__schedule__warmup": "0 steps"}
 
@@ -111,7 +113,7 @@ def in_a_process(*arguments):
 def test_help_and_import_load_nothing_heavy(arguments):
     _, imported = in_a_process(*arguments)
     assert "vit_jax" in imported
-    assert not imported & {"jax", "flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "numpy.random"}
+    assert not imported & {"jax", "flax", "tensorflow", "tensorflow_datasets", "grain", "matplotlib", "numpy"}
 
 
 def help_of(*arguments):
@@ -139,7 +141,7 @@ def test_help_names_every_command_flag_and_config_key():
 # ---- train ----
 
 
-def test_training_on_a_folder_says_what_it_does_and_writes_its_record(trained, images):
+def test_training_on_a_folder_says_what_it_does_and_writes_its_record(trained):
     workdir, printed = trained
     assert "folder: 18 training and 9 evaluation images, 3 classes" in printed
     assert "20 steps of 6 images" in printed
@@ -161,10 +163,8 @@ def test_the_files_that_are_skipped_are_listed(images):
 
 
 def test_quiet_prints_the_result_only(trained, images):
-    assert [line.split()[0] for line in train(trained[0], "--quiet", data__path=images, **FOLDER).splitlines()] == [
-        "test",
-        "pictures:",
-    ]
+    lines = train(trained[0], "--quiet", data__path=images, **FOLDER).splitlines()
+    assert [line.split()[0] for line in lines] == ["test", "pictures:"]
 
 
 def test_a_half_written_line_of_metrics_is_dropped_on_resuming(trained, images):
@@ -173,24 +173,18 @@ def test_a_half_written_line_of_metrics_is_dropped_on_resuming(trained, images):
     shutil.rmtree(workdir / "checkpoints" / "20")
     lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
     steps = [json.loads(line)["step"] for line in lines]
-    cut = steps.index(16)
+    cut = steps.index(16)  # two steps after the checkpoint at 14
     (workdir / "metrics.jsonl").write_text("".join(lines[:cut]) + lines[cut][:25])
     assert "resuming after step 14" in train(workdir, data__path=images, **FOLDER)
     assert tiny.rows(workdir) == tiny.rows(trained[0])
 
 
-def test_several_labels_an_image_are_learned_by_a_sigmoid_loss(tmp_path):
-    train(tmp_path / "sigmoid", task__loss="sigmoid", duration="2 steps", optimizer__schedule__warmup="0 steps")
-    rows = tiny.rows(tmp_path / "sigmoid")
-    assert 0 < rows[-1]["loss"] < 10 * np.log(2) + 1  # ten classes, each at first about as likely as not
-    (first,) = json.loads(run("predict", tmp_path / "sigmoid", tiny_png(tmp_path), "--json", "--top=1"))["predictions"]
-    assert 0 < first["probability"] < 1
-
-
-def tiny_png(folder):
-    path = folder / "grey.png"
-    Image.new("L", (8, 8), 128).save(path)
-    return path
+def test_a_sigmoid_loss_gives_each_class_a_probability_of_its_own(tmp_path, images):
+    workdir = tmp_path / "sigmoid"
+    train(workdir, data__path=images, **FOLDER | BARELY_MOVED | {"task__loss": "sigmoid"})
+    assert tiny.rows(workdir)[-1]["loss"] == pytest.approx(3 * np.log(2), abs=1e-3)  # a head from zero: even odds
+    row = json.loads(run("predict", workdir, images / "val" / "red" / "0.png", "--json"))
+    assert [guess["probability"] for guess in row["predictions"]] == pytest.approx([0.5] * 3, abs=1e-3)
 
 
 # ---- evaluate ----
@@ -215,10 +209,10 @@ def test_padding_never_changes_an_evaluation(workdir, batch_size):
 
 
 def test_any_split_and_any_folder_with_the_same_classes(workdir, images):
-    half = evaluate(workdir, "--split=train[:50%]")
-    assert (half["examples"], half["skipped"]) == ((TRAIN_SIZE + 2) // 2, 2) or half["examples"] < TRAIN_SIZE // 2 + 2
-    whole = evaluate(workdir, "--split=train")
+    first, second, whole = (evaluate(workdir, f"--split={split}") for split in ("train[:50%]", "train[50%:]", "train"))
     assert (whole["examples"], whole["skipped"]) == (TRAIN_SIZE, 2)
+    assert min(first["examples"], second["examples"]) >= TRAIN_SIZE // 2 - 1
+    assert first["examples"] + second["examples"] == TRAIN_SIZE
     elsewhere = evaluate(workdir, "--name=folder", f"--path={images / 'val'}", "--split=train")
     assert elsewhere["loss"] == evaluate(workdir)["loss"]
 

@@ -93,7 +93,7 @@ class Checkpoints:
                 continue
             for step in damaged:
                 self._set_aside(step)
-            return item.state, item.meta
+            return item["state"], item["meta"]
         if damaged:
             raise UserError(f"every checkpoint in {self.directory} is damaged: {damaged}; give another --workdir")
         return None
@@ -157,4 +157,5 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 200 else f"{line[:60]} ... {line[-120:]}"  # what failed, and the system's reason

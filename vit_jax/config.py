@@ -15,6 +15,8 @@ from ml_collections import ConfigDict, config_dict
 
 from vit_jax.errors import UserError, nearest
 
+Config = Any  # a ConfigDict, whose declared types say nothing of its keys
+
 
 class Key(NamedTuple):
     default: Any  # a type stands for an optional value of that type, None until it is set
@@ -127,12 +129,12 @@ SCHEMA = {
 }
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """Returns every key with its default, locked: a key that is not in the schema cannot be set."""
     return _defaults(SCHEMA).lock()
 
 
-def _defaults(schema: dict) -> ConfigDict:
+def _defaults(schema: dict) -> Config:
     def value(key):
         if isinstance(key, dict):
             return _defaults(key)
@@ -149,7 +151,7 @@ def keys(schema: dict = SCHEMA, prefix: str = "") -> dict[str, Key]:
     return flat
 
 
-def load_config(path_and_args: str, overrides: list[str]) -> ConfigDict:
+def load_config(path_and_args: str, overrides: list[str]) -> Config:
     """Loads `configs/FILE.py:ARGS` and applies `--config.key=value` overrides.
 
     Raises:
@@ -186,7 +188,7 @@ def load_config(path_and_args: str, overrides: list[str]) -> ConfigDict:
         raise
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """Returns `key: old -> new` for what differs between two configs and changes results."""
     known, was, now = keys(), flatten(old), flatten(new)
     return [
@@ -196,7 +198,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     """Returns a config or its JSON form flat, with tuples as lists, so that the two compare."""
     flat = {}
     for name, value in config.items():
@@ -207,7 +209,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def from_dict(saved: dict[str, Any]) -> ConfigDict:
+def from_dict(saved: dict[str, Any]) -> Config:
     """Rebuilds a config from its JSON form; keys that have since appeared take their defaults."""
     config = default_config()
     for name, value in flatten(saved).items():

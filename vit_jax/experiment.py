@@ -2,30 +2,29 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from etils import epath
-from ml_collections import ConfigDict
 
 from vit_jax import config as schema
 from vit_jax.checkpoint import load_checkpoint
+from vit_jax.config import Config
 from vit_jax.data import pipeline
 from vit_jax.data.sources import Source, open_source
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import UserError, nearest
 from vit_jax.models import build_model
-from vit_jax.tasks import Batch, Task
+from vit_jax.tasks import Task
 from vit_jax.tasks.classification import Classification
 
 PyTree = Any
 _DTYPES = ("float32", "bfloat16", "float64")
 
 
-def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
+def make_model(config: Config, num_classes: int) -> nn.Module:
     """Builds `config.model` for the images of `config.data`.
 
     Raises:
@@ -35,7 +34,7 @@ def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
     dtype = fields.pop("dtype")
     if dtype not in _DTYPES:
         raise UserError(f"unknown config.model.dtype {dtype!r}{nearest(dtype, _DTYPES)}")
-    if dtype == "float64" and not jax.config.jax_enable_x64:
+    if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError("config.model.dtype 'float64' needs the environment variable JAX_ENABLE_X64=1")
     dtype = jnp.dtype(dtype)
     shape = {"image_size": tuple(config.data.image_size), "in_channels": config.data.channels}
@@ -46,7 +45,7 @@ def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
         raise UserError(f"config.model: {error}") from error
 
 
-def make_task(config: ConfigDict, num_classes: int) -> Task:
+def make_task(config: Config, num_classes: int) -> Task:
     """Builds `config.task`.
 
     Raises:
@@ -69,13 +68,13 @@ class Data:
     eval: Source
     train_preprocessing: Preprocessing
     eval_preprocessing: Preprocessing
-    config: ConfigDict
+    config: Config
 
     @property
     def labels(self) -> tuple[str, ...]:
         return self.train.labels
 
-    def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+    def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches:
         """Yields this process's slice of the batches of updates `first_step + 1` to `last_step`."""
         return pipeline.train_batches(
             self.train,
@@ -88,7 +87,7 @@ class Data:
             **self._workers(),
         )
 
-    def eval_batches(self) -> Iterator[Batch]:
+    def eval_batches(self) -> pipeline.Batches:
         """Yields this process's slice of batches that hold every example of the evaluation split once."""
         batch_size = self.config.eval_batch_size or self.config.batch_size
         return pipeline.eval_batches(self.eval, self.eval_preprocessing, batch_size=batch_size, **self._workers())
@@ -102,7 +101,7 @@ class Data:
         }
 
 
-def open_data(config: ConfigDict) -> Data:
+def open_data(config: Config) -> Data:
     """Opens both splits of `config.data`.
 
     Raises:
@@ -143,11 +142,11 @@ class Run:
     task: Task
     labels: tuple[str, ...]
     preprocessing: Preprocessing
-    config: ConfigDict
+    config: Config
     step: int
 
 
-def describe(config: ConfigDict, labels: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, Any]:
+def describe(config: Config, labels: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, Any]:
     """Returns what a checkpoint holds beside arrays, as JSON: enough for `load_run`."""
     return {
         "config": json.loads(config.to_json()),

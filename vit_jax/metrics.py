@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from etils import epath
 from rich.console import Console
@@ -31,7 +32,8 @@ class Metrics:
         self.rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
         self._main = jax.process_index() == 0
         self._console = Console(stderr=False, quiet=quiet or not self._main, highlight=False, soft_wrap=True)
-        self._total_steps, self._board = total_steps, None
+        self._total_steps = total_steps
+        self._board: Any = None
         if self._main:
             self._rewrite()
             from tensorboardX import SummaryWriter
@@ -40,10 +42,10 @@ class Metrics:
             self._board = SummaryWriter(os.fspath(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
             console=self._console, disable=not self._console.is_terminal, transient=True,
         )  # fmt: skip
-        self._bar = self._progress.add_task("train", total=total_steps, completed=first_step, status="")
+        self._bar = self._progress.add_task("train", total=total_steps, completed=first_step)
         self._progress.start()
         self._started, self._first_step = time.monotonic(), first_step
 
@@ -71,8 +73,9 @@ class Metrics:
         """Prints a line above the progress bar."""
         self._console.print(message, markup=False)
 
-    def advance(self, step: int, status: str = "") -> None:
-        self._progress.update(self._bar, completed=step, status=status)
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        self._progress.update(self._bar, completed=step)
 
     def has(self, step: int, split: str) -> bool:
         return any(row["step"] == step and row["split"] == split for row in self.rows)
@@ -142,7 +145,7 @@ class Window:
         seconds = max(time.monotonic() - self._clock, 1e-9)
         means = {name: value / weight for name, (value, weight) in self.sums.items()}
         with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the accelerator is busy with the next step
-            rate = float(self._schedule(step - 1))
+            rate = np.asarray(self._schedule(step - 1)).item()
         timings = {"examples_per_second": self._examples / seconds, "input_wait": self._waited / seconds}
         self._metrics.write(step, "train", {**means, "learning_rate": rate, **timings})
         self.sums = {}

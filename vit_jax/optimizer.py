@@ -7,16 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from vit_jax.config import steps
+from vit_jax.config import Config, steps
 from vit_jax.errors import UserError, nearest
 
 Params = dict[str, Any]
 
 
 def make_optimizer(
-    config: ConfigDict, params: Params, *, total_steps: int, steps_per_epoch: float, hidden_dim: int
+    config: Config, params: Params, *, total_steps: int, steps_per_epoch: float, hidden_dim: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Builds the chain for `config.optimizer` and the schedule of its learning rate.
 
@@ -49,7 +48,7 @@ def make_optimizer(
     return tx, schedule
 
 
-def make_schedule(config: ConfigDict, *, total_steps: int, steps_per_epoch: float, hidden_dim: int) -> optax.Schedule:
+def make_schedule(config: Config, *, total_steps: int, steps_per_epoch: float, hidden_dim: int) -> optax.Schedule:
     """Returns the learning rate as a function of the step: linear warm-up from 0, then `config.name`.
 
     `rsqrt` is google-research/big_vision's; `noam` is Attention Is All You Need, equation 3, with step + 1 for step.

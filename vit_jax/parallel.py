@@ -156,7 +156,12 @@ class FullySharded:
         self._mesh = Mesh(np.array(jax.devices()), (_AXIS,))
 
     def compile(self, step):
-        return jax.jit(step, donate_argnums=0)
+        def sharded(state, batch):  # left to itself the compiler may return another sharding than it was given
+            state, sums = step(state, batch)
+            constrain = jax.lax.with_sharding_constraint
+            return jax.tree.map(lambda x: constrain(x, self._sharding(x.shape)), state), sums
+
+        return jax.jit(sharded, donate_argnums=0)
 
     def compile_predict(self, predict):
         return jax.jit(predict, out_shardings=NamedSharding(self._mesh, P(_AXIS)))

@@ -7,16 +7,16 @@ import json
 import time
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
-from ml_collections import ConfigDict
+from flax import struct
 
 from vit_jax import config as schema
 from vit_jax.checkpoint import Checkpoints, load_checkpoint
+from vit_jax.config import Config
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluate import evaluate
 from vit_jax.experiment import describe, make_model, make_task, open_data
@@ -30,8 +30,7 @@ from vit_jax.transfer import transfer
 PyTree = Any
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     step: jax.Array  # updates done
     params: PyTree
     opt_state: PyTree
@@ -108,7 +107,7 @@ class Plan:
     steps_per_epoch: float
 
 
-def make_plan(config: ConfigDict, num_examples: int) -> Plan:
+def make_plan(config: Config, num_examples: int) -> Plan:
     """Derives steps from the size of the training set, after all overrides.
 
     Raises:
@@ -130,7 +129,7 @@ def make_plan(config: ConfigDict, num_examples: int) -> Plan:
     )
 
 
-def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:
+def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:
     """Trains as `config` says, or goes on where `workdir` was left; returns the last evaluation.
 
     Writes `config.json`, `metrics.jsonl`, `checkpoints/` and `tensorboard/` into `workdir`.
@@ -140,13 +139,13 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike, *, quiet: bo
       Interrupted: SIGTERM or Ctrl-C came; the state was saved.
       RunError: A loss or gradient is not finite (nothing of that step is saved), or a checkpoint cannot be written.
     """
-    workdir = prepare_workdir(config, workdir)
     check_batch_size(config.batch_size, config.accum_steps)
     check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
     data, parallel = open_data(config), make_parallel(config.parallel)
     plan = make_plan(config, len(data.train))
     model, task = make_model(config, len(data.labels)), make_task(config, len(data.labels))
     state, tx, schedule = init_state(config, model, plan)
+    workdir = prepare_workdir(config, workdir)  # last, so that a mistake in the config leaves no workdir behind
 
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(every=plan.log_every))
@@ -198,7 +197,7 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike, *, quiet: bo
         if first_step and (first_step % plan.eval_every == 0 or first_step == plan.total):
             result = evaluate_now(first_step)  # the run was stopped between a step and its evaluation
         batches = data.train_batches(first_step, plan.total)
-        stack.callback(getattr(batches, "close", lambda: None))
+        stack.callback(batches.close)
         trace_first, trace_last = config.profile or (0, 0)
         window.clear_clock()
         for step in range(first_step + 1, plan.total + 1):
@@ -227,11 +226,11 @@ def train_and_evaluate(config: ConfigDict, workdir: epath.PathLike, *, quiet: bo
                 )
                 raise Interrupted(interrupts.signum, message)
         checkpoints.wait()
-    return result
+    return result or {}
 
 
 def init_state(
-    config: ConfigDict, model: nn.Module, plan: Plan
+    config: Config, model: nn.Module, plan: Plan
 ) -> tuple[TrainState, optax.GradientTransformation, optax.Schedule]:
     """Initialises parameters from `config.seed`, and builds the optimizer for them."""
     init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed))
@@ -264,7 +263,7 @@ def start_from(path: str, state: TrainState, labels: tuple[str, ...]) -> tuple[T
     return state.replace(params=params, ema=ema), [f"from {path}, step {meta['step']}: {line}" for line in report]
 
 
-def prepare_workdir(config: ConfigDict, workdir: epath.PathLike) -> epath.Path:
+def prepare_workdir(config: Config, workdir: epath.PathLike) -> epath.Path:
     """Creates the workdir with `config.json`, or checks that the one there is of this config.
 
     Raises:

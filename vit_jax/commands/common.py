@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Iterator
 
 
@@ -19,12 +20,20 @@ def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_j
 
     from vit_jax.parallel import initialize_distributed
 
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells of every save
+    # Orbax tells of every save, and tells of a failed one, which it raises as well, in pages from several threads
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    sys.unraisablehook = _unraisable
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache))
     initialize_distributed(
         *(getattr(args, name, None) for name in ("coordinator", "num_processes", "process_id")),
     )
+
+
+def _unraisable(what) -> None:
+    """Python's own hook, silent about the writes that Orbax leaves to TensorStore when another of them has failed."""
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 def progress(items: Iterable, total: int, description: str) -> Iterator:

@@ -56,7 +56,7 @@ def dot_product_attention(
     All kernels give the same values and gradients within the accuracy of the dtype:
     `reference` (plain einsum), `xla` and `cudnn` (`jax.nn`), `chunked`, `mosaic` and `triton` (`tokamax`:
     memory linear in the tokens; the extra `kernels`). `auto` is `xla`, the fastest for the
-    few hundred tokens of images. A query whose keys are all masked attends uniformly.
+    few hundred tokens of images (in float64 `reference`). A query whose keys are all masked attends uniformly.
 
     Args:
       mask: True where a query may attend; broadcasts to `(*batch, heads, queries, keys)`.

@@ -79,9 +79,11 @@ class Classification:
             return images, targets
         which, whether, beta_m, beta_c, box = jax.random.split(rng, 5)
         use_cutmix = jax.random.bernoulli(which, 0.5 if self.mixup_alpha else 1.0) & (self.cutmix_alpha > 0)
-        mixup = jax.random.beta(beta_m, *(self.mixup_alpha or 1.0,) * 2)
-        cut = jax.random.beta(beta_c, *(self.cutmix_alpha or 1.0,) * 2)
-        inside = _random_box(box, images.shape[1:3], 1.0 - cut)  # where the mirror shows
+        mixup, cut = (
+            jax.random.beta(key, alpha or 1.0, alpha or 1.0)
+            for key, alpha in ((beta_m, self.mixup_alpha), (beta_c, self.cutmix_alpha))
+        )
+        inside = _random_box(box, images.shape[1], images.shape[2], 1.0 - cut)  # where the mirror shows
         share = jnp.where(use_cutmix, inside[..., None].astype(images.dtype), 1.0 - mixup)
         share *= jax.random.bernoulli(whether, self.mix_probability)
         weight = share.mean()  # of the mirror: exact for a box cut off at the border
@@ -91,12 +93,13 @@ class Classification:
         )
 
 
-def _random_box(rng: jax.Array, size: tuple[int, int], area: jax.Array) -> jax.Array:
+def _random_box(rng: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
     """Returns a mask `(height, width)` of a box of that share of the area, its centre uniform, cut at the border."""
-    centre = jax.random.uniform(rng, (2,)) * jnp.asarray(size)
-    half = 0.5 * jnp.sqrt(area) * jnp.asarray(size)
+    size = jnp.asarray((height, width))
+    centre = jax.random.uniform(rng, (2,)) * size
+    half = 0.5 * jnp.sqrt(area) * size
     low, high = jnp.round(centre - half), jnp.round(centre + half)
-    rows, columns = jnp.arange(size[0])[:, None], jnp.arange(size[1])[None, :]
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     return (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])
 
 
