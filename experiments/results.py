@@ -8,6 +8,7 @@ import argparse
 import csv
 import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -50,7 +51,7 @@ def row_of(workdir: pathlib.Path) -> dict[str, object]:
         "jax": run["packages"]["jax"],
         "date": run["started"][:10],
         "commit": run["commit"],
-        "command": run["command"],
+        "command": re.sub(r" --(workdir|config\.data\.data_dir|config\.compilation_cache)=\S+", "", run["command"]),
     }
 
 
@@ -86,7 +87,7 @@ def table() -> str:
             f"| {float(row['top1']):.2%} | {row['examples']} (skipped {row['skipped']}) | {row['seed']} | {minutes} "
             f"| {row['hardware']}, JAX {row['jax']} | {row['commit']} |"
         )
-        commands.append(f"<sup>{number}</sup> `{row['command']}`  ")
+        commands.append(f"<sup>{number}</sup> `{row['command']} --workdir=DIR`  ")
     return "\n".join([*lines, "", *commands])
 
 

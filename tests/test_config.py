@@ -30,6 +30,26 @@ def test_every_config_loads_and_says_what_it_is(path):
     assert set(schema.flatten(config)) == set(schema.keys())
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_its_model_optimizer_and_preprocessing(path):
+    import jax
+
+    from vit_jax.data.transforms import Preprocessing
+    from vit_jax.experiment import make_model, make_task
+    from vit_jax.train import Plan, init_state
+
+    config = schema.load_config(str(path), [])
+    model, plan = (
+        make_model(config, 10),
+        Plan(total=10_000, eval_every=1, checkpoint_every=1, log_every=1, steps_per_epoch=50),
+    )
+    state = jax.eval_shape(lambda: init_state(config, model, plan)[0])
+    assert state.params["head"]["kernel"].shape == (model.hidden_dim, 10)
+    assert make_task(config, 10).num_classes == 10
+    for transforms in (config.data.train_transforms, config.data.eval_transforms):
+        Preprocessing(config.data.image_size, config.data.channels, transforms)
+
+
 def test_overrides_keep_the_type_of_the_key():
     config = schema.load_config(
         QUICKSTART,

@@ -43,7 +43,7 @@ def test_a_signal_saves_says_so_and_exits_conventionally(uninterrupted, signum, 
     assert_same_run(workdir, uninterrupted)
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_passed_over(uninterrupted):
+def test_damaged_and_half_written_checkpoints_are_named_and_passed_over(uninterrupted):
     workdir = uninterrupted.parent / "damaged"
     tiny.signal_at(tiny.start(workdir), "step 16/30 train", signal.SIGTERM)
     checkpoints = workdir / "checkpoints"
@@ -51,9 +51,11 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(uninterrupted):
     for file in (newest / "state").rglob("*"):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    (checkpoints / "21.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     output = tiny.finish(tiny.start(workdir))
     assert f"checkpoints/{newest.name} is damaged" in output
     assert (checkpoints / f"damaged_{newest.name}").exists()
+    assert "21.orbax-checkpoint-tmp is half-written" in output
     assert_same_run(workdir, uninterrupted)
 
 

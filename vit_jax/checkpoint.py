@@ -44,6 +44,9 @@ class Checkpoints:
             preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
         )
         self._best = best
+        for path in self.directory.iterdir() if self.directory.exists() else ():
+            if ".orbax-checkpoint-tmp" in path.name:  # the manager removes what an earlier process left unfinished
+                logging.warning("%s is half-written, passed over", path)
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:

@@ -3,7 +3,6 @@
 import datetime
 import importlib.metadata
 import json
-import logging
 import os
 import pathlib
 import platform
@@ -45,8 +44,9 @@ def recorded(workdir: epath.PathLike) -> Iterator[None]:
             try:
                 with path.open("a") as file:
                     file.write(json.dumps(entry) + "\n")
-            except OSError as error:  # raised, it would hide what ended the run: on a full disk, why
-                logging.warning("cannot write %s: %s", path, error.strerror)
+            except OSError:
+                if status == "finished":  # else it would hide what ended the run, which a full disk explains better
+                    raise
 
 
 def command() -> str:

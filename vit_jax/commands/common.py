@@ -1,6 +1,7 @@
 """What several commands share."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -20,8 +21,9 @@ def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_j
 
     from vit_jax.parallel import initialize_distributed
 
-    # Orbax tells of every save, and tells of a failed one, which it raises as well, in pages from several threads
+    # Orbax tells of every save; of a failed one, which it raises as well, it tells in pages, from several threads
     absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache))
