@@ -1,4 +1,10 @@
-"""A ViT of 0.2 M parameters on Fashion-MNIST's 60,000 images, within the hour on two cores."""
+"""A ViT of 0.2 M parameters on Fashion-MNIST.
+
+  python -m vit_jax data prepare fashion_mnist --path=DIR   # DIR holds the four idx files
+  python -m vit_jax train --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+90.73 % of the 10,000 test images with seed 0; 59 minutes on two CPU cores that had other work to do as well.
+"""
 
 from vit_jax.config import Config, default_config
 
