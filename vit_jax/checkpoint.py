@@ -7,6 +7,7 @@ preprocessing. A workdir holds them as `checkpoints/STEP/{state,meta}`.
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from vit_jax.errors import RunError, UserError
+from vit_jax.errors import RunError, UserError, nearest
 
 PyTree = Any
 _LOWER_IS_BETTER = ("loss",)
@@ -29,7 +30,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, *, keep_last: int = 2, keep_best: int = 1, best: str = "top1"):
-        self.directory = epath.Path(workdir) / "checkpoints"
+        self.directory = _absolute(workdir) / "checkpoints"
         policies: list[Any] = [keep.LatestN(max(keep_last, 1))]
         if keep_best:
             policies.append(
@@ -54,9 +55,10 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        ranked = metrics if metrics and self._best in metrics else None
+        if metrics and self._best not in metrics:
+            raise UserError(f"config.checkpoint.best={self._best!r}{nearest(self._best, metrics)}")
         with self._explained():
-            self._manager.save(step, args=args, metrics=ranked, force=True)
+            self._manager.save(step, args=args, metrics=metrics or None, force=True)
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk."""
@@ -113,6 +115,13 @@ class Checkpoints:
         self._manager.close()
 
 
+def saved_steps(workdir: epath.PathLike) -> list[int]:
+    """Returns the steps of a workdir's checkpoints, newest first, without looking whether they are whole."""
+    directory = _absolute(workdir) / "checkpoints"
+    names = [path.name for path in directory.iterdir()] if directory.exists() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
 def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
     """Reads parameters (the moving average where there is one) and meta of a workdir's newest whole checkpoint.
 
@@ -121,15 +130,11 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
     Raises:
       UserError: There is no checkpoint, or none is whole.
     """
-    workdir = epath.Path(workdir)
+    workdir = _absolute(workdir)
     if workdir.parent.name == "checkpoints" and workdir.name.isdigit():
         workdir, step = workdir.parent.parent, int(workdir.name)
     directory = workdir / "checkpoints"
-    steps = (
-        sorted((int(p.name) for p in directory.iterdir() if p.name.isdigit()), reverse=True)
-        if directory.exists()
-        else []
-    )
+    steps = saved_steps(workdir)
     if step is not None:
         if step not in steps:
             raise UserError(f"no checkpoint of step {step} in {directory}; there are {sorted(steps) or 'none'}")
@@ -157,6 +162,11 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
         except Exception as error:
             logging.warning("%s is damaged (%s), passed over", directory / str(step), _first_line(error))
     raise UserError(f"no whole checkpoint in {directory}: {steps} are damaged")
+
+
+def _absolute(path: epath.PathLike) -> epath.Path:
+    """Orbax takes absolute paths only; those with a scheme, as `gs://`, are."""
+    return epath.Path(path if "://" in str(path) else os.path.abspath(path))
 
 
 def _first_line(error: Exception) -> str:

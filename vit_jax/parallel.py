@@ -83,6 +83,8 @@ def make_parallel(name: str) -> Parallel:
 
 def check_batch_size(batch_size: int, accum_steps: int, key: str = "batch_size") -> None:
     """Raises UserError if a batch does not divide evenly over micro-batches and devices."""
+    if batch_size < 1 or accum_steps < 1:
+        raise UserError(f"config.{key}={batch_size} and config.accum_steps={accum_steps} must be at least 1")
     devices = jax.device_count()
     if batch_size % (devices * accum_steps):
         parts = f"{devices} devices" + (f" x {accum_steps} accum_steps" if accum_steps > 1 else "")

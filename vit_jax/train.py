@@ -15,7 +15,7 @@ from etils import epath
 from flax import struct
 
 from vit_jax import config as schema
-from vit_jax.checkpoint import Checkpoints, load_checkpoint
+from vit_jax.checkpoint import Checkpoints, load_checkpoint, saved_steps
 from vit_jax.config import Config
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluate import evaluate
@@ -83,7 +83,9 @@ def train_step(
     ema = state.ema
     if ema is not None:
         ema = jax.tree.map(lambda average, new: ema_decay * average + (1 - ema_decay) * new, ema, params)
+    # the norms, finite or not, also tell whether this update may be saved
     sums["gradient_norm"] = Sum(optax.tree.norm(gradients), jnp.float32(1))
+    sums["parameter_norm"] = Sum(optax.tree.norm(params), jnp.float32(1))
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), sums
 
 
@@ -118,6 +120,8 @@ def make_plan(config: Config, num_examples: int) -> Plan:
     def steps(key, value):
         return max(schema.steps(key, value, steps_per_epoch), 1)
 
+    if len(config.profile) not in (0, 2):
+        raise UserError(f"config.profile={config.profile} must be (first, last) steps")
     if not schema.steps("duration", config.duration, steps_per_epoch):
         raise UserError(f"config.duration={config.duration!r} is less than one step of {steps_per_epoch:.1f} an epoch")
     return Plan(
@@ -264,20 +268,19 @@ def start_from(path: str, state: TrainState, labels: tuple[str, ...]) -> tuple[T
 
 
 def prepare_workdir(config: Config, workdir: epath.PathLike) -> epath.Path:
-    """Creates the workdir with `config.json`, or checks that the one there is of this config.
+    """Creates the workdir with `config.json`; one that already holds checkpoints must be of this config.
 
     Raises:
       UserError: It cannot be written, or belongs to another config (the differences are named).
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
-    if path.exists():
-        if changed := schema.differences(json.loads(path.read_text()), config):
-            raise UserError(
-                f"{workdir} holds a run of another config ({'; '.join(changed)}): "
-                "undo the change or give another --workdir"
-            )
-    elif jax.process_index() == 0:
+    claimed = path.exists() and saved_steps(workdir)
+    if claimed and (changed := schema.differences(json.loads(path.read_text()), config)):
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(changed)}): undo the change or give another --workdir"
+        )
+    if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             path.write_text(config.to_json(indent=2) + "\n")

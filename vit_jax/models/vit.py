@@ -206,6 +206,8 @@ def build(variant: str, **overrides: Any) -> ViT:
     for field, known in choices.items():
         if getattr(model, field) not in known:
             raise ValueError(f"{field}={getattr(model, field)!r}: one of {', '.join(known)}")
+    if model.hidden_dim % model.num_heads:
+        raise ValueError(f"num_heads={model.num_heads} does not divide hidden_dim={model.hidden_dim}")
     if not all(model.patch_size) or not all(model.grid):
         raise ValueError(f"no patch of patch_size={model.patch_size} fits into image_size={model.image_size}")
     return model
