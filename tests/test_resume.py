@@ -18,7 +18,7 @@ def assert_same_run(workdir, reference, steps=30):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    tiny.finish(tiny.start(workdir))
+    tiny.finish(tiny.start(workdir, profile="(3, 5)"))
     return workdir
 
 
@@ -71,6 +71,10 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(uninterrupte
     assert process.returncode == 2
     assert "seed: 0 -> 7" in output
     assert "Traceback" not in output
+
+
+def test_a_trace_of_the_steps_asked_for_is_written(uninterrupted):
+    assert list((uninterrupted / "profile").rglob("*.xplane.pb"))
 
 
 def test_last_and_best_checkpoints_are_kept(uninterrupted):

@@ -3,8 +3,8 @@
 The same command resumes. Ctrl-C and SIGTERM save first.
 
   python -m vit_jax train --config=configs/quickstart.py --workdir=runs/quickstart
-  python -m vit_jax train --config=configs/finetune.py --workdir=runs/flowers \\
-      --config.data.name=folder --config.data.path=DIR --config.init_from=runs/pretrained
+  python -m vit_jax train --config=configs/folder.py --workdir=runs/flowers \\
+      --config.data.path=DIR --config.init_from=runs/pretrained
 """
 
 import argparse
