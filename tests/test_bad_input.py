@@ -13,6 +13,7 @@ from matplotlib import pyplot  # noqa: F401  here, before HOME is another and it
 from PIL import Image
 
 from vit_jax.__main__ import main
+from vit_jax.errors import RunError
 
 SMALLER = {"model__num_layers": 1, "model__dropout_rate": 0, "task__mixup_alpha": 0}
 NO_WARMUP = {"optimizer__schedule__warmup": "0 steps"}
@@ -223,7 +224,9 @@ def test_an_unreadable_image_among_good_ones_is_skipped_and_the_status_says_so(t
 
 
 def test_nothing_or_another_architecture_to_start_from(trained, shelf):
-    assert "no checkpoint in nowhere/checkpoints" in refused_training(shelf / "nothing", init_from="nowhere")
+    assert f"no checkpoint in {shelf}/nowhere/checkpoints" in refused_training(
+        shelf / "nothing", init_from=f"{shelf}/nowhere"
+    )
     wider = refused_training(shelf / "wider", init_from=trained, model__hidden_dim=32)
     assert "init_from has encoder/block_0/attention/key/bias of shape (4, 4); this model's is (4, 8)" in wider
     deeper = refused_training(shelf / "deeper", init_from=trained, model__num_layers=2)
@@ -246,17 +249,26 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     explodes = {"name": "step", "boundaries": "('7 steps',)", "step_factor": 1e30, "warmup": "0 steps"}
     flags = {f"optimizer__schedule__{name}": value for name, value in explodes.items()}
     line = refused_training(shelf / "explodes", status=1, **flags)
-    assert "is nan at step 9; stopped, the last good checkpoint is kept" in line
+    assert "at step 8; stopped, the last good checkpoint is kept" in line
     assert evaluates_at(shelf / "explodes", capsys) == 7
     last_run = json.loads((shelf / "explodes" / "runs.jsonl").read_text())
     assert last_run["status"].startswith("RunError: ")
 
 
-def test_an_evaluation_that_is_not_finite_is_no_result(shelf):
+def test_an_update_that_is_not_finite_is_not_saved(shelf):
     flags = NO_WARMUP | {"optimizer__schedule__peak": 1e30, "optimizer__ema_decay": 0, "duration": "1 steps"}
     line = refused_training(shelf / "no_result", status=1, **flags)
-    assert "eval loss is nan at step 1" in line
+    assert "parameter_norm is inf at step 1" in line
     assert not list((shelf / "no_result" / "checkpoints").iterdir())
+
+
+def test_an_evaluation_that_is_not_finite_is_no_result(tmp_path):
+    from vit_jax.metrics import Metrics
+
+    with contextlib.closing(Metrics(tmp_path, first_step=0, total_steps=3, quiet=True)) as metrics:
+        with pytest.raises(RunError, match="eval loss is nan at step 1"):
+            metrics.write(1, "eval", {"loss": float("nan"), "top1": 0.5})
+        assert metrics.last("eval") is None
 
 
 def test_a_full_disk_ends_the_run_with_one_line_and_the_last_good_checkpoint(trained, capsys):
