@@ -19,13 +19,12 @@ def evaluate(
     parallel: Parallel,
     *,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, float] | None:
     """Scores every example of the padded `batches` and says how many (`examples`); None if stopped in between.
 
     `predict` is compiled by `parallel`. Padding (mask 0) is dropped on the host, before anything is averaged.
     """
-    rows = predict_rows(predict, params, batches, parallel, stop=stop, progress=progress)
+    rows = predict_rows(predict, params, batches, parallel, stop=stop)
     return None if rows is None else task.score(rows)
 
 
@@ -36,24 +35,20 @@ def predict_rows(
     parallel: Parallel,
     *,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda examples: None,
 ) -> dict[str, np.ndarray] | None:
     """Returns what `predict` gives, with `label` and `id`, one row an example in the order of `id`."""
-    done, pending, scored = [], None, 0
+    done, pending = [], None
     for batch in batches:
         labels = {name: batch[name] for name in ("label", "id", "mask")}
         device_batch = parallel.put_batch(batch)
-        running = ({**predict(params, device_batch)}, {name: device_batch[name] for name in labels})
+        running = (predict(params, device_batch), {name: device_batch[name] for name in labels})
         if pending:  # fetched while the device works on the next batch
             done.append(_real_rows(parallel.gather(pending)))
-            scored += len(done[-1]["id"])
-            progress(scored)
         pending = running
         if stop():
             return None
     if pending:
         done.append(_real_rows(parallel.gather(pending)))
-        progress(scored + len(done[-1]["id"]))
     rows = {name: np.concatenate([rows[name] for rows in done]) for name in done[0]}
     order = np.argsort(rows["id"], kind="stable")
     return {name: values[order] for name, values in rows.items()}

@@ -1,7 +1,7 @@
 """Predictions for images that need not belong to any data set."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,11 +20,11 @@ def predict_images(
     images: Sequence[Image.Image],
     *,
     batch_size: int = 64,
-    progress: Callable[[int], None] = lambda done: None,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> np.ndarray:
     """Returns probabilities `(images, num_classes)`: softmax, or a sigmoid each for a sigmoid loss.
 
-    Images meet the checkpoint's own preprocessing.
+    Images meet the checkpoint's own preprocessing. `track` may show how far the batches are.
     """
     if not images:
         return np.zeros((0, len(run.labels)), np.float32)
@@ -32,11 +32,10 @@ def predict_images(
     predict = jax.jit(lambda params, batch: squash(run.task.predict(run.model, params, batch)["logits"]))
     batch_size = min(batch_size, len(images))
     done = []
-    for start in range(0, len(images), batch_size):
+    for start in track(range(0, len(images), batch_size)):
         batch = np.stack([run.preprocessing(image, None) for image in images[start : start + batch_size]])
         padding = [(0, batch_size - len(batch))] + [(0, 0)] * (batch.ndim - 1)  # one shape, one compilation
         done.append(np.asarray(predict(run.params, {"image": np.pad(batch, padding)}))[: len(batch)])
-        progress(start + len(batch))
     return np.concatenate(done)
 
 

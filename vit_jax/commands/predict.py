@@ -42,7 +42,12 @@ def run(args: argparse.Namespace) -> int:
 
     images, failed = read_images(find_images(args.images))
     run = load_run(args.checkpoint)
-    probabilities = predict_images(run, list(images.values()), batch_size=args.batch_size)
+    probabilities = predict_images(
+        run,
+        list(images.values()),
+        batch_size=args.batch_size,
+        track=lambda starts: common.progress(starts, len(starts), "predicting"),
+    )
     best = np.argsort(-probabilities, axis=-1, kind="stable")[:, : args.top]
     guesses = [[(run.labels[i], float(p[i])) for i in order] for p, order in zip(probabilities, best, strict=True)]
 
