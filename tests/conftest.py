@@ -1,6 +1,7 @@
 """Tests run on the CPU, and check the shape words in the signatures of the models against the arrays passed."""
 
 import os
+import pathlib
 
 import jaxtyping
 import pytest
@@ -21,3 +22,14 @@ def randomised():
         return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype), tree)
 
     return fill
+
+
+@pytest.fixture(scope="module")
+def own_home(tmp_path_factory):
+    """Commands run in this process, from the checkout, that touch nothing of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "XDG_CACHE_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        patch.chdir(pathlib.Path(__file__).parent.parent)
+        yield

@@ -17,6 +17,7 @@ from vit_jax.errors import RunError
 
 SMALLER = {"model__num_layers": 1, "model__dropout_rate": 0, "task__mixup_alpha": 0}
 NO_WARMUP = {"optimizer__schedule__warmup": "0 steps"}
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 def ended(*arguments):
@@ -46,16 +47,6 @@ def refused_training(workdir, *arguments, status=2, **flags):
 def shelf(tmp_path_factory):
     """The folder of the runs, their data and compiled programs."""
     return tmp_path_factory.mktemp("shelf")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def private_folders(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HOME", "XDG_CACHE_HOME"):
-            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
-        patch.delenv("TFDS_DATA_DIR", raising=False)
-        patch.chdir(tiny.ROOT)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ FOLDER = {
     "model__dropout_rate": 0,
 }
 BARELY_MOVED = {"duration": "1 steps", "optimizer__schedule__peak": 1e-6, "optimizer__schedule__warmup": "0 steps"}
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
 def run(*arguments):
@@ -59,16 +60,6 @@ def write_images(folder, count):
         for index in range(count):
             noise = np.random.default_rng(index).normal(0, 20, (9 + index, 12, 3))
             Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8)).save(folder / label / f"{index}.png")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def private_folders(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HOME", "XDG_CACHE_HOME"):
-            patch.setenv(name, str(tmp_path_factory.mktemp(name)))
-        patch.delenv("TFDS_DATA_DIR", raising=False)
-        patch.chdir(tiny.ROOT)
-        yield
 
 
 @pytest.fixture(scope="module")

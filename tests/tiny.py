@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-TIMINGS = ("examples_per_second", "input_wait", "seconds")
 # checkpoints fall between log lines and evaluations, so that a resume has to carry half a window of metrics
 FLAGS = {
     "duration": "30 steps",
@@ -70,6 +69,8 @@ def signal_at(process: subprocess.Popen, line: str, signum: int) -> tuple[int, s
 
 def rows(workdir: pathlib.Path) -> list[dict]:
     """Returns the rows of `metrics.jsonl` without timings."""
+    from vit_jax.metrics import TIMINGS
+
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]
 
