@@ -1,5 +1,7 @@
 """Fine-tuning from another run: positions resampled, head replaced, everything else the same or refused."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,23 @@ def test_another_resolution_resamples_positions_and_says_so():
     assert loaded["pos_embed"].shape == (6, 3, 8)
     np.testing.assert_allclose(loaded["pos_embed"], resample(jnp.asarray(source["pos_embed"]), (6, 3)), rtol=1e-5)
     assert any("4x4 -> 6x3" in line for line in report)
+
+
+def test_positions_of_rows_columns_and_layers_are_resampled_too():
+    fields: dict[str, Any] = {"pos_embed": "learned2d", "pos_embed_at": "every_layer"}
+    source, target = params(0, **fields), params(1, size=(12, 6), **fields)
+    loaded, report = transfer(source, target, source_labels=ABC, target_labels=ABC)
+    for old, new in zip(source["encoder"].values(), loaded["encoder"].values(), strict=True):
+        np.testing.assert_allclose(new["pos_embed_y"], resample(jnp.asarray(old["pos_embed_y"]), (6,)), rtol=1e-5)
+        np.testing.assert_allclose(new["pos_embed_x"], resample(jnp.asarray(old["pos_embed_x"]), (3,)), rtol=1e-5)
+        np.testing.assert_array_equal(new["cls_pos"], old["cls_pos"])
+    assert "encoder/block_1/pos_embed_y resampled: 4 -> 6" in report
+
+
+def test_relative_positions_fit_one_sequence_only():
+    source, target = (params(size=size, pos_embed="relative") for size in ((8, 8), (12, 6)))
+    with pytest.raises(UserError, match=r"relative_embed of shape \(33, 4\); this model's is \(37, 4\)"):
+        transfer(source, target, source_labels=ABC, target_labels=ABC)
 
 
 @pytest.mark.parametrize(

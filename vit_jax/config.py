@@ -32,8 +32,30 @@ MODEL = {
     "num_layers": Key(int, "blocks"),
     "num_heads": Key(int, "attention heads"),
     "pool": Key(str, "cls, gap or map"),
-    "pos_embed": Key(str, "learned, sincos2d or none"),
+    "pos_embed": Key(
+        str,
+        "of ViT: learned, learned2d, sincos2d, relative or none; of TNT: learned or none; "
+        "of TimeSformer: space_time, space or none",
+    ),
+    "pos_embed_at": Key(str, "of ViT: stem, every_layer or every_layer_shared (Table 8)"),
     "representation_dim": Key(int, "width of the tanh layer before the head"),
+    "resnet_stages": Key(tuple, "of a hybrid ViT: units of each ResNet stage before the patches"),
+    "resnet_width": Key(int, "of a hybrid ViT: channels of the ResNet's root"),
+    "resnet_flavour": Key(str, "of a hybrid ViT: google or timm"),
+    "inner_hidden_dim": Key(int, "of TNT: width of a word"),
+    "inner_mlp_dim": Key(int, "of TNT: width of the hidden layer in the MLP on words"),
+    "inner_num_heads": Key(int, "of TNT: attention heads among words"),
+    "num_words": Key(int, "of TNT: words of a patch"),
+    "tnt_layers": Key(tuple, "of TNT: layers, from 0, with an inner block; all if unset"),
+    "word_pos_embed": Key(str, "of TNT: learned or none"),
+    "squeeze_excitation": Key(bool, "of TNT: rescaled copies of the MLPs' outputs"),
+    "num_frames": Key(int, "of TimeSformer: frames of a clip"),
+    "attention_type": Key(
+        str,
+        "of TimeSformer: space_only, joint_space_time, divided_space_time, sparse_local_global or axial",
+    ),
+    "divided_order": Key(str, "of TimeSformer: time_first, space_first or parallel"),
+    "cls_in_temporal_attention": Key(bool, "of TimeSformer: the class token takes part in temporal attention"),
     "gelu": Key(str, "tanh or exact"),
     "qkv_bias": Key(bool, "bias in the query, key and value projections"),
     "norm_epsilon": Key(float, "of the layer norms"),
@@ -111,7 +133,10 @@ CHECKPOINT = {
 
 SCHEMA = {
     "seed": Key(0, "of initialisation, data order, augmentation and dropout"),
-    "init_from": Key(str, "workdir to take the parameters from: fine-tuning"),
+    "init_from": Key(
+        str, "workdir, or foreign weights (docs/checkpoints.md), to take the parameters from: fine-tuning"
+    ),
+    "init_image_size": Key(tuple, "(height, width) that init_from was trained with, if it does not say so itself"),
     "batch_size": Key(1024, "examples of one update, over all devices, processes and micro-batches"),
     "accum_steps": Key(1, "micro-batches of one update: less memory, the same update"),
     "duration": Key("300 epochs", "length of training"),

@@ -10,6 +10,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.positions import resample
 
 Params = dict[str, Any]
+ON_A_GRID = ("pos_embed", "pos_embed_x", "pos_embed_y", "time_embed")
 
 
 def transfer(
@@ -17,8 +18,8 @@ def transfer(
 ) -> tuple[Params, list[str]]:
     """Fills `target`, freshly initialised, from `source`; returns it with a report, a line for what was changed.
 
-    Positions are resampled to the target's grid (ViT, section 3.2). The head is kept if the class names are the
-    same, in the same order; otherwise the target's own (zero) stays, whatever its shape.
+    Positions are resampled to the target's grid (ViT, section 3.2), but relative ones. The head is kept if the class
+    names are the same, in the same order; otherwise the target's own (zero) stays, whatever its shape.
 
     Raises:
       UserError: Any other parameter is missing, extra or of another shape; it is named.
@@ -36,11 +37,12 @@ def transfer(
         if path not in theirs:
             raise UserError(f"init_from has no parameter {path}; is its model the same?")
         given = np.asarray(theirs[path])
-        if path == "pos_embed" and given.shape[:2] != value.shape[:2]:
-            report.append(
-                f"pos_embed resampled: {given.shape[0]}x{given.shape[1]} -> {value.shape[0]}x{value.shape[1]}"
-            )
-            given = np.asarray(resample(jnp.asarray(given), value.shape[:2]))
+        grid, width = value.shape[:-1], value.shape[-1:]
+        on_a_grid = path.rpartition("/")[2] in ON_A_GRID and given.ndim == value.ndim and given.shape[-1:] == width
+        if on_a_grid and given.shape[:-1] != grid:
+            old, new = ("x".join(map(str, sizes)) for sizes in (given.shape[:-1], grid))
+            report.append(f"{path} resampled: {old} -> {new}")
+            given = np.asarray(resample(jnp.asarray(given), grid))
         if given.shape != value.shape:
             raise UserError(f"init_from has {path} of shape {given.shape}; this model's is {tuple(value.shape)}")
         loaded[path] = given.astype(value.dtype)

@@ -207,6 +207,42 @@ def test_multi_head_attention_is_that_of_flax(kernel, qkv_bias, cross, randomise
         np.testing.assert_allclose(gradient, of_flax[layer][leaf], rtol=1e-5, atol=1e-5 * scale, err_msg=str(path))
 
 
+@pytest.mark.parametrize(("batch", "qkv_bias"), [((), True), ((2,), False), ((3, 2), True)])
+def test_keys_and_values_kept_from_before_are_those_of_the_tokens(batch, qkv_bias, randomised):
+    rng = np.random.default_rng(5)
+    x, memory = normal(rng, *batch, 5, 8), normal(rng, *batch, 7, 8)
+    layer = MultiHeadAttention(3, qk_head_dim=4, v_head_dim=2, qkv_bias=qkv_bias)
+    variables = randomised(jax.eval_shape(lambda: layer.init(jax.random.key(0), x, train=False)))
+    attend = functools.partial(layer.apply, variables, return_weights=True, train=False)
+
+    @jax.jit
+    def step(token, past, kept, position):
+        past = past.insert(layer.apply(variables, token, method="key_values"), position)
+        return attend(token, past, mask=jnp.arange(6) <= position), attend(token, kept), past
+
+    past = layer.apply(variables, *batch, 6, method="empty_key_values")
+    assert (past.key.shape, past.value.shape) == ((*batch, 6, 3, 4), (*batch, 6, 3, 2))
+    past = jax.tree.map(lambda leaf: leaf + 100, past)  # what is not filled yet is not looked at
+    kept = layer.apply(variables, memory, method="key_values")
+    causal, across = jax.jit(lambda: (attend(x, is_causal=True), attend(x, memory)))()
+    for i in range(5):
+        of_past, of_memory, past = step(x[..., i : i + 1, :], past, kept, i)
+        for (out, weights), (all_out, all_weights) in ((of_past, causal), (of_memory, across)):
+            np.testing.assert_allclose(out, all_out[..., i : i + 1, :], rtol=1e-5, atol=1e-5)
+            keys = all_weights.shape[-1]
+            np.testing.assert_allclose(weights[..., :keys], all_weights[..., i : i + 1, :], rtol=1e-5, atol=1e-5)
+
+
+def test_the_output_projection_needs_no_bias(randomised):
+    x, _ = cross_tokens()
+    layer = MultiHeadAttention(2, out_bias=False)
+    params = randomised(jax.eval_shape(lambda: layer.init(jax.random.key(0), x, train=False))["params"])
+    assert list(params["out"]) == ["kernel"]
+    with_bias = params | {"out": params["out"] | {"bias": jnp.zeros(8)}}
+    expected = MultiHeadAttention(2).apply({"params": with_bias}, x, train=False)[0]
+    np.testing.assert_array_equal(layer.apply({"params": params}, x, train=False)[0], expected)
+
+
 def test_initial_values_are_those_of_flax():
     x, _ = cross_tokens()
     flax = nn.MultiHeadDotProductAttention(2, kernel_init=nn.initializers.xavier_uniform())

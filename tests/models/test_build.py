@@ -9,7 +9,7 @@ import pytest
 
 import vit_jax
 from vit_jax.models import build_model
-from vit_jax.models.vit import ViT
+from vit_jax.models.vit import VARIANTS, ViT
 
 
 def test_a_name_is_a_family_and_a_variant():
@@ -54,6 +54,14 @@ PUBLISHED = {
     "L/32": 306_535_400,
     "H/14": 632_045_800,
 }
+# AugReg, Table 2, which counts a representation layer (6.4, 36.6 and 330.0 million with one); ViT, appendix B.1
+HYBRIDS = {
+    "R+Ti/16": (192, 6_374_760, (7, 7)),
+    "R26+S/32": (384, 36_579_752, (7, 7)),
+    "R26+B/32": (768, 101_974_568, (7, 7)),
+    "R50+B/16": (768, 99_249_704, (14, 14)),
+    "R50+L/32": (1024, 330_044_456, (7, 7)),
+}
 
 
 def count_parameters(variant, **fields):
@@ -72,6 +80,16 @@ def test_parameter_counts(variant):
 @pytest.mark.parametrize(("variant", "width", "count"), [("Ti/16", 192, 5_754_472), ("S/16", 384, 22_198_504)])
 def test_parameter_counts_with_a_representation_layer(variant, width, count):
     assert count_parameters(variant, representation_dim=width) == count
+
+
+@pytest.mark.parametrize("variant", HYBRIDS)
+def test_hybrids(variant):
+    hidden_dim, count, grid = HYBRIDS[variant]
+    model = build_model(f"vit:{variant}")
+    size = VARIANTS[variant.partition("+")[2].partition("/")[0]]
+    assert {field: getattr(model, field) for field in size} == size
+    assert (model.hidden_dim, model.grid) == (hidden_dim, grid)
+    assert count_parameters(variant, representation_dim=hidden_dim) == count
 
 
 def test_overrides_win_over_the_variant():
@@ -94,7 +112,22 @@ def test_overrides_win_over_the_variant():
         ("vit:B/16", {"zzz": 1}, r"no field 'zzz'; it has .*image_size, .*remat"),
         ("vit:B/16", {"parent": None}, r"no field 'parent'"),
         ("vit:B/16", {"pool": "mean"}, r"pool='mean': one of cls, gap, map"),
-        ("vit:B/16", {"pos_embed": "rope"}, r"pos_embed='rope': one of learned, sincos2d, none"),
+        ("vit:B/16", {"pos_embed": "rope"}, r"pos_embed='rope': one of learned, learned2d, sincos2d"),
+        (
+            "vit:B/16",
+            {"pos_embed_at": "layers"},
+            r"pos_embed_at='layers': one of stem, every_layer, every_layer_shared",
+        ),
+        (
+            "vit:B/16",
+            {"pos_embed": "relative", "pos_embed_at": "every_layer"},
+            r"pos_embed_at='every_layer': pos_embed='relative' adds nothing",
+        ),
+        ("vit:R50+B/8", {}, r"unknown ViT variant 'R50\+B/8': .* between \+ and /: R/16, R26/32, R50/16, R50/32"),
+        ("vit:R26+M/32", {}, r"unknown ViT variant 'R26\+M/32'"),
+        ("vit:R26+S/32", {"resnet_width": 48}, r"resnet_width=48: a multiple of 32"),
+        ("vit:R26+S/32", {"resnet_flavour": "torch"}, r"resnet_flavour='torch': one of google, timm"),
+        ("vit:R+Ti/16", {"image_size": (28, 64)}, r"no patch of patch_size=\(8, 8\) fits into image_size=\(28, 64\)"),
         ("vit:B/16", {"remat": "all"}, r"remat='all': one of none, full, dots"),
         ("vit:B/16", {"gelu": "erf"}, r"gelu='erf': one of tanh, exact"),
         ("vit:B/16", {"attention_kernel": "flash"}, r"attention_kernel='flash': one of auto, reference, xla"),

@@ -10,8 +10,9 @@ import pytest
 
 from vit_jax.models import build_model
 from vit_jax.models.positions import sincos2d
+from vit_jax.models.resnet import ResNet
 
-IMAGE, PATCH, HEADS, LAYERS = (8, 13), (4, 3), 2, 2  # a grid of 2 by 4, and a column of pixels left over
+IMAGE, PATCH, GRID, HEADS, LAYERS = (8, 13), (4, 3), (2, 4), 2, 2  # a column of pixels is left over
 
 
 def tiny(**fields):
@@ -53,35 +54,51 @@ def mlp(p, x, gelu):
     return gelu(x @ p["in"]["kernel"] + p["in"]["bias"]) @ p["out"]["kernel"] + p["out"]["bias"]
 
 
-def attention(p, x, y):
+def attention(p, x, y, relative=None):
     out, weights = p["out"]["bias"], []
     for head in range(HEADS):
         query, key, value = (
             tokens @ p[name]["kernel"][:, head] + (p[name]["bias"][head] if "bias" in p[name] else 0)
             for name, tokens in (("query", x), ("key", y), ("value", y))
         )
-        weight = np.exp(query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1]))
+        logits = query @ key.swapaxes(1, 2)
+        if relative is not None:
+            for q, k in np.ndindex(logits.shape[1:]):
+                logits[:, q, k] += query[:, q] @ relative[q - k + logits.shape[2] - 1]
+        weight = np.exp(logits / np.sqrt(query.shape[-1]))
         weight /= weight.sum(-1, keepdims=True)
         out = out + weight @ value @ p["out"]["kernel"][head]
         weights.append(weight)
     return out, np.stack(weights, axis=1)
 
 
-def numpy_vit(p, images, gelu=gelu_tanh, epsilon=1e-6):
+def positions_of(p):
+    """Of the parameters of a model, or of a block: (tokens, hidden_dim); 0 if they have none."""
+    if not {"pos_embed", "pos_embed_x"} & p.keys():
+        return 0
+    positions = [p["cls_pos"]]
+    for i, j in np.ndindex(*GRID):
+        positions.append(p["pos_embed"][i, j] if "pos_embed" in p else [*p["pos_embed_x"][j], *p["pos_embed_y"][i]])
+    return np.stack(positions)
+
+
+def numpy_vit(p, images, gelu=gelu_tanh, epsilon=1e-6, shared=False):
     """Logits, and all that can be captured, of a ViT that pools its class token."""
-    (ph, pw), (gh, gw) = PATCH, p["pos_embed"].shape[:2]
+    ph, pw = PATCH
     kernel = p["patch_embed"]["kernel"].reshape(ph * pw * 3, -1)
-    tokens = [np.broadcast_to(p["cls_token"] + p["cls_pos"], (len(images), kernel.shape[1]))]
-    for i in range(gh):
-        for j in range(gw):
-            patch = images[:, i * ph : (i + 1) * ph, j * pw : (j + 1) * pw].reshape(len(images), -1)
-            tokens.append(patch @ kernel + p["patch_embed"]["bias"] + p["pos_embed"][i, j])
+    tokens = [np.broadcast_to(p["cls_token"], (len(images), kernel.shape[1]))]
+    for i, j in np.ndindex(*GRID):
+        patch = images[:, i * ph : (i + 1) * ph, j * pw : (j + 1) * pw].reshape(len(images), -1)
+        tokens.append(patch @ kernel + p["patch_embed"]["bias"])
     x, captured = np.stack(tokens, axis=1), {}
+    if not shared:
+        x = x + positions_of(p)
     for i in range(LAYERS):
         block = p["encoder"][f"block_{i}"]
         attention_scale, mlp_scale = (block.get(f"{k}_scale", {"scale": 1})["scale"] for k in ("attention", "mlp"))
+        x = x + positions_of(p if shared else block)
         y = layer_norm(block["attention_norm"], x, epsilon)
-        y, captured[f"attention/{i}"] = attention(block["attention"], y, y)
+        y, captured[f"attention/{i}"] = attention(block["attention"], y, y, block.get("relative_embed"))
         x = x + attention_scale * y
         x = x + mlp_scale * mlp(block["mlp"], layer_norm(block["mlp_norm"], x, epsilon), gelu)
         captured[f"tokens/{i}"] = x
@@ -131,6 +148,12 @@ def test_sizes_pools_and_positions(pool, pos_embed, image_size, patch_size):
         {},
         {"representation_dim": 6, "gelu": "exact", "norm_epsilon": 0.1},
         {"qkv_bias": False, "layer_scale_init": 1e-4, "scan_layers": True, "attention_kernel": "reference"},
+        {"pos_embed": "learned2d"},
+        {"pos_embed_at": "every_layer"},
+        {"pos_embed": "learned2d", "pos_embed_at": "every_layer", "scan_layers": True},
+        {"pos_embed_at": "every_layer_shared", "scan_layers": True},
+        {"pos_embed": "learned2d", "pos_embed_at": "every_layer_shared"},
+        {"pos_embed": "relative", "scan_layers": True},
     ],
     ids=str,
 )
@@ -144,7 +167,8 @@ def test_the_whole_model_is_the_transcription(fields, randomised):
 
     gelu = gelu_exact if "gelu" in fields else gelu_tanh
     p = jax.tree.map(np.float64, params)
-    expected, expected_captured = numpy_vit(p, np.float64(images), gelu, fields.get("norm_epsilon", 1e-6))
+    shared = fields.get("pos_embed_at") == "every_layer_shared"
+    expected, expected_captured = numpy_vit(p, np.float64(images), gelu, fields.get("norm_epsilon", 1e-6), shared)
     np.testing.assert_allclose(logits_of(model, params, images), expected, rtol=1e-4, atol=1e-5)
 
     logits, captured = logits_of(model, params, images, capture=tuple(expected_captured))
@@ -189,14 +213,95 @@ def test_pooling_by_mean_and_by_attention(randomised):
     np.testing.assert_allclose(logits_of(gap, params, images), tokens.mean(axis=1), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("pos_embed", ["sincos2d", "none"])
-def test_fixed_positions_are_learned_ones_of_that_value(pos_embed, randomised):
-    model, images = tiny(pos_embed=pos_embed), some_images()
+@pytest.mark.parametrize(
+    ("pos_embed", "at"),
+    [("sincos2d", "stem"), ("none", "stem"), ("sincos2d", "every_layer"), ("sincos2d", "every_layer_shared")],
+)
+def test_fixed_positions_are_learned_ones_of_that_value(pos_embed, at, randomised):
+    model, images = tiny(pos_embed=pos_embed, pos_embed_at=at), some_images()
     params = randomised(shapes_of(model))
-    table = sincos2d((2, 4), 8) if pos_embed == "sincos2d" else jnp.zeros((2, 4, 8))
-    learned = params | {"pos_embed": table, "cls_pos": jnp.zeros(8)}
-    expected = logits_of(tiny(), learned, images)
+    table = sincos2d(GRID, 8) if pos_embed == "sincos2d" else jnp.zeros((*GRID, 8))
+    learned = {"pos_embed": table, "cls_pos": jnp.zeros(8)}
+    if at == "every_layer":
+        expected_params = params | {"encoder": {name: block | learned for name, block in params["encoder"].items()}}
+    else:
+        expected_params = params | learned
+    expected = logits_of(tiny(pos_embed_at=at), expected_params, images)
     np.testing.assert_allclose(logits_of(model, params, images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["cls", "gap"])
+@pytest.mark.parametrize("at", ["every_layer", "every_layer_shared"])
+@pytest.mark.parametrize("pos_embed", ["learned", "learned2d"])
+def test_where_positions_are_parameters(pos_embed, at, pool):
+    params = shapes_of(tiny(pos_embed=pos_embed, pos_embed_at=at, pool=pool))
+    grid = {"pos_embed": (*GRID, 8)} if pos_embed == "learned" else {"pos_embed_x": (4, 4), "pos_embed_y": (2, 4)}
+    expected = grid | ({"cls_pos": (8,)} if pool == "cls" else {})
+
+    def positions_in(tree):
+        return {name: leaf.shape for name, leaf in tree.items() if "pos" in name}
+
+    in_model, in_block = positions_in(params), positions_in(params["encoder"]["block_1"])
+    assert (in_model, in_block) == (({}, expected) if at == "every_layer" else (expected, {}))
+
+
+def test_relative_positions_belong_to_each_block():
+    for pool, tokens in (("cls", 9), ("gap", 8)):
+        params = shapes_of(tiny(pos_embed="relative", pool=pool))
+        assert {block["relative_embed"].shape for block in params["encoder"].values()} == {(2 * tokens - 1, 4)}
+        assert not {"pos_embed", "cls_pos"} & params.keys()
+
+
+def test_shared_positions_scanned_and_rematerialised_have_the_same_gradients(randomised):
+    images, target = some_images(), np.random.default_rng(1).standard_normal((3, 5))
+    params = randomised(shapes_of(tiny(pos_embed_at="every_layer_shared")))
+
+    def gradients(**how):
+        model = tiny(pos_embed_at="every_layer_shared", **how)
+        return jax.jit(jax.grad(lambda p: (model.apply({"params": p}, images, train=True) * target).sum()))(params)
+
+    got, expected = gradients(scan_layers=True, remat="full"), gradients()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, expected)
+
+
+def test_split_tokens(randomised):
+    images = some_images()
+    for pool in ("cls", "gap"):
+        model = tiny(pool=pool)
+        tokens = logits_of(model, randomised(shapes_of(model)), images, capture=("tokens/final",))[1]["tokens/final"]
+        first, patches = model.split_tokens(tokens)
+        assert patches.shape == (3, *GRID, 8)
+        np.testing.assert_array_equal(patches[:, 1, 2], tokens[:, (pool == "cls") + 6])
+        if pool == "cls":
+            np.testing.assert_array_equal(first, tokens[:, 0])
+        else:
+            assert first is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "image_size", "grid"),
+    [((), (33, 50), (9, 13)), ((1,), (32, 17), (8, 5)), ((1, 1), (33, 50), (5, 7)), ((1, 1, 1), (40, 65), (3, 5))],
+)
+def test_a_hybrid_is_a_vit_of_the_feature_map(stages, image_size, grid, randomised):
+    model = tiny(image_size=image_size, resnet_stages=stages, resnet_width=32, patch_size=(1, 1))
+    assert model.grid == grid
+    params = shapes_of(model)
+    assert params["pos_embed"].shape == (*grid, 8)
+    if stages != (1,):
+        return
+    params = randomised(params)
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((2, *image_size, 3)), jnp.float32)
+    features = jax.jit(ResNet(stages, 32).apply)({"params": params.pop("resnet")}, images)
+    plain = tiny(image_size=grid, in_channels=128, patch_size=(1, 1))
+    expected = logits_of(plain, params, features)
+    got = logits_of(model, params | {"resnet": randomised(shapes_of(model))["resnet"]}, images)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_of_a_feature_map():
+    model = tiny(image_size=(64, 50), resnet_stages=(), resnet_width=32, patch_size=(8, 3))
+    assert model.grid == (2, 4)  # of 16 by 13 places
+    assert shapes_of(model)["patch_embed"]["kernel"].shape == (8, 3, 32, 8)
 
 
 def test_without_positions_the_order_of_patches_is_lost(randomised):

@@ -7,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-FAMILIES = {"vit": "vit_jax.models.vit"}
+FAMILIES = {family: f"vit_jax.models.{family}" for family in ("transformer", "vit", "tnt", "timesformer")}
 
 
 def build_model(name: str, **overrides: Any) -> nn.Module:

@@ -12,15 +12,32 @@ from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
 
+# for the backward pass only their input is kept, not the three to five arrays of its size that cost more than the GELU
 GELU = {
-    "tanh": functools.partial(nn.gelu, approximate=True),  # google-research, Flax's default
-    "exact": functools.partial(nn.gelu, approximate=False),  # timm, Hugging Face, TNT, TimeSformer
+    "tanh": jax.checkpoint(functools.partial(nn.gelu, approximate=True)),  # google-research, Flax's default
+    "exact": jax.checkpoint(functools.partial(nn.gelu, approximate=False)),  # timm, Hugging Face, TNT, TimeSformer
 }
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+def check_choices(model: nn.Module, **choices: Collection[str]) -> None:
+    """Raises ValueError, with what is known, where a field is not one of its choices."""
+    for field, known in choices.items():
+        if getattr(model, field) not in known:
+            raise ValueError(f"{field}={getattr(model, field)!r}: one of {', '.join(known)}")
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """Initial values of torch's convolutions and linear layers, kernel and bias alike: uniform, +-1 / sqrt(fan_in)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init
 
 
 class PatchEmbed(nn.Module):
@@ -32,6 +49,8 @@ class PatchEmbed(nn.Module):
 
     patch_size: tuple[int, int]
     hidden_dim: int
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -42,10 +61,8 @@ class PatchEmbed(nn.Module):
         *batch, height, width, channels = images.shape
         ph, pw = self.patch_size
         gh, gw = height // ph, width // pw
-        kernel = self.param(
-            "kernel", nn.initializers.lecun_normal(), (ph, pw, channels, self.hidden_dim), self.param_dtype
-        )
-        bias = self.param("bias", nn.initializers.zeros, (self.hidden_dim,), self.param_dtype)
+        kernel = self.param("kernel", self.kernel_init, (ph, pw, channels, self.hidden_dim), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.hidden_dim,), self.param_dtype)
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         patches = images[..., : gh * ph, : gw * pw, :].reshape(*batch, gh, ph, gw, pw, channels)
         patches = jnp.moveaxis(patches, -4, -3).reshape(*batch, gh, gw, ph * pw * channels)
@@ -58,6 +75,8 @@ class MLP(nn.Module):
     mlp_dim: int
     gelu: str = "tanh"
     dropout_rate: float = 0.0
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    bias_init: Callable = nn.initializers.normal(1e-6)
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -67,8 +86,8 @@ class MLP(nn.Module):
             nn.Dense,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            bias_init=nn.initializers.normal(1e-6),
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
         )
         hidden = GELU[self.gelu](dense(self.mlp_dim, name="in")(x))
         hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)
@@ -114,6 +133,8 @@ class EncoderBlock(nn.Module):
       dropout_rate: After the attention's output projection and in the MLP.
       layer_scale_init: Initial scale of the residual branches; None for none.
       norm_epsilon: Of the layer norms; they and the softmax compute in float32.
+      mlp_gate: Makes a module, from `name`, whose output for that of the MLP is added to it; None for none.
+      kernel_init, bias_init: Of attention and MLP, and of the MLP.
     """
 
     num_heads: int
@@ -124,6 +145,9 @@ class EncoderBlock(nn.Module):
     attention_dropout_rate: float = 0.0
     layer_scale_init: float | None = None
     norm_epsilon: float = 1e-6
+    mlp_gate: Callable[..., nn.Module] | None = None
+    kernel_init: Callable = nn.initializers.xavier_uniform()
+    bias_init: Callable = nn.initializers.normal(1e-6)
     attention_kernel: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -135,6 +159,7 @@ class EncoderBlock(nn.Module):
         drop_path_rate: float | Float[Array, ""] = 0.0,
         *,
         mask: Bool[Array, "*mask"] | None = None,
+        relative: Float[Array, "tokens tokens head_dim"] | None = None,
         return_weights: bool = False,
         train: bool,
     ) -> tuple[Float[Array, "batch tokens hidden_dim"], Float[Array, "batch heads tokens tokens"] | None]:
@@ -147,14 +172,18 @@ class EncoderBlock(nn.Module):
             qkv_bias=self.qkv_bias,
             dropout_rate=self.attention_dropout_rate,
             kernel=self.attention_kernel,
+            kernel_init=self.kernel_init,
             name="attention",
             **types,
-        )(norm(name="attention_norm")(x), mask=mask, return_weights=return_weights, train=train)
+        )(norm(name="attention_norm")(x), mask=mask, relative=relative, return_weights=return_weights, train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
         x = x + DropPath()(scale(name="attention_scale")(y), drop_path_rate, train=train)
 
-        mlp = MLP(self.mlp_dim, self.gelu, self.dropout_rate, name="mlp", **types)
+        inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
+        mlp = MLP(self.mlp_dim, self.gelu, self.dropout_rate, **inits, name="mlp", **types)
         y = mlp(norm(name="mlp_norm")(x), train=train)
+        if self.mlp_gate is not None:
+            y = y + self.mlp_gate(name="mlp_gate")(y)
         x = x + DropPath()(scale(name="mlp_scale")(y), drop_path_rate, train=train)
         return x, weights
 
@@ -167,13 +196,14 @@ class BlockStack(nn.Module):
 
     Attributes:
       block: Makes a block from `name` or `parent`; called as
-        `block(x, drop_path_rate, return_weights=..., train=...) -> (x, weights)`, `x` any pytree.
+        `block(x, drop_path_rate, return_weights=..., train=...) -> (x, weights)`, both any pytree. Blocks that
+        differ are given as a tuple, one a layer, and are never scanned.
       drop_path_rate: Of the last block; the rate rises linearly from 0 at the first.
       scan_layers: Compile one block instead of `num_layers`. Capturing runs the unrolled blocks.
       remat: `none`; `full` recomputes each block in the backward pass; `dots` keeps its matrix products.
     """
 
-    block: Callable[..., nn.Module]
+    block: Callable[..., nn.Module] | tuple[Callable[..., nn.Module], ...]
     num_layers: int
     drop_path_rate: float = 0.0
     scan_layers: bool = False
@@ -184,25 +214,26 @@ class BlockStack(nn.Module):
         """Returns the output, and of layer i `tokens/i` (its output) and `attention/i` as named in `capture`."""
         ramp = self.drop_path_rate / max(self.num_layers - 1, 1)
         rates = [ramp * i for i in range(self.num_layers)]
-        if self.scan_layers and not capture and not self.is_initializing():
-            return self._scan(x, rates, train), {}
+        if self.scan_layers and callable(self.block) and not capture and not self.is_initializing():
+            return self._scan(self.block, x, rates, train), {}
 
         captured = {}
-        for i, rate in enumerate(rates):
+        blocks = (self.block,) * self.num_layers if callable(self.block) else self.block
+        for i, (block, rate) in enumerate(zip(blocks, rates, strict=True)):
 
             def call(block, x, i=i, rate=rate):
                 return block(x, rate, return_weights=f"attention/{i}" in capture, train=train)
 
             if self.remat != "none":
                 call = nn.remat(call, policy=REMAT[self.remat])
-            x, weights = call(self.block(name=f"block_{i}"), x)
+            x, weights = call(block(name=f"block_{i}"), x)
             captured |= {f"attention/{i}": weights, f"tokens/{i}": x}
         return x, {name: captured[name] for name in capture if name in captured}
 
-    def _scan(self, x: Any, rates: list[float], train: bool) -> Any:
+    def _scan(self, make_block: Callable[..., nn.Module], x: Any, rates: list[float], train: bool) -> Any:
         blocks = [self.variables["params"][f"block_{i}"] for i in range(self.num_layers)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-        block = self.block(parent=None)
+        block = make_block(parent=None)
         # a model without dropout trains without a "dropout" rng, as it does unrolled
         has_rng = train and self.has_rng("dropout")
         rngs = jax.random.split(self.make_rng("dropout"), self.num_layers) if has_rng else None

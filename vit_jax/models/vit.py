@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import KERNELS, MultiHeadAttention
-from vit_jax.models.layers import GELU, MLP, REMAT, BlockStack, EncoderBlock, PatchEmbed
-from vit_jax.models.positions import sincos2d
+from vit_jax.models.layers import GELU, MLP, REMAT, BlockStack, EncoderBlock, PatchEmbed, check_choices
+from vit_jax.models.positions import relative_positions, token_positions
+from vit_jax.models.resnet import FLAVOURS, GROUPS, HYBRIDS, ResNet, stride_of
 
 # Table 1; Ti and S from AugReg (arXiv:2106.10270), Table 1
 VARIANTS = {
@@ -21,7 +22,41 @@ VARIANTS = {
     "H": {"num_layers": 32, "hidden_dim": 1280, "mlp_dim": 5120, "num_heads": 16},
 }
 POOLS = ("cls", "gap", "map")
-POSITIONS = ("learned", "sincos2d", "none")
+POSITIONS = ("learned", "learned2d", "sincos2d", "relative", "none")
+POSITIONS_AT = ("stem", "every_layer", "every_layer_shared")
+
+
+class PositionedBlock(EncoderBlock):
+    """A block with positions of its own: added to its inputs (see `token_positions`), or relative, in its attention.
+
+    Attributes:
+      grid, has_class_token: What the tokens are.
+    """
+
+    pos_embed: str = "learned"
+    grid: tuple[int, int] = (14, 14)
+    has_class_token: bool = True
+
+    @nn.compact
+    def __call__(self, x, drop_path_rate=0.0, **arguments):
+        *_, num_tokens, hidden_dim = x.shape
+        relative = None
+        if self.pos_embed == "relative":
+            relative = relative_positions(self.param, num_tokens, hidden_dim // self.num_heads, self.param_dtype)
+        else:
+            sizes = (self.grid, hidden_dim, self.has_class_token)
+            x = x + token_positions(self.param, self.pos_embed, *sizes, self.param_dtype).astype(x.dtype)
+        return super().__call__(x, drop_path_rate, relative=relative, **arguments)
+
+
+class SharedPositionsBlock(EncoderBlock):
+    """A block of (tokens, positions) that adds the positions to the tokens, and passes them on."""
+
+    @nn.compact
+    def __call__(self, x, drop_path_rate=0.0, **arguments):
+        tokens, positions = x
+        tokens, weights = super().__call__(tokens + positions, drop_path_rate, **arguments)
+        return (tokens, positions), weights
 
 
 class AttentionPool(nn.Module):
@@ -45,7 +80,11 @@ class AttentionPool(nn.Module):
 
 
 class ViT(nn.Module):
-    """Vision Transformer for images of any size, square or not.
+    """Vision Transformer for images of any size, square or not; hybrid with `resnet_stages`.
+
+    The fields also give the simpler baseline of Better plain ViT baselines (arXiv:2205.01580): `pool="gap"`,
+    `pos_embed="sincos2d"`, `representation_dim=hidden_dim`, as big_vision's; and DeiT (arXiv:2012.12877), without its
+    distillation token: `gelu="exact"`.
 
     Initialised as google-research/vision_transformer: truncated-normal (LeCun) patches, Xavier-uniform kernels,
     MLP biases N(0, 1e-6), positions N(0, 0.02), class token and head zero. The paper says no more than that the
@@ -54,10 +93,14 @@ class ViT(nn.Module):
 
     Attributes:
       num_classes: Width of the logits; None returns the pooled features instead.
-      image_size, patch_size: (height, width) in pixels.
+      image_size, patch_size: (height, width) in pixels; of a hybrid, patches are of its feature map.
       pool: `cls` (class token), `gap` (mean of the patches, no class token), `map` (attention pooling, no class token).
-      pos_embed: `learned`, `sincos2d` (fixed; with the class token left without) or `none`.
+      pos_embed: `none`, `learned` (the paper's 1-D), `learned2d`, `sincos2d` (see `token_positions`), or `relative`:
+        offsets that each block's attention learns, shared by its heads (see `relative_positions`).
+      pos_embed_at: Where positions are added (Table 8): after the `stem`; to the inputs of `every_layer`, each having
+        its own; `every_layer_shared`, the same in each. Then none are added after the stem.
       representation_dim: Width of a tanh layer before the head (used in pre-training); None for none.
+      resnet_stages, resnet_width, resnet_flavour: Of a hybrid's stem, see `ResNet`; patches of pixels if None.
       gelu: `tanh` (google-research) or `exact` (timm, Hugging Face).
       head_bias_init: Initial bias of the head; -10 suits the sigmoid loss of multi-label pre-training.
       drop_path_rate, scan_layers, remat: See `BlockStack`.
@@ -75,7 +118,11 @@ class ViT(nn.Module):
     num_heads: int = 12
     pool: str = "cls"
     pos_embed: str = "learned"
+    pos_embed_at: str = "stem"
     representation_dim: int | None = None
+    resnet_stages: tuple[int, ...] | None = None
+    resnet_width: int = 64
+    resnet_flavour: str = "google"
     gelu: str = "tanh"
     qkv_bias: bool = True
     norm_epsilon: float = 1e-6
@@ -93,7 +140,9 @@ class ViT(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """Patches down and across."""
-        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+        stride = 1 if self.resnet_stages is None else stride_of(self.resnet_stages)
+        height, width = (-(-size // stride) for size in self.image_size)
+        return height // self.patch_size[0], width // self.patch_size[1]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -122,28 +171,21 @@ class ViT(nn.Module):
                 f"images of shape {images.shape[1:]} given to a model built for {self.input_shape}: build it with "
                 "image_size= and in_channels=, and resample its positions"
             )
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = PatchEmbed(self.patch_size, self.hidden_dim, name="patch_embed", **types)(images)
-        x = self._add_positions(x).reshape(x.shape[0], -1, self.hidden_dim)
-        if self.pool == "cls":
-            x = self._prepend_class_token(x)
+        positions = self._positions()
+        x = self._tokens(images)
+        if positions is not None and self.pos_embed_at == "stem":
+            x = x + positions.astype(x.dtype)
         x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)
 
-        block = functools.partial(
-            EncoderBlock,
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            gelu=self.gelu,
-            qkv_bias=self.qkv_bias,
-            dropout_rate=self.dropout_rate,
-            attention_dropout_rate=self.attention_dropout_rate,
-            layer_scale_init=self.layer_scale_init,
-            norm_epsilon=self.norm_epsilon,
-            attention_kernel=self.attention_kernel,
-            **types,
+        stack = BlockStack(
+            self._block(), self.num_layers, self.drop_path_rate, self.scan_layers, self.remat, name="encoder"
         )
-        stack = BlockStack(block, self.num_layers, self.drop_path_rate, self.scan_layers, self.remat, name="encoder")
-        x, captured = stack(x, train=train, capture=capture)
+        if self.pos_embed_at == "every_layer_shared" and positions is not None:
+            (x, _), captured = stack((x, positions.astype(x.dtype)), train=train, capture=capture)
+            captured = {name: out[0] if name.startswith("tokens/") else out for name, out in captured.items()}
+        else:
+            x, captured = stack(x, train=train, capture=capture)
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = nn.LayerNorm(epsilon=self.norm_epsilon, name="norm", **types)(x)
         pooled = self._pool(x, train=train)
         logits = self._head(pooled)
@@ -153,22 +195,57 @@ class ViT(nn.Module):
             raise ValueError(f"capture names {sorted(unknown)}; layers are 0 to {self.num_layers - 1}")
         return (logits, {name: captured[name] for name in capture}) if capture else logits
 
-    def _add_positions(self, x):
-        if self.pos_embed == "none":
-            return x
-        if self.pos_embed == "learned":
-            shape = (*self.grid, self.hidden_dim)
-            positions = self.param("pos_embed", nn.initializers.normal(0.02), shape, self.param_dtype)
-        else:
-            positions = sincos2d(self.grid, self.hidden_dim)
-        return x + positions.astype(x.dtype)
+    def split_tokens(
+        self, tokens: Float[Array, "batch tokens hidden_dim"]
+    ) -> tuple[Float[Array, "batch hidden_dim"] | None, Float[Array, "batch grid_height grid_width hidden_dim"]]:
+        """Splits tokens of any layer into the class token, or None, and the patches on their grid."""
+        first = int(self.pool == "cls")
+        patches = tokens[:, first:].reshape(len(tokens), *self.grid, -1)
+        return tokens[:, 0] if first else None, patches
 
-    def _prepend_class_token(self, x):
+    def _positions(self):
+        """Positions that belong to the model, not to its blocks: (tokens, hidden_dim)."""
+        if self.pos_embed in ("relative", "none") or self.pos_embed_at == "every_layer":
+            return None
+        sizes = (self.grid, self.hidden_dim, self.pool == "cls")
+        return token_positions(self.param, self.pos_embed, *sizes, self.param_dtype)
+
+    def _tokens(self, images):
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = images
+        if self.resnet_stages is not None:
+            x = ResNet(self.resnet_stages, self.resnet_width, self.resnet_flavour, name="resnet", **types)(x)
+        x = PatchEmbed(self.patch_size, self.hidden_dim, name="patch_embed", **types)(x)
+        x = x.reshape(len(x), -1, self.hidden_dim)
+        if self.pool != "cls":
+            return x
         token = self.param("cls_token", nn.initializers.zeros, (self.hidden_dim,), self.param_dtype)
-        if self.pos_embed == "learned":
-            token += self.param("cls_pos", nn.initializers.normal(0.02), (self.hidden_dim,), self.param_dtype)
-        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.hidden_dim))
+        token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.hidden_dim))
         return jnp.concatenate([token, x], axis=1)
+
+    def _block(self):
+        """Returns what makes a block."""
+        block = EncoderBlock
+        if self.pos_embed == "relative" or (self.pos_embed != "none" and self.pos_embed_at == "every_layer"):
+            block = functools.partial(
+                PositionedBlock, pos_embed=self.pos_embed, grid=self.grid, has_class_token=self.pool == "cls"
+            )
+        elif self.pos_embed_at == "every_layer_shared":
+            block = SharedPositionsBlock
+        return functools.partial(
+            block,
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            gelu=self.gelu,
+            qkv_bias=self.qkv_bias,
+            dropout_rate=self.dropout_rate,
+            attention_dropout_rate=self.attention_dropout_rate,
+            layer_scale_init=self.layer_scale_init,
+            norm_epsilon=self.norm_epsilon,
+            attention_kernel=self.attention_kernel,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
 
     def _pool(self, x, *, train):
         if self.pool == "cls":
@@ -197,17 +274,25 @@ class ViT(nn.Module):
 
 
 def build(variant: str, **overrides: Any) -> ViT:
-    """Builds `Ti/16`, `S/32`, `B/16`, `H/14`, ...: a size of `VARIANTS`, and a patch size in pixels."""
-    size, _, patch = variant.partition("/")
-    if size not in VARIANTS or not patch.isdigit():
-        raise ValueError(f"unknown ViT variant {variant!r}: one of {', '.join(VARIANTS)}, then / and a patch size")
-    model = ViT(**{**VARIANTS[size], "patch_size": (int(patch), int(patch)), **overrides})
-    choices = {"pool": POOLS, "pos_embed": POSITIONS, "gelu": GELU, "remat": REMAT, "attention_kernel": KERNELS}
-    for field, known in choices.items():
-        if getattr(model, field) not in known:
-            raise ValueError(f"{field}={getattr(model, field)!r}: one of {', '.join(known)}")
+    """Builds `B/16`, `H/14`, ...: a size of `VARIANTS`, and a patch size in pixels; or a hybrid, `R50+B/16`."""
+    sizes, _, patch = variant.partition("/")
+    *resnet, size = sizes.split("+")
+    hybrid = "+".join(resnet) + f"/{patch}"
+    if size not in VARIANTS or not (hybrid in HYBRIDS if resnet else patch.isdigit()):
+        raise ValueError(
+            f"unknown ViT variant {variant!r}: one of {', '.join(VARIANTS)}, then / and a patch size; or a hybrid, "
+            f"its size between + and /: {', '.join(HYBRIDS)}"
+        )
+    stem = HYBRIDS[hybrid] if resnet else {"patch_size": (int(patch), int(patch))}
+    model = ViT(**{**VARIANTS[size], **stem, **overrides})
+    check_choices(model, pool=POOLS, pos_embed=POSITIONS, pos_embed_at=POSITIONS_AT, gelu=GELU, remat=REMAT)
+    check_choices(model, attention_kernel=KERNELS, resnet_flavour=FLAVOURS)
+    if model.pos_embed in ("relative", "none") and model.pos_embed_at != "stem":
+        raise ValueError(f"pos_embed_at={model.pos_embed_at!r}: pos_embed={model.pos_embed!r} adds nothing to tokens")
     if model.hidden_dim % model.num_heads:
         raise ValueError(f"num_heads={model.num_heads} does not divide hidden_dim={model.hidden_dim}")
+    if model.resnet_width % GROUPS:
+        raise ValueError(f"resnet_width={model.resnet_width}: a multiple of {GROUPS}, the groups of its norms")
     if not all(model.patch_size) or not all(model.grid):
         raise ValueError(f"no patch of patch_size={model.patch_size} fits into image_size={model.image_size}")
     return model

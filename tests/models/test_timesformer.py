@@ -1,0 +1,493 @@
+"""TimeSformer against attention with an explicit mask over all space-time tokens; counts, switches, starts."""
+
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_vit import gelu_exact, gelu_tanh, layer_norm, mlp
+
+from vit_jax.models import build_model
+from vit_jax.models.space_time import ATTENTIONS, TimeSformerBlock, split_sequences
+from vit_jax.models.timesformer import TimeSformer, from_image_params
+
+PATCH, HEADS = (2, 1), 2
+ODD, EVEN = (3, 5, 3), (2, 4, 2)  # frames, rows and columns of patches
+
+
+def tiny(grid=ODD, **fields) -> Any:
+    frames, rows, columns = grid
+    sizes = {"num_frames": frames, "image_size": (2 * rows + 1, columns), "patch_size": PATCH, "num_heads": HEADS}
+    defaults = {"hidden_dim": 8, "mlp_dim": 12, "num_layers": 1, "num_classes": 5, "drop_path_rate": 0.0}
+    return build_model("timesformer:B/16", **{**sizes, **defaults, **fields})
+
+
+def shapes_of(model):
+    videos = jnp.zeros((1, *model.input_shape))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), videos, train=False))["params"]
+
+
+def some_videos(model, batch=2, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((batch, *model.input_shape)), jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "capture"))
+def logits_of(model, params, videos, capture=()):
+    return model.apply({"params": params}, videos, train=False, capture=capture)
+
+
+def fields_of(model):
+    return {name: getattr(model, name) for name in ("attention_type", "divided_order", "cls_in_temporal_attention")}
+
+
+# the paper's text: who attends to whom, as sets; then attention over all tokens with that mask, in float64
+
+
+def window(place, side):
+    """The half of the rows, or columns, that are nearest."""
+    return sorted(range(side), key=lambda other: (abs(other - place), other))[: math.ceil(side / 2)]
+
+
+def neighbours(attention, place, grid):
+    t, y, x = place
+    rows, columns = window(y, grid[1]), window(x, grid[2])
+    sees = {
+        "joint": lambda a, b, c: True,
+        "spatial": lambda a, b, c: a == t,
+        "temporal": lambda a, b, c: (b, c) == (y, x),
+        "width": lambda a, b, c: (a, b) == (t, y),
+        "height": lambda a, b, c: (a, c) == (t, x),
+        "local": lambda a, b, c: b in rows and c in columns,
+        "global": lambda a, b, c: (a - t) % 2 == (b - y) % 2 == (c - x) % 2 == 0,
+    }[attention]
+    return tuple(i for i, other in enumerate(itertools.product(*map(range, grid))) if sees(*other))
+
+
+def all_neighbours(attention, grid):
+    return [neighbours(attention, place, grid) for place in itertools.product(*map(range, grid))]
+
+
+def masked_attention(p, x, attention, grid, has_cls):
+    """New tokens `(batch, 1 + patches, hidden_dim)`, and the weights of the patches on all tokens.
+
+    The class token attends once to each of the neighbourhoods, and takes the mean; to all at once where they overlap.
+    """
+    seen = all_neighbours(attention, grid)
+    apart = [tuple(range(len(seen)))] if attention == "local" else sorted(set(seen))
+    rows = [(1 + i, patches) for i, patches in enumerate(seen)] + [(0, patches) for patches in apart if has_cls]
+    mask = np.zeros((len(rows), x.shape[1]), bool)
+    mask[:, 0] = has_cls
+    for row, (_, patches) in enumerate(rows):
+        mask[row, [1 + i for i in patches]] = True
+    query, key, value = (
+        np.einsum("bnd,dhe->bhne", x, p[name]["kernel"]) + (p[name]["bias"][:, None] if "bias" in p[name] else 0)
+        for name in ("query", "key", "value")
+    )
+    query = query[:, :, [token for token, _ in rows]]
+    weights = np.where(mask, np.exp(query @ key.swapaxes(2, 3) / np.sqrt(query.shape[-1])), 0)
+    weights /= weights.sum(-1, keepdims=True)
+    out = np.einsum("bhne,hed->bnd", weights @ value, p["out"]["kernel"]) + p["out"]["bias"]
+    new = np.zeros_like(x)
+    new[:, 1:] = out[:, : len(seen)]
+    if has_cls:
+        new[:, 0] = out[:, len(seen) :].mean(axis=1)
+    return new, weights[:, :, : len(seen)]
+
+
+def numpy_block(p, x, grid, *, attention_type, divided_order, cls_in_temporal_attention, gelu, epsilon):
+    *before, last = ATTENTIONS[attention_type]
+    branches, weights = [], {}
+    for name in before:
+
+        def branch(x, name=name):
+            own = {part: p[f"{name}_{part}"] for part in ("norm", "attention", "out")}
+            normed = layer_norm(own["norm"], x, epsilon)
+            y, weights[name] = masked_attention(own["attention"], normed, name, grid, cls_in_temporal_attention)
+            y = y @ own["out"]["kernel"] + own["out"]["bias"]
+            if not cls_in_temporal_attention:
+                y[:, 0] = 0
+            return y
+
+        branches.append(branch)
+
+    def last_branch(x):
+        y, weights[last] = masked_attention(
+            p["attention"], layer_norm(p["attention_norm"], x, epsilon), last, grid, True
+        )
+        return y
+
+    branches.append(last_branch)
+    if divided_order == "parallel":
+        x = x + sum(branch(x) for branch in branches)
+    else:
+        for branch in reversed(branches) if divided_order == "space_first" else branches:
+            x = x + branch(x)
+    return x + mlp(p["mlp"], layer_norm(p["mlp_norm"], x, epsilon), gelu), weights
+
+
+def numpy_timesformer(model, p, videos):
+    """Logits, and what can be captured."""
+    gelu, epsilon = {"exact": gelu_exact, "tanh": gelu_tanh}[model.gelu], model.norm_epsilon
+    (ph, pw), (rows, columns), by_frame = PATCH, model.grid, model.attention_type == "space_only"
+    kernel = p["patch_embed"]["kernel"].reshape(ph * pw * 3, -1)
+    zeros = np.zeros((model.num_frames, 1, 1, kernel.shape[1]))
+    x = np.empty((len(videos), model.num_frames, rows, columns, kernel.shape[1]))
+    for i, j in itertools.product(range(rows), range(columns)):
+        patch = videos[:, :, i * ph : (i + 1) * ph, j * pw : (j + 1) * pw]
+        x[:, :, i, j] = patch.reshape(*patch.shape[:2], -1) @ kernel + p["patch_embed"]["bias"]
+    x += p.get("pos_embed", 0) + (p["time_embed"][:, None, None] if "time_embed" in p else zeros)
+    grid = (1 if by_frame else model.num_frames, rows, columns)
+    x = x.reshape(-1, math.prod(grid), x.shape[-1])
+    x = np.concatenate([np.broadcast_to(p["cls_token"] + p.get("cls_pos", 0), (len(x), 1, x.shape[-1])), x], axis=1)
+
+    def apart(x):
+        return x.reshape(len(videos), model.num_frames, *x.shape[1:]) if by_frame else x
+
+    captured, weights = {}, {}
+    for i in range(model.num_layers):
+        block = p["encoder"][f"block_{i}"]
+        x, weights[i] = numpy_block(block, x, grid, gelu=gelu, epsilon=epsilon, **fields_of(model))
+        captured[f"tokens/{i}"] = apart(x)
+    x = apart(x)
+    final = functools.partial(layer_norm, p["norm"], epsilon=epsilon)
+    frames = x[:, :, 0] if by_frame else x[:, 1:].reshape(len(x), model.num_frames, -1, x.shape[-1]).mean(axis=2)
+    captured["tokens/final"] = final(x)
+    captured["pooled"] = final(frames.mean(axis=1) if by_frame else x[:, 0])
+    captured["frame_logits"] = final(frames) @ p["head"]["kernel"] + p["head"]["bias"]
+    return captured["pooled"] @ p["head"]["kernel"] + p["head"]["bias"], captured, weights
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "grid", "fields"),
+    [
+        ("space_only", ODD, {"num_layers": 2}),
+        ("joint_space_time", ODD, {"qkv_bias": False}),
+        ("divided_space_time", ODD, {"num_layers": 2}),
+        ("divided_space_time", EVEN, {"divided_order": "space_first", "gelu": "tanh", "norm_epsilon": 0.1}),
+        ("divided_space_time", ODD, {"divided_order": "parallel"}),
+        ("divided_space_time", ODD, {"cls_in_temporal_attention": True}),
+        ("sparse_local_global", ODD, {}),
+        ("sparse_local_global", EVEN, {"attention_kernel": "reference"}),
+        ("sparse_local_global", (1, 4, 1), {}),
+        ("sparse_local_global", (2, 3, 8), {"cls_in_temporal_attention": True}),
+        ("axial", ODD, {}),
+        ("axial", EVEN, {"cls_in_temporal_attention": True}),
+    ],
+    ids=str,
+)
+def test_the_whole_model_is_attention_with_an_explicit_mask(attention_type, grid, fields, randomised):
+    model = tiny(grid, attention_type=attention_type, **fields)
+    params, videos = randomised(shapes_of(model)), some_videos(model)
+    p = jax.tree.map(np.float64, params)
+    expected, expected_captured, expected_weights = numpy_timesformer(model, p, np.float64(videos))
+    logits, captured = logits_of(model, params, videos, capture=("attention/0", *expected_captured))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    for name, value in expected_captured.items():
+        np.testing.assert_allclose(captured[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    if grid == EVEN:
+        check_weights(model, captured["attention/0"], expected_weights[0])
+    cls, patches = model.split_tokens(captured["tokens/0"])
+    flat = captured["tokens/0"] if attention_type != "space_only" else captured["tokens/0"][:, :, 1:]
+    assert (cls.shape, patches.shape) == ((2, 8), (2, *grid, 8))
+    np.testing.assert_array_equal(patches[0, -1, -1], flat[0].reshape(-1, 8)[-grid[2] :])
+
+
+def check_weights(model, captured, expected):
+    """The weights of every sequence, which hold no zeros as the grid is even, are those of its tokens among all."""
+    assert captured.keys() == set(ATTENTIONS[model.attention_type])
+    for name, weights in captured.items():
+        patches = np.arange(math.prod(EVEN), dtype=np.float32).reshape(1, *EVEN, 1)
+        places = np.asarray(split_sequences(jnp.asarray(patches), name)[0][0, :, :, 0], int)
+        has_cls = name == ATTENTIONS[model.attention_type][-1] or model.cls_in_temporal_attention
+        assert weights.shape == (2, len(places), HEADS, *(places.shape[1] + has_cls,) * 2)
+        for sequence, patches in enumerate(places):
+            keys = np.concatenate([[0] * has_cls, 1 + patches]).astype(int)
+            ours = weights[:, sequence, :, int(has_cls) :]
+            np.testing.assert_allclose(ours, expected[name][:, :, patches][..., keys], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "sparse_local_global", "axial"])
+def test_what_a_block_lets_through(attention_type, randomised):
+    """By gradient: an output depends on the patches that its attentions reach, one after the other, and no others."""
+    model = tiny(ODD, attention_type=attention_type)
+    params, video = randomised(shapes_of(model)), some_videos(model, 1)
+    direction = np.random.default_rng(1).standard_normal(8)
+    pattern = np.random.default_rng(2).standard_normal((*PATCH, 3))
+
+    @jax.jit
+    @jax.jacfwd
+    def jacobian(amounts):  # of each patch on each token
+        added = jnp.einsum("tyx,hwc->tyhxwc", amounts.reshape(ODD), pattern).reshape(3, 10, 3, 3)
+        moved = video.at[:, :, :10].add(added)
+        _, captured = model.apply({"params": params}, moved, train=False, capture=("tokens/0",))
+        cls, patches = model.split_tokens(captured["tokens/0"])
+        return jnp.concatenate([cls, patches.reshape(-1, 8)]) @ direction
+
+    size = math.prod(ODD)
+    reach = np.eye(size, dtype=bool)
+    for attention in ATTENTIONS[attention_type]:
+        sees = np.eye(size, dtype=bool)
+        for row, patches in enumerate(all_neighbours(attention, ODD)):
+            sees[row, list(patches)] = True
+        reach = sees @ reach
+    influence = np.asarray(jacobian(jnp.zeros(size)))
+    np.testing.assert_array_equal(influence[1:] != 0, reach)
+    assert np.all(influence[0] != 0)  # the class token sees all
+
+
+def test_sparse_neighbourhoods_have_the_sizes_of_the_text():
+    grid = (8, 14, 14)
+    assert {len(neighbours("local", (t, y, x), grid)) for t, y, x in [(0, 0, 0), (3, 6, 7), (7, 13, 2)]} == {8 * 7 * 7}
+    assert len(neighbours("global", (3, 6, 7), grid)) == 4 * 7 * 7
+
+
+# 174 classes, 8 frames: Table 1 prints 85.9, 85.9, 121.4, 121.4 and 156.8 million
+PUBLISHED = {
+    "space_only": 85_932_462,
+    "joint_space_time": 85_938_606,
+    "divided_space_time": 121_392_558,
+    "sparse_local_global": 121_392_558,
+    "axial": 156_846_510,
+}
+
+
+@pytest.mark.parametrize("attention_type", PUBLISHED)
+def test_parameter_counts(attention_type):
+    model = build_model("timesformer:B/16", attention_type=attention_type, num_classes=174)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model))) == PUBLISHED[attention_type]
+
+
+def test_variants():
+    assert build_model("timesformer:B/16") == TimeSformer()
+    high, long, small = (build_model(f"timesformer:{name}") for name in ("B/16-HR", "B/16-L", "S/32"))
+    assert high.input_shape == (16, 448, 448, 3)
+    assert long.input_shape == (96, 224, 224, 3)
+    assert (small.hidden_dim, small.grid, small.num_frames) == (384, (7, 7), 8)
+    assert build_model("timesformer:B/16-HR", num_frames=4, image_size=(32, 64)).input_shape == (4, 32, 64, 3)
+
+
+@pytest.mark.parametrize("attention_type", ATTENTIONS)
+@pytest.mark.parametrize("fields", [{"dtype": jnp.bfloat16}, {"num_classes": None, "in_channels": 1}], ids=str)
+def test_shapes_and_dtypes(attention_type, fields):
+    model = tiny((3, 1, 7), attention_type=attention_type, **fields)
+    capture = ["attention/0", "tokens/0", "pooled", "frame_logits"]
+    (logits, captured), variables = jax.eval_shape(
+        lambda: model.init_with_output(
+            jax.random.key(0), jnp.zeros((2, *model.input_shape)), train=False, capture=capture
+        )
+    )
+    assert logits.shape == (2, 5 if model.num_classes else 8)
+    assert captured["frame_logits"].shape == (2, 3, logits.shape[1])
+    assert captured["pooled"].shape == (2, 8)
+    assert captured["tokens/0"].shape == ((2, 3, 8, 8) if attention_type == "space_only" else (2, 22, 8))
+    tokens, sequences = {
+        "space_only": ([8], [3]),
+        "joint_space_time": ([22], [1]),
+        "divided_space_time": ([3, 8], [7, 3]),
+        "sparse_local_global": ([21, 9], [1, 4]),
+        "axial": ([3, 7, 2], [7, 3, 21]),
+    }[attention_type]
+    for name, size, number in zip(ATTENTIONS[attention_type], tokens, sequences, strict=True):
+        assert captured["attention/0"][name].shape == (2, number, HEADS, size, size)
+    wide = {leaf.dtype for leaf in jax.tree.leaves((logits, captured["attention/0"], variables))}
+    assert wide == {jnp.dtype("float32")} or model.num_classes is None
+    assert captured["tokens/0"].dtype == model.dtype
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "pos_embed", "names"),
+    [
+        ("divided_space_time", "space_time", {"cls_pos", "pos_embed", "time_embed"}),
+        ("divided_space_time", "space", {"cls_pos", "pos_embed"}),
+        ("joint_space_time", "none", set()),
+        ("space_only", "space_time", {"cls_pos", "pos_embed"}),
+    ],
+)
+def test_positions_are_parameters_and_none_are_zeros(attention_type, pos_embed, names, randomised):
+    model = tiny(attention_type=attention_type, pos_embed=pos_embed)
+    params, videos = randomised(shapes_of(model)), some_videos(model)
+    assert params.keys() & {"cls_pos", "pos_embed", "time_embed"} == names
+    complete = tiny(attention_type=attention_type)
+    shapes = shapes_of(complete)
+    zeros = {name: jnp.zeros(shapes[name].shape) for name in ("cls_pos", "pos_embed", "time_embed") if name in shapes}
+    expected = logits_of(complete, zeros | params, videos)
+    np.testing.assert_allclose(logits_of(model, params, videos), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("attention_type", "pos_embed", "invariant"),
+    [
+        ("space_only", "space_time", True),
+        ("divided_space_time", "space_time", False),
+        ("divided_space_time", "space", True),
+        ("axial", "space", True),
+        ("sparse_local_global", "space", False),  # every second frame
+    ],
+)
+def test_whether_the_order_of_frames_matters(attention_type, pos_embed, invariant, randomised):
+    model = tiny(attention_type=attention_type, pos_embed=pos_embed)
+    params, videos = randomised(shapes_of(model)), some_videos(model)
+    error = np.abs(logits_of(model, params, videos) - logits_of(model, params, videos[:, jnp.array([1, 2, 0])])).max()
+    assert error < 1e-5 if invariant else error > 1e-3
+
+
+@pytest.mark.parametrize("field", ["dropout_rate", "attention_dropout_rate", "drop_path_rate"])
+def test_dropout_follows_its_rng_and_is_off_in_evaluation(field, randomised):
+    depth = {"num_layers": 2, "scan_layers": True} if field == "drop_path_rate" else {}
+    model = tiny(**{field: 0.5}, **depth)
+    params, videos = randomised(shapes_of(model)), some_videos(model)
+    train = jax.jit(lambda key: model.apply({"params": params}, videos, train=True, rngs={"dropout": key}))
+    first, again, other = (train(jax.random.key(seed, impl="rbg")) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    expected = logits_of(tiny(**depth), params, videos)
+    np.testing.assert_allclose(logits_of(model, params, videos), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_drop_path_drops_sequences(randomised):
+    block = TimeSformerBlock((6, 2, 2), HEADS, 12)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 25, 8)), jnp.float32)
+    params = randomised(jax.eval_shape(lambda: block.init(jax.random.key(0), x, train=False))["params"])
+    params = params | {name: jax.tree.map(jnp.zeros_like, params[name]) for name in ("mlp", "temporal_out")}
+
+    @jax.jit
+    def branch(rate, key):  # of spatial attention alone
+        return block.apply({"params": params}, x, rate, train=True, rngs={"dropout": key})[0] - x
+
+    key = jax.random.key(0, impl="rbg")
+    ratios = np.asarray(branch(0.5, key) / branch(0.0, key))[:, 1:].reshape(3, 6, -1)
+    np.testing.assert_allclose(ratios, np.broadcast_to(ratios[:, :, :1], ratios.shape), atol=1e-3)
+    assert all(set(np.round(example, 3)) == {0.0, 2.0} for example in ratios[:, :, 0])  # some frames of each example
+
+
+def test_scan_changes_nothing(randomised):
+    plain, scanned = (tiny(num_layers=2, scan_layers=scan) for scan in (False, True))
+    params, videos = randomised(shapes_of(plain)), some_videos(plain)
+    expected = logits_of(plain, params, videos)
+    np.testing.assert_allclose(logits_of(scanned, params, videos), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_initial_values():
+    model = build_model("timesformer:Ti/16", attention_type="axial", num_layers=1, image_size=(32, 64))
+    params = jax.jit(lambda key: model.init(key, jnp.zeros((1, *model.input_shape)), train=False)["params"])(
+        jax.random.key(0, impl="rbg")
+    )
+    block = params["encoder"]["block_0"]
+    assert not any(np.any(leaf) for name in ("temporal_out", "width_out") for leaf in block[name].values())
+    attentions = [block[name] for name in ("temporal_attention", "width_attention", "attention")]
+    kernels = [attention[part]["kernel"] for attention in attentions for part in ("query", "key", "value", "out")]
+    for kernel in [*kernels, block["mlp"]["in"]["kernel"], block["mlp"]["out"]["kernel"], params["head"]["kernel"]]:
+        np.testing.assert_allclose(np.std(kernel), 0.02, rtol=0.03)
+        assert np.abs(kernel).max() > 3 * 0.02  # a normal, not a truncated one
+    biases = [attention[part]["bias"] for attention in attentions for part in ("query", "out")]
+    assert not any(np.any(bias) for bias in [*biases, block["mlp"]["in"]["bias"], block["mlp"]["out"]["bias"]])
+    for leaf in (params["pos_embed"], params["cls_token"], params["cls_pos"]):
+        np.testing.assert_allclose(np.std(leaf), 0.02, rtol=0.2)
+    assert not params["time_embed"].any()
+    for leaf in params["patch_embed"].values():
+        assert 0.95 * 768**-0.5 < np.abs(leaf).max() <= 768**-0.5
+
+
+def image_model(grid=ODD, **fields):
+    sizes = {"image_size": (2 * grid[1], grid[2]), "patch_size": PATCH, "num_layers": 1, "num_heads": HEADS}
+    defaults = {"hidden_dim": 8, "mlp_dim": 12, "num_classes": 5, "gelu": "exact"}
+    return build_model("vit:B/16", **{**sizes, **defaults, **fields})
+
+
+IDENTICAL = [
+    {"attention_type": "space_only"},
+    {"divided_order": "time_first"},
+    {"divided_order": "space_first"},
+    {"divided_order": "parallel"},
+    {"cls_in_temporal_attention": True},
+]
+
+
+@pytest.mark.parametrize("fields", IDENTICAL, ids=str)
+def test_identical_frames_give_the_image_models_logits(fields, randomised):
+    image, model = image_model(), tiny(image_size=(10, 3), **fields)
+    image_params = randomised(shapes_of(image))
+    params = from_image_params(image_params, randomised(shapes_of(model), seed=1), model, keep_head=True)
+    images = some_videos(image)
+    videos = jnp.repeat(images[:, None], model.num_frames, axis=1)
+    expected = logits_of(image, image_params, images)
+    logits, captured = logits_of(model, params, videos, capture=("frame_logits",))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    if "attention_type" in fields:
+        np.testing.assert_allclose(captured["frame_logits"], np.repeat(expected[:, None], 3, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_what_starts_from_an_image_model(randomised):
+    image, model = image_model((1, 4, 4)), tiny((3, 8, 4), attention_type="axial", image_size=(16, 4))
+    image_params, own = randomised(shapes_of(image)), randomised(shapes_of(model), seed=1)
+    params = from_image_params(image_params, own, model)
+    assert jax.tree.structure(params) == jax.tree.structure(own)
+    block, source = params["encoder"]["block_0"], image_params["encoder"]["block_0"]
+    for name in ("temporal_", "width_", ""):
+        np.testing.assert_array_equal(block[f"{name}attention"]["key"]["kernel"], source["attention"]["key"]["kernel"])
+        norm = block[f"{name or 'attention_'}norm"]
+        np.testing.assert_array_equal(norm["bias"], source["attention_norm"]["bias"])
+    assert not block["width_out"]["kernel"].any()
+    assert not params["time_embed"].any()
+    np.testing.assert_array_equal(params["pos_embed"], image_params["pos_embed"].repeat(2, axis=0))  # nearest
+    np.testing.assert_array_equal(params["head"]["kernel"], own["head"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("image", "fields", "options", "message"),
+    [
+        ({"layer_scale_init": 1.0}, {}, {}, r"no place for the image model's encoder/block_0/attention_scale/scale, "),
+        ({"pool": "gap"}, {}, {}, r"has no parameter cls_pos, from which cls_pos would start"),
+        ({}, {"num_layers": 2}, {}, r"no parameter encoder/block_1/.*, from which encoder/block_1/"),
+        ({}, {"hidden_dim": 10}, {}, r"is \(.*8,?\) in the image model, \(.*10,?\) in the video model"),
+        ({"num_classes": 4}, {}, {"keep_head": True}, r"head/.* is \(.*4,\) in the image model, \(.*5,\) in the video"),
+        ({"representation_dim": 8}, {}, {"keep_head": True}, r"no place for the image model's representation/bias"),
+    ],
+)
+def test_image_models_that_do_not_fit(image, fields, options, message):
+    zeros, model = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape)), tiny(**fields)
+    with pytest.raises(ValueError, match=message):
+        from_image_params(zeros(shapes_of(image_model(**image))), zeros(shapes_of(model)), model, **options)
+
+
+@pytest.mark.parametrize(
+    ("variant", "fields", "message"),
+    [
+        (
+            "B",
+            {},
+            r"unknown TimeSformer variant 'B': one of Ti, .*, then / and a patch size, then .* -HR, -L",
+        ),
+        ("B/16-XL", {}, r"unknown TimeSformer variant 'B/16-XL'"),
+        ("B/16-", {}, r"unknown TimeSformer variant 'B/16-'"),
+        ("B/16", {"attention_type": "divided"}, r"attention_type='divided': one of space_only, "),
+        ("B/16", {"divided_order": "both"}, r"divided_order='both': one of time_first, space_first, parallel"),
+        ("B/16", {"pos_embed": "time"}, r"pos_embed='time': one of space_time, space, none"),
+        (
+            "B/16",
+            {"attention_type": "axial", "divided_order": "parallel"},
+            r"divided_order='parallel' needs attention_t",
+        ),
+        ("B/16", {"attention_type": "space_only", "cls_in_temporal_attention": True}, r"'space_only' has no such"),
+        ("B/16", {"num_heads": 5}, r"num_heads=5 does not divide hidden_dim=768"),
+        ("B/16", {"image_size": (8, 32)}, r"no patch of patch_size=\(16, 16\) fits into image_size=\(8, 32\)"),
+        ("B/16", {"num_frames": 0}, r"num_frames=0: at least 1"),
+    ],
+)
+def test_errors_name_what_is_wrong_and_what_is_known(variant, fields, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(f"timesformer:{variant}", **fields)
+
+
+def test_videos_of_another_shape_and_unknown_captures():
+    model = tiny()
+    with pytest.raises(ValueError, match=r"\(4, 11, 3, 3\) given to a model built for \(3, 11, 3, 3\): .*num_frames="):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 4, 11, 3, 3)), train=False))
+    with pytest.raises(ValueError, match=r"capture names \['tokens/1'\]; layers are 0 to 0"):
+        jax.eval_shape(
+            lambda: model.init(jax.random.key(0), some_videos(model), train=False, capture=["pooled", "tokens/1"])
+        )
