@@ -30,11 +30,13 @@ setup(
         "jaxtyping>=0.3,<0.4",
         "matplotlib>=3.9,<4",
         "ml-collections>=1.1,<2",
+        "ml-dtypes>=0.5,<1",
         "numpy>=2,<3",
         "optax>=0.2.6,<0.3",
         "orbax-checkpoint>=0.11.30,<0.13",
         "pillow>=11,<14",
         "rich>=13,<16",
+        "safetensors>=0.5,<0.9",
         "scikit-learn>=1.5,<2",  # the digits
         "tensorboardX>=2.6,<3",
         "tensorflow-datasets>=4.9.9,<5",

@@ -119,7 +119,7 @@ def test_help_names_every_command_flag_and_config_key():
     assert all(name in help_of() for name in COMMANDS)
     flags = {
         ("train",): ("--config", "--workdir", "--quiet", "--coordinator", *keys()),
-        ("evaluate",): ("WORKDIR", "--name", "--path", "--split", "--batch_size", "--json"),
+        ("evaluate",): ("WORKDIR", "--name", "--path", "--split", "--batch_size", "--json", "--few_shot", "--seed"),
         ("predict",): ("WORKDIR", "IMAGE", "--top", "--batch_size", "--json", "--contact_sheet"),
         ("data", "prepare"): ("NAME", "--path", "--data_dir"),
         ("data", "info"): ("NAME", "--path", "--data_dir", "--full", "--json"),

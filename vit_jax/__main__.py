@@ -5,7 +5,7 @@ import importlib
 import logging
 import sys
 
-COMMANDS = ("train", "evaluate", "predict", "data")
+COMMANDS = ("train", "evaluate", "predict", "convert", "data")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,6 +24,8 @@ from vit_jax.interrupts import Interrupts
 from vit_jax.metrics import Metrics, Window
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import check_batch_size, make_parallel
+from vit_jax.pretrained.load import load_pretrained
+from vit_jax.pretrained.stored import is_workdir
 from vit_jax.tasks import Batch, Sum, Task
 from vit_jax.transfer import transfer
 
@@ -162,7 +164,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
         if restored:
             state, meta = restored
         elif config.init_from:
-            state, report = start_from(config.init_from, state, data.labels)
+            state, report = start_from(config, model, state, data.labels)
         state = parallel.put_state(state)
         first_step = int(parallel.fetch(state.step))
 
@@ -259,12 +261,22 @@ def init_state(
     return init(), tx, schedule
 
 
-def start_from(path: str, state: TrainState, labels: tuple[str, ...]) -> tuple[TrainState, list[str]]:
-    """Takes the parameters of another run (`config.init_from`); step, optimizer and data start anew."""
-    source, meta = load_checkpoint(path)
-    params, report = transfer(source, state.params, source_labels=tuple(meta["labels"]), target_labels=labels)
-    ema = None if state.ema is None else params
-    return state.replace(params=params, ema=ema), [f"from {path}, step {meta['step']}: {line}" for line in report]
+def start_from(
+    config: Config, model: nn.Module, state: TrainState, labels: tuple[str, ...]
+) -> tuple[TrainState, list[str]]:
+    """Takes the parameters of another run, or foreign weights (`config.init_from`); all else starts anew.
+
+    The head is kept if the classes are the same: by name in a run, by number in foreign weights.
+    """
+    path = epath.Path(config.init_from)
+    if path.exists() and not is_workdir(path):
+        params, loaded = load_pretrained(path, model, state.params, stored_image_size=config.init_image_size)
+        report = [f"from {path}: {line}" for line in str(loaded).splitlines()]
+    else:
+        source, meta = load_checkpoint(path)
+        params, report = transfer(source, state.params, source_labels=tuple(meta["labels"]), target_labels=labels)
+        report = [f"from {path}, step {meta['step']}: {line}" for line in report]
+    return state.replace(params=params, ema=None if state.ema is None else params), report
 
 
 def prepare_workdir(config: Config, workdir: epath.PathLike) -> epath.Path:

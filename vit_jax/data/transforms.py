@@ -58,6 +58,11 @@ class Preprocessing:
         object.__setattr__(self, "_chain", _compile(self.transforms, self.image_size, self.channels))
 
     @property
+    def steps(self) -> tuple[Transform, ...]:
+        """The transforms in order, what the string left out filled in."""
+        return self._chain
+
+    @property
     def is_random(self) -> bool:
         return bool(self.random_transforms)
 

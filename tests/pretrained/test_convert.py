@@ -1,0 +1,137 @@
+"""The convert command, workdirs as a source, and foreign weights as the start of a run."""
+
+import jax
+import numpy as np
+import pytest
+from flax import struct
+
+from vit_jax import from_pretrained, save_pretrained
+from vit_jax.__main__ import main
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.config import default_config
+from vit_jax.data.transforms import Preprocessing
+from vit_jax.errors import UserError
+from vit_jax.experiment import describe, make_model
+from vit_jax.models.positions import resample
+from vit_jax.train import TrainState, start_from
+
+pytestmark = pytest.mark.usefixtures("own_home")
+LABELS = ("tench", "goldfish", "shark", "ray", "stingray")
+CHAIN = "resize(9, method='bicubic')|center_crop|normalize(mean=0.5, std=0.25)"
+
+
+@struct.dataclass
+class State:
+    params: dict
+    ema: None = None
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.model.update(
+        name="vit:Ti/4", hidden_dim=8, mlp_dim=12, num_layers=2, num_heads=2, gelu="exact", norm_epsilon=1e-6
+    )
+    config.data.image_size = (8, 12)
+    return config
+
+
+@pytest.fixture
+def workdir(config, tiny, tmp_path):
+    """A run of the model that `tiny(gelu="exact")` makes."""
+    checkpoints = Checkpoints(tmp_path / "run")
+    meta = describe(config, LABELS, Preprocessing((8, 12), 3, CHAIN))
+    checkpoints.save(3, State(tiny(gelu="exact")[1]), meta, None)
+    checkpoints.wait()
+    checkpoints.close()
+    return tmp_path / "run"
+
+
+def convert(*arguments):
+    return main(["convert", *map(str, arguments)])
+
+
+def test_a_run_goes_out_and_comes_back(workdir, tiny, tmp_path, capsys):
+    _, params = tiny(gelu="exact")
+    for format, source in (("timm", workdir), ("huggingface", tmp_path / "timm")):
+        if format == "huggingface":  # timm's epsilon is a field of its config
+            source = workdir
+        assert convert(source, tmp_path / format, f"--format={format}") == 0
+        loaded = from_pretrained(tmp_path / format)
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+        assert (loaded.labels, loaded.preprocessing.transforms) == (LABELS, CHAIN)
+    out = capsys.readouterr().out
+    assert "weights of format vit_jax" in out
+    assert f"wrote {tmp_path}/timm" in out
+
+
+def test_a_run_loads_as_it_is_and_at_another_size(workdir, tiny):
+    _, params = tiny(gelu="exact")
+    loaded = from_pretrained(workdir)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    assert loaded.labels == LABELS
+    larger = from_pretrained(workdir / "checkpoints" / "3", image_size=(12, 12), num_classes=2)
+    assert larger.report.resized == ["pos_embed"]
+    assert larger.labels == ()
+    with pytest.raises(UserError, match="the weights have hidden_dim=8, vit:S/4 has 384"):
+        from_pretrained(workdir, "vit:S/4")
+
+
+def test_the_table_tells_what_was_loaded_resized_and_skipped(tiny, tmp_path, capsys):
+    model, params = tiny(representation_dim=6)
+    save_pretrained(tmp_path / "x.npz", model, params, "npz")
+    arguments = ("--format=npz", "--stored_image_size=8,12", "--image_size=16,8", "--num_classes=3")
+    assert convert(tmp_path / "x.npz", tmp_path / "y.npz", *arguments) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for row in (
+        "resized pos_embed 2x3x8 4x2x8 1",
+        "replaced head/kernel 6x5 6x3 1",
+        "loaded encoder/block_*/mlp/in/kernel 8x12 8x12 2",
+        "loaded representation/kernel 8x6 8x6 1",
+        "format 'npz' cannot say",
+    ):
+        assert (row in out) == (row != "format 'npz' cannot say")
+    loaded = from_pretrained(tmp_path / "y.npz", image_size=(16, 8))
+    expected = resample(jax.numpy.asarray(params["pos_embed"]), (4, 2), "zoom")
+    np.testing.assert_array_equal(loaded.params["pos_embed"], expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "{}/new", "--format=npz"], "nowhere: No such file or directory"),
+        (["{}/x.npz", "{}/x.npz", "--format=npz"], "x.npz exists already: give another name"),
+        (["{}/x.npz", "{}/new", "--format=onnx", "--stored_image_size=8,12"], "ViT has no format 'onnx'; it has"),
+        (["{}/x.npz", "{}/new", "--format=huggingface", "--stored_image_size=8,12"], "cannot hold pool='gap'"),
+        (["{}/x.npz", "{}/new", "--format=npz"], "stores 6 positions of patches and not their grid"),
+        (["{}/x.npz", "{}/new", "--format=npz", "--name=vit:S/16"], "the weights have hidden_dim=8, vit:S/16 has 384"),
+        (["{}/x.npz", "{}/new", "--format=npz", "--name=vgg:S/16"], "unknown model family 'vgg'"),
+    ],
+)
+def test_one_line_for_a_mistake(arguments, message, tiny, tmp_path, capsys):
+    save_pretrained(tmp_path / "x.npz", *tiny(pool="gap"), "npz")
+    assert convert(*(argument.format(tmp_path) for argument in arguments)) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_training_starts_from_foreign_weights(config, tiny, tmp_path):
+    model, params = tiny()
+    save_pretrained(tmp_path / "x.npz", model, params, "npz")
+    config.data.image_size = (12, 12)
+    config.model.gelu = "tanh"
+    mine = make_model(config, 3)
+    _, fresh = tiny(image_size=(12, 12), num_classes=3)
+    state = TrainState(None, fresh, None, fresh, None)
+    config.init_from = str(tmp_path / "x.npz")
+    with pytest.raises(UserError, match="stores 6 positions"):
+        start_from(config, mine, state, LABELS[:3])
+    config.init_image_size = (8, 12)
+    state, report = start_from(config, mine, state, LABELS[:3])
+    np.testing.assert_array_equal(state.params["norm"]["scale"], params["norm"]["scale"])
+    np.testing.assert_array_equal(state.params["head"]["kernel"], fresh["head"]["kernel"])
+    assert state.ema is state.params
+    assert f"from {tmp_path}/x.npz: resized pos_embed 2x3x8 -> 3x3x8" in report
+    assert f"from {tmp_path}/x.npz: replaced head/kernel 8x5 -> 8x3" in report
