@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.data import builders, folder, prepare, sources
-from vit_jax.data.sources import InMemory, TfdsSource, example_name, open_source
+from vit_jax.data.sources import InMemory, Subset, TfdsSource, example_name, open_source
 from vit_jax.errors import UserError
 
 
@@ -36,6 +36,14 @@ def test_digits_are_split_evenly_by_class(data_dir):
     assert train.labels == tuple("0123456789")
     counts = np.array([train.class_counts(), test.class_counts()])
     assert np.all(np.abs(counts[1] / counts.sum(0) - 0.2) < 0.01)
+    assert test.all_labels().tolist() == [example["label"] for example in read_all(test)]
+
+
+def test_a_subset_keeps_ids_and_order(digits):
+    subset = Subset(digits, [30, 4, 11])
+    assert [example["id"] for example in subset.__getitems__([0, 2])] == [30, 11]
+    assert subset.all_labels().tolist() == [example["label"] for example in read_all(subset)]
+    assert [example["id"] for example in read_all(pickle.loads(pickle.dumps(subset)))] == [30, 4, 11]
 
 
 def test_digits_are_scikit_learns(data_dir):
@@ -269,6 +277,7 @@ def test_features_are_found_by_type_and_several_labels_are_multi_hot(tmp_path):
     by_width = {example["image"].width: example["label"].tolist() for example in read_all(source)}
     assert by_width == {3: [0, 0, 0], 4: [1, 0, 0], 5: [1, 0, 1]}
     assert source.class_counts() == [2, 0, 1]
+    assert sorted(source.all_labels().sum(1)) == [0, 1, 2]
 
 
 def test_the_feature_called_label_goes_before_others_and_stored_bytes_are_kept(tmp_path):
@@ -312,6 +321,7 @@ def test_a_folder_of_classes(tmp_path, write_images):
     assert example_name(source, 3) == os.path.join("dog", "001.png")
     assert isinstance(source, InMemory)
     assert source.class_counts() == [2, 3]
+    assert source.all_labels().tolist() == [0, 0, 1, 1, 1]
     copy = pickle.loads(pickle.dumps(source))
     assert [example["label"] for example in read_all(copy)] == [0, 0, 1, 1, 1]
 

@@ -97,7 +97,10 @@ class FolderSource:
 
     def class_counts(self) -> list[int]:
         """How many readable examples each class has."""
-        return np.bincount([self._classes[index] for index in self._ids], minlength=len(self.labels)).tolist()
+        return np.bincount(self.all_labels(), minlength=len(self.labels)).tolist()
+
+    def all_labels(self) -> np.ndarray:
+        return np.array([self._classes[index] for index in self._ids])
 
 
 def split_folders(path: Path) -> dict[str, Path]:

@@ -7,7 +7,7 @@ feature, through TensorFlow or OpenCV.
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
+    def all_labels(self) -> np.ndarray: ...  # of every example, in order; decodes no image
 
 
 def open_source(
@@ -118,12 +119,32 @@ class InMemory:
     def __len__(self) -> int:
         return len(self._source)
 
+    def all_labels(self) -> np.ndarray:
+        return self._source.all_labels()
+
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         missing = sorted({index for index in indices if self._rest[index] is None})
         for index, example in zip(missing, self._source.__getitems__(missing), strict=True):
             self._pixels[index] = np.asarray(example.pop("image"))
             self._rest[index] = example
         return [{"image": Image.fromarray(self._pixels[index]), **(self._rest[index] or {})} for index in indices]
+
+
+class Subset:
+    """Some examples of a source, in the order of `indices`; their ids stay."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self._source, self._indices = source, np.asarray(indices)
+        self.name, self.split, self.labels, self.skipped = source.name, source.split, source.labels, source.skipped
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return self._source.__getitems__(self._indices[list(indices)].tolist())
+
+    def all_labels(self) -> np.ndarray:
+        return self._source.all_labels()[self._indices]
 
 
 @dataclasses.dataclass
@@ -191,10 +212,17 @@ class TfdsSource:
     def class_counts(self) -> list[int]:
         """How many examples each class has; reads every record but decodes no image."""
         counts = np.zeros(len(self.labels), np.int64)
+        for labels in self._read_labels():
+            counts[list(labels)] += 1
+        return counts.tolist()
+
+    def all_labels(self) -> np.ndarray:
+        return np.array([self._encoded(labels) for labels in self._read_labels()])
+
+    def _read_labels(self) -> Iterator[Sequence[int]]:
         for start in range(0, len(self), 1000):
             for record in self._records.__getitems__(list(range(start, min(start + 1000, len(self))))):
-                counts[list(_parsed(record)[self._label].int64_list.value)] += 1
-        return counts.tolist()
+                yield _parsed(record)[self._label].int64_list.value
 
 
 def _builder(directory: Path) -> Any:

@@ -1,0 +1,7 @@
+"""What a model is: its cost, its features, and what a linear classifier makes of them."""
+
+from vit_jax.analysis.cost import Cost as Cost
+from vit_jax.analysis.cost import cost as cost
+from vit_jax.analysis.features import extract as extract
+from vit_jax.analysis.features import features as features
+from vit_jax.analysis.few_shot import few_shot as few_shot

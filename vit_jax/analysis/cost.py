@@ -1,0 +1,157 @@
+"""What a model costs: parameters, and multiply-accumulates of one forward pass, counted without running it."""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+# fields under which every product is in the trace, in the module it belongs to, and once
+_PLAIN = {"attention_kernel": "reference", "scan_layers": False, "remat": "none"}
+_MARK = "module:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of a model, as the columns of the papers' tables; `str` gives a table of its modules.
+
+    Attributes:
+      params: Numbers in the parameter tree.
+      macs: Multiply-accumulates of the matrix products and convolutions, attention included, of one forward pass of
+        one example. The vision papers (DeiT, TNT, TimeSformer) print these as "FLOPs"; of additions and
+        multiplications there are twice as many. Norms, activations, softmax, biases and residuals are left out.
+      by_module: The multiply-accumulates of each module and all below it, by path, as
+        `{"encoder/block_0/attention/query": 2_359_296, ...}`; `""` is the model. What a module has beyond its
+        parts are products without a kernel, as those of queries with keys and of weights with values.
+    """
+
+    params: int
+    macs: int
+    by_module: dict[str, int]
+
+    def __str__(self) -> str:
+        rows: Counter[str] = Counter()
+        for path, macs in self.by_module.items():
+            rows[re.sub(r"\d+", "*", path)] += macs  # the layers together
+        lines = [f"parameters {self.params:,}", f"multiply-accumulates {self.macs:,}"]
+        for path, macs in rows.items():
+            if path:
+                *above, name = path.split("/")
+                lines.append(f"{'  ' * len(above) + name:<36} {macs:>20,} {macs / self.macs:7.1%}")
+        return "\n".join(lines)
+
+
+def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
+    """Counts parameters and multiply-accumulates of one example, from shapes alone.
+
+    Models that take token ids are given the shape of each input, without a batch: `cost(model, (70,), (70,))` for 70
+    source and 70 target tokens. Others know their `input_shape`.
+
+    A convolution counts every tap of its kernel, those on padding too, as the tools of the papers' authors do. A
+    product with a constant, as in resampling or in extracting patches, moves data and counts nothing. Attention
+    counts every pair that is computed, masked or not.
+
+    Raises:
+      ValueError: The model needs shapes, or has a loop of unknown length.
+    """
+    if not input_shapes:
+        if not hasattr(model, "input_shape"):
+            raise ValueError(
+                f"{type(model).__name__} has no input_shape: give the shape of each input, without a batch"
+            )
+        input_shapes = (model.input_shape,)
+    fields = {field.name for field in dataclasses.fields(model)}
+    model = model.clone(**{name: value for name, value in _PLAIN.items() if name in fields})
+    inputs = [
+        jax.ShapeDtypeStruct((1, *shape), jnp.float32 if len(shape) > 1 else jnp.int32)  # a line of token ids
+        for shape in input_shapes
+    ]
+    variables = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, train=False), *inputs)
+    params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+    def forward(variables, *inputs):
+        with nn.intercept_methods(_marked):
+            return model.apply(variables, *inputs, train=False)
+
+    own = count_macs(forward, variables, *inputs)
+    by_module: Counter[str] = Counter()
+    for path, macs in own.items():
+        parts = path.split("/") if path else []
+        for depth in range(len(parts) + 1):
+            by_module["/".join(parts[:depth])] += macs
+    return Cost(params, own.total(), dict(by_module))
+
+
+def count_macs(function: Callable, *args: Any) -> Counter[str]:
+    """Counts the multiply-accumulates of `function(*args)`, by the module whose call they are in (else `""`).
+
+    The arguments may be `jax.ShapeDtypeStruct`s: nothing is computed.
+
+    Raises:
+      ValueError: A product stands in a loop of unknown length or in a hand-written kernel.
+    """
+    closed = jax.make_jaxpr(function)(*args)
+    return _count(closed.jaxpr, [True] * len(closed.jaxpr.invars), "")
+
+
+def _marked(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+    with jax.named_scope(_MARK + ".".join(context.module.path)):
+        return call(*args, **kwargs)
+
+
+def _count(jaxpr: Jaxpr, varying: Sequence[bool], module: str) -> Counter[str]:
+    """`varying` says which inputs are not constants: those that come from the arguments of the function."""
+    counts: Counter[str] = Counter()
+    varies = dict(zip(jaxpr.invars, varying, strict=True))
+    for eqn in jaxpr.eqns:
+        operands = [not isinstance(var, Literal) and varies.get(var, False) for var in eqn.invars]
+        marks = re.findall(rf"{_MARK}([^/]*)", str(eqn.source_info.name_stack))
+        here = marks[-1].replace(".", "/") if marks else module
+        name = eqn.primitive.name
+        if name in _PRODUCTS:
+            counts[here] += _PRODUCTS[name](eqn) if all(operands) else 0
+        elif name == "cond":
+            branches = [_count(branch.jaxpr, operands[1:], here) for branch in eqn.params["branches"]]
+            counts += max(branches, key=Counter.total)
+        elif name == "scan":  # what a loop carries may be constant at first only
+            inside = _count(eqn.params["jaxpr"].jaxpr, [any(operands)] * len(operands), here)
+            counts += Counter({path: macs * eqn.params["length"] for path, macs in inside.items()})
+        else:
+            for inner in _inner(eqn):
+                same = len(inner.invars) == len(operands) and name != "while"
+                inside = _count(inner, operands if same else [True] * len(inner.invars), here)
+                if inside.total() and name in ("while", "pallas_call", "shard_map"):
+                    raise ValueError(f"cannot say how often {name!r} in {here or 'the function'} repeats its products")
+                counts += inside
+        varies |= dict.fromkeys(eqn.outvars, any(operands))
+    return counts
+
+
+def _inner(eqn: JaxprEqn) -> list[Jaxpr]:
+    closed = [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in eqn.params.values()]
+    return [jaxpr for jaxpr in closed if isinstance(jaxpr, Jaxpr)]
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    return var.aval.shape
+
+
+def _dot_general(eqn: JaxprEqn) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left = _shape(eqn.invars[0])
+    return math.prod(_shape(eqn.outvars[0])) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(eqn: JaxprEqn) -> int:
+    kernel = _shape(eqn.invars[1])  # its input features are those of a group
+    features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return math.prod(_shape(eqn.outvars[0])) * math.prod(kernel) // features
+
+
+_PRODUCTS = {"dot_general": _dot_general, "conv_general_dilated": _convolution}
