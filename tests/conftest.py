@@ -24,6 +24,22 @@ def randomised():
     return fill
 
 
+@pytest.fixture(scope="session")
+def primitives_of():
+    """Returns the names of a function's primitives; `recomputed`, those inside what the backward pass recomputes."""
+    import jax
+
+    def names(function, *arguments, recomputed=False):
+        equations = jax.make_jaxpr(function)(*arguments).eqns
+        if recomputed:  # remat2 is the name of jax.checkpoint
+            equations = [
+                inner for eqn in equations if eqn.primitive.name == "remat2" for inner in eqn.params["jaxpr"].eqns
+            ]
+        return {eqn.primitive.name for eqn in equations}
+
+    return names
+
+
 @pytest.fixture(scope="module")
 def own_home(tmp_path_factory):
     """Commands run in this process, from the checkout, that touch nothing of the user's."""

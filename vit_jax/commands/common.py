@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 
 
@@ -29,6 +30,7 @@ def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_j
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)  # the writes it gave up
     if compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compilation_cache))
     initialize_distributed(
