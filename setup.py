@@ -21,6 +21,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "array-record>=0.7,<0.9; platform_system == 'Linux'",
+        "av>=14,<20",
         "chex>=0.1.90,<0.2",
         "etils[epath]>=1.12,<2",
         "flax>=0.12,<0.13",
@@ -36,8 +37,10 @@ setup(
         "orbax-checkpoint>=0.11.30,<0.13",
         "pillow>=11,<14",
         "rich>=13,<16",
+        "sacrebleu>=2.4,<3",
         "safetensors>=0.5,<0.9",
         "scikit-learn>=1.5,<2",  # the digits
+        "sentencepiece>=0.2,<0.3",
         "tensorboardX>=2.6,<3",
         "tensorflow-datasets>=4.9.9,<5",
     ],
@@ -45,7 +48,14 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "kernels": ["tokamax>=0.0.8"],
-        "test": ["beartype>=0.20,<1", "pyright>=1.1.400,<2", "pytest>=8,<10", "ruff>=0.12,<1", "pre-commit>=4,<5"],
+        "test": [
+            "beartype>=0.20,<1",
+            "pyright>=1.1.400,<2",
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.12,<1",
+            "pre-commit>=4,<5",
+        ],
         "parity": ["torch>=2.6,<3", "transformers>=4.50,<6", "timm>=1.0.15,<2"],
     },
 )

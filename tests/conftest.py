@@ -9,6 +9,12 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported, which only some tests do
 jaxtyping.install_import_hook("vit_jax.models", "beartype.beartype")
 
+LONG = ("test_devices.py", "test_resume.py", "test_bad_input.py", "test_commands.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)  # so that no worker is left alone with minutes of work
+
 
 @pytest.fixture(scope="session")
 def randomised():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax.models.dense import Dense
 from vit_jax.models.layers import GELU, MLP, BlockStack, DropPath, EncoderBlock, LayerScale, PatchEmbed
 
 
@@ -18,6 +19,27 @@ def normal(*shape, seed=0):
 
 def shapes_of(module, *args, **kwargs):
     return jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs)).get("params", {})
+
+
+@pytest.mark.parametrize(
+    ("features", "axes", "use_bias"),
+    [(5, (-1,), True), ((2, 3), (-1,), True), ((2, 3), (-1,), False), (5, (-2, -1), True), ((3, 2), (-2, -1), False)],
+)
+def test_a_dense_layer_is_flax_s(features, axes, use_bias):
+    x = normal(2, 3, 4, 6)
+    options = {"use_bias": use_bias, "kernel_init": nn.initializers.xavier_uniform()}
+    options["bias_init"] = nn.initializers.normal(0.3)
+    ours, theirs = Dense(features, len(axes), **options), nn.DenseGeneral(features, axis=axes, **options)
+    params = ours.init(jax.random.key(0), x)["params"]
+    for got, expected in zip(*map(jax.tree.leaves, (params, theirs.init(jax.random.key(0), x)["params"])), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+    def values_and_gradients(layer):
+        out, pull_back = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, x)
+        return out, pull_back(jnp.cos(out))
+
+    for got, expected in zip(*map(jax.tree.leaves, map(values_and_gradients, (ours, theirs))), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vit_jax.models.dense import Dense
+
 # name here -> name in tokamax, whose import costs seconds and is an extra
 _TOKAMAX = {"chunked": "xla_chunked", "mosaic": "mosaic", "triton": "triton"}
 KERNELS = ("auto", "reference", "xla", "cudnn", *_TOKAMAX)
@@ -56,9 +58,9 @@ def dot_product_attention(
 
     All kernels give the same values and gradients within the accuracy of the dtype:
     `reference` (plain einsum), `xla` and `cudnn` (`jax.nn`), `chunked`, `mosaic` and `triton` (`tokamax`:
-    memory linear in the tokens; the extra `kernels`). `auto` is `xla`; on a CPU and in float64 `reference`: the
-    fastest for the few hundred tokens of images (`benchmarks/models.py`). A query whose keys are all masked attends
-    uniformly.
+    memory linear in the tokens; the extra `kernels`). `auto` is `xla`; in float64, and on a CPU where there are
+    more than 16 keys, `reference`: the fastest for the few hundred tokens of images (`benchmarks/models.py`). A query
+    whose keys are all masked attends uniformly.
 
     Args:
       mask: True where a query may attend; broadcasts to `(*batch, heads, queries, keys)`.
@@ -72,8 +74,8 @@ def dot_product_attention(
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
     if kernel == "auto":  # the libraries' softmax is float32, which would spoil float64
-        on_cpu = jax.default_backend() == "cpu"
-        kernel = "reference" if on_cpu or query.dtype == jnp.float64 else "xla"
+        many_on_cpu = jax.default_backend() == "cpu" and key.shape[-3] > 16
+        kernel = "reference" if many_on_cpu or query.dtype == jnp.float64 else "xla"
     if kernel == "reference":
         if is_causal:
             causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
@@ -238,7 +240,7 @@ class MultiHeadAttention(nn.Module):
             out = dot_product_attention(
                 query, key, value, mask=mask, bias=bias, is_causal=is_causal, kernel=self.kernel
             )
-        out = self._dense("out", hidden_dim, axis=(-2, -1))(out)
+        out = self._dense("out", hidden_dim, num_axes=2)(out)
         return out, weights if return_weights else None
 
     def key_values(self, keys: Float[Array, "*batch keys kv_dim"]) -> KeyValues:
@@ -258,7 +260,7 @@ class MultiHeadAttention(nn.Module):
 
     @nn.nowrap
     def _dense(self, name, features, **fields):
-        return nn.DenseGeneral(
+        return Dense(
             features,
             use_bias=self.out_bias if name == "out" else self.qkv_bias,
             kernel_init=self.kernel_init,

@@ -11,6 +11,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
+from vit_jax.models.dense import Dense
 
 # for the backward pass only their input is kept, not the three to five arrays of its size that cost more than the GELU
 GELU = {
@@ -83,7 +84,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch hidden_dim"], *, train: bool) -> Float[Array, "*batch hidden_dim"]:
         dense = functools.partial(
-            nn.Dense,
+            Dense,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=self.kernel_init,

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
+from vit_jax.models.dense import Dense
 from vit_jax.models.layers import MLP, DropPath
 
 # Figure 1: the attentions of a block in their order. The last has the parameter names, and is the place, of an
@@ -164,7 +165,7 @@ class TimeSformerBlock(nn.Module):
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
         y = DropPath()(y.reshape(-1, *y.shape[2:]), drop_path_rate, train=train).reshape(y.shape)
         if not is_last:  # zero at first, so that an image ViT's block is still one
-            y = nn.Dense(hidden_dim, kernel_init=nn.initializers.zeros, name=f"{prefix}out", **types)(y)
+            y = Dense(hidden_dim, kernel_init=nn.initializers.zeros, name=f"{prefix}out", **types)(y)
 
         patches = join(y[:, :, 1:] if has_cls else y).reshape(batch, -1, hidden_dim)
         cls = y[:, :, :1].mean(axis=1) if has_cls else jnp.zeros((batch, 1, hidden_dim), y.dtype)

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import KERNELS
+from vit_jax.models.dense import Dense
 from vit_jax.models.layers import GELU, REMAT, BlockStack, PatchEmbed, check_choices, torch_uniform
 from vit_jax.models.positions import resample, token_positions
 from vit_jax.models.space_time import ATTENTIONS, INIT, TimeSformerBlock
@@ -208,7 +209,7 @@ class TimeSformer(nn.Module):
         if self.num_classes is None:
             return lambda x: x
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        head = nn.Dense(self.num_classes, kernel_init=INIT, name="head", **types)
+        head = Dense(self.num_classes, kernel_init=INIT, name="head", **types)
         return lambda x: head(x).astype(jnp.promote_types(self.dtype, jnp.float32))
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import KERNELS
+from vit_jax.models.dense import Dense
 from vit_jax.models.layers import GELU, REMAT, BlockStack, EncoderBlock, check_choices
 from vit_jax.models.positions import token_positions
 from vit_jax.models.words import INIT, SentenceProjection, WordEmbed, word_grid
@@ -36,7 +37,7 @@ class SqueezeExcitation(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch tokens hidden_dim"]) -> Float[Array, "batch tokens hidden_dim"]:
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = functools.partial(nn.Dense, kernel_init=INIT, **types)
+        dense = functools.partial(Dense, kernel_init=INIT, **types)
         scale = nn.LayerNorm(epsilon=self.norm_epsilon, name="norm", **types)(x.mean(axis=1, keepdims=True))
         scale = nn.relu(dense(x.shape[-1] // 4, name="in")(scale))
         return x * nn.tanh(dense(x.shape[-1], name="out")(scale))
@@ -187,7 +188,7 @@ class TNT(nn.Module):
         sentences = nn.LayerNorm(epsilon=self.norm_epsilon, name="norm", **types)(sentences)
         pooled = logits = sentences[:, 0]
         if self.num_classes is not None:
-            logits = nn.Dense(self.num_classes, kernel_init=INIT, name="head", **types)(pooled)
+            logits = Dense(self.num_classes, kernel_init=INIT, name="head", **types)(pooled)
             logits = logits.astype(jnp.promote_types(self.dtype, jnp.float32))
 
         captured = {"tokens/final": sentences, "pooled": pooled}

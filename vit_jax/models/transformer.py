@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.models.attention import KERNELS, KeyValues
+from vit_jax.models.dense import Dense
 from vit_jax.models.layers import REMAT, BlockStack, check_choices
 from vit_jax.models.transformer_block import Block, Stream
 
@@ -104,7 +105,7 @@ class Transformer(nn.Module):
         embed = functools.partial(nn.Embed, features=self.hidden_dim, embedding_init=normal, **types)
         self.embed, self.source_embed, self.target_embed = (embed(self.vocab_size) for _ in range(3))
         self.source_pos_embed, self.target_pos_embed = (embed(self.max_length) for _ in range(2))
-        self.head = nn.Dense(self.vocab_size, use_bias=False, kernel_init=nn.initializers.xavier_uniform(), **types)
+        self.head = Dense(self.vocab_size, use_bias=False, kernel_init=nn.initializers.xavier_uniform(), **types)
         self.dropout = nn.Dropout(self.dropout_rate)
 
         block = functools.partial(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vit_jax.models.attention import KERNELS, MultiHeadAttention
+from vit_jax.models.dense import Dense
 from vit_jax.models.layers import GELU, MLP, REMAT, BlockStack, EncoderBlock, PatchEmbed, check_choices
 from vit_jax.models.positions import relative_positions, token_positions
 from vit_jax.models.resnet import FLAVOURS, GROUPS, HYBRIDS, ResNet, stride_of
@@ -265,11 +266,11 @@ class ViT(nn.Module):
     def _head(self, x):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.representation_dim:
-            x = nn.tanh(nn.Dense(self.representation_dim, name="representation", **types)(x))
+            x = nn.tanh(Dense(self.representation_dim, name="representation", **types)(x))
         if self.num_classes is None:
             return x
         zeros, bias = nn.initializers.zeros, nn.initializers.constant(self.head_bias_init)
-        head = nn.Dense(self.num_classes, kernel_init=zeros, bias_init=bias, name="head", **types)
+        head = Dense(self.num_classes, kernel_init=zeros, bias_init=bias, name="head", **types)
         return head(x).astype(jnp.promote_types(self.dtype, jnp.float32))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from vit_jax.models.dense import Dense
 from vit_jax.models.layers import torch_uniform
 
 KERNEL_SIZE = 7  # of the convolution that makes words
@@ -85,5 +86,5 @@ class SentenceProjection(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = functools.partial(nn.LayerNorm, epsilon=self.norm_epsilon, **types)
         x = norm(name="norm_in")(words.reshape(*words.shape[:2], -1))
-        x = nn.Dense(self.hidden_dim, use_bias=self.use_bias, kernel_init=INIT, name="dense", **types)(x)
+        x = Dense(self.hidden_dim, use_bias=self.use_bias, kernel_init=INIT, name="dense", **types)(x)
         return norm(name="norm_out")(x)
