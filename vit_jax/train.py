@@ -238,15 +238,23 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
 def init_state(
     config: Config, model: nn.Module, plan: Plan
 ) -> tuple[TrainState, optax.GradientTransformation, optax.Schedule]:
-    """Initialises parameters from `config.seed`, and builds the optimizer for them."""
+    """Initialises parameters from `config.seed`, and builds the optimizer for them.
+
+    Raises:
+      UserError: The model cannot compute as `config.model` says on these devices, or see `make_optimizer`.
+    """
     init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed))
 
     def init_params():
         return model.init(init_rng, jnp.zeros((1, *model.input_shape), model.dtype), train=False)["params"]
 
+    try:
+        shapes = jax.eval_shape(init_params)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"config.model: {error}") from error
     tx, schedule = make_optimizer(
         config.optimizer,
-        jax.eval_shape(init_params),
+        shapes,
         total_steps=plan.total,
         steps_per_epoch=plan.steps_per_epoch,
         hidden_dim=model.hidden_dim,

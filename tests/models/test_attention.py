@@ -147,16 +147,25 @@ def test_causal_by_gradient(kernel, keys):
     assert by_key[1:][allowed[1:]].all()  # the first query sees one key: its weight is 1 whatever that key is
 
 
-def test_auto_is_xla():
-    arrays = qkv()
+@pytest.mark.parametrize(("keys", "kernel"), [(16, "xla"), (17, "reference")])
+def test_auto_on_a_cpu_is_the_reference_above_16_keys(keys, kernel):
+    arrays = qkv(keys=keys)
     by_default = dot_product_attention(*arrays)
     np.testing.assert_array_equal(by_default, dot_product_attention(*arrays, kernel="auto"))
-    np.testing.assert_array_equal(by_default, dot_product_attention(*arrays, kernel="xla"))
+    np.testing.assert_array_equal(by_default, dot_product_attention(*arrays, kernel=kernel))
 
 
 def test_unknown_kernel():
     with pytest.raises(ValueError, match=r"unknown attention kernel 'flash'; known: auto, reference, xla"):
         dot_product_attention(*qkv(), kernel="flash")
+
+
+@pytest.mark.parametrize(
+    "kernel", ["cudnn", pytest.param("mosaic", marks=needs_tokamax), pytest.param("triton", marks=needs_tokamax)]
+)
+def test_a_kernel_that_does_not_run_here_is_refused_by_name(kernel):
+    with pytest.raises(ValueError, match=f"attention kernel '{kernel}' does not run on this cpu"):
+        dot_product_attention(*qkv(), kernel=kernel)
 
 
 @pytest.mark.parametrize("kernel", ["chunked", "mosaic", "triton"])

@@ -68,7 +68,7 @@ def dot_product_attention(
       is_causal: Query i sees keys 0 to i only.
 
     Raises:
-      ValueError: The kernel is unknown.
+      ValueError: The kernel is unknown, or does not run on this device, with this dtype or these sizes.
       ImportError: The kernel is one of `tokamax`'s, which is not installed.
     """
     if kernel not in KERNELS:
@@ -95,15 +95,20 @@ def dot_product_attention(
         x = x.reshape((1,) * (len(batch) + 3 - x.ndim) + x.shape)
         return jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
 
-    out = _kernel(kernel)(
-        fold(query),
-        fold(key),
-        fold(value),
-        spread(bias),
-        spread(mask),
-        is_causal=is_causal,
-        scale=qk_head_dim**-0.5,
-    )
+    try:
+        out = _kernel(kernel)(
+            fold(query),
+            fold(key),
+            fold(value),
+            spread(bias),
+            spread(mask),
+            is_causal=is_causal,
+            scale=qk_head_dim**-0.5,
+        )
+    except (NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"attention kernel {kernel!r} does not run on this {jax.default_backend()} with these inputs: {error}"
+        ) from error
     return out.reshape(*batch, queries, heads, -1)[..., :v_head_dim]
 
 
