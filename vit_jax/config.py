@@ -49,7 +49,6 @@ MODEL = {
     "tnt_layers": Key(tuple, "of TNT: layers, from 0, with an inner block; all if unset"),
     "word_pos_embed": Key(str, "of TNT: learned or none"),
     "squeeze_excitation": Key(bool, "of TNT: rescaled copies of the MLPs' outputs"),
-    "num_frames": Key(int, "of TimeSformer: frames of a clip"),
     "attention_type": Key(
         str,
         "of TimeSformer: space_only, joint_space_time, divided_space_time, sparse_local_global or axial",
@@ -73,8 +72,10 @@ MODEL = {
 }
 
 DATA = {
-    "name": Key("digits", "digits, fashion_mnist, folder, or a prepared TFDS set"),
-    "path": Key(str, "the folder of images of name=folder", False),
+    "name": Key(
+        "digits", "digits, fashion_mnist, motion/..., another prepared TFDS set; folder, video or text: your own"
+    ),
+    "path": Key(str, "of folder, video and text: where they lie", False),
     "data_dir": Key(str, "where prepared sets lie; $TFDS_DATA_DIR or ~/tensorflow_datasets if unset", False),
     "train_split": Key("train", "TFDS split syntax, as train[:90%]"),
     "eval_split": Key("test", "likewise"),
@@ -82,6 +83,20 @@ DATA = {
     "channels": Key(3, "1 or 3"),
     "train_transforms": Key("random_resized_crop|flip|normalize(mean=0.5, std=0.5)", "what each training image meets"),
     "eval_transforms": Key("resize(256)|center_crop|normalize(mean=0.5, std=0.5)", "likewise for evaluation"),
+    "label": Key(str, "the feature that is the label, where a TFDS set has several"),
+    "num_frames": Key(8, "of video: frames of a clip"),
+    "sampling": Key(
+        "stride(frames=32, fps=30)",
+        "of video: which frames make a clip: stride(frames=), stride(frames=, fps=), stride(seconds=), segments or first",
+    ),
+    "eval_clips": Key(1, "of video: clips of each example in evaluation, whose probabilities are averaged"),
+    "eval_crops": Key(1, "of video: crops of each of these clips, along the longer side"),
+    "cache": Key(str, "of video: folder for decoded, resized copies; none if unset", False),
+    "cache_gb": Key(50.0, "of video: size at which nothing more is put into the cache", False),
+    "cache_side": Key(320, "of video: shorter side of the copies in the cache, in pixels"),
+    "languages": Key(("en", "it"), "of text: source and target, as its files name them"),
+    "vocab_size": Key(8_000, "of text: sub-words, shared by both languages, learned from the training split"),
+    "buckets": Key((16, 32, 64), "of text: lengths, in tokens, to which sentences are padded; longer ones are skipped"),
     "repeats": Key(1, "repeated augmentation: times an image stands in a batch"),
     "strict": Key(False, "refuse a folder with unreadable images instead of skipping them"),
     "num_workers": Key(0, "processes that prepare batches; 0 for threads of this one. Never changes a batch", False),
@@ -89,12 +104,15 @@ DATA = {
 }
 
 TASK = {
-    "name": Key("classification", "what is learned"),
-    "loss": Key("softmax", "softmax, or sigmoid (multi-label, or one-vs-all)"),
-    "label_smoothing": Key(0.0, "epsilon: epsilon / num_classes goes to every class, before mixing"),
+    "name": Key("classification", "what is learned: classification (images, videos) or translation"),
+    "loss": Key("softmax", "of classification: softmax, or sigmoid (multi-label, or one-vs-all)"),
+    "label_smoothing": Key(0.0, "epsilon: epsilon / num_classes goes to every class (or token), before mixing"),
     "mixup_alpha": Key(0.0, "mixup's Beta(alpha, alpha); 0 for none"),
     "cutmix_alpha": Key(0.0, "cutmix's Beta(alpha, alpha); 0 for none. With both, each batch takes one, evenly"),
     "mix_probability": Key(1.0, "share of batches that are mixed"),
+    "beam_size": Key(4, "of translation: hypotheses kept; 1 is greedy"),
+    "length_penalty": Key(0.6, "of translation: alpha"),
+    "extra_length": Key(50, "of translation: tokens that a translation may have more than its source"),
 }
 
 SCHEDULE = {
@@ -137,7 +155,9 @@ SCHEMA = {
         str, "workdir, or foreign weights (docs/checkpoints.md), to take the parameters from: fine-tuning"
     ),
     "init_image_size": Key(tuple, "(height, width) that init_from was trained with, if it does not say so itself"),
-    "batch_size": Key(1024, "examples of one update, over all devices, processes and micro-batches"),
+    "batch_size": Key(
+        1024, "examples of one update, over all devices, processes and micro-batches; of text tokens a side"
+    ),
     "accum_steps": Key(1, "micro-batches of one update: less memory, the same update"),
     "duration": Key("300 epochs", "length of training"),
     "eval_every": Key("1 epochs", "duration between evaluations; one is always made at the end", False),
