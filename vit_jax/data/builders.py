@@ -1,4 +1,4 @@
-"""The project's own data sets, as TFDS builders that need neither TensorFlow nor a network.
+"""The project's own sets of images, as TFDS builders that need neither TensorFlow nor a network.
 
 Each yields Pillow images, which TFDS then stores as PNG without TensorFlow (a numpy array would need it).
 """
@@ -31,11 +31,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return _classification_info(self, (8, 8, 1), [str(digit) for digit in range(10)])
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
-        images = np.round(images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-        is_test = fifth_of_each_class(labels)
+        images, labels, is_test = load_digits()
         return {
             "train": self._generate_examples(images, labels, np.flatnonzero(~is_test)),
             "test": self._generate_examples(images, labels, np.flatnonzero(is_test)),
@@ -44,6 +40,15 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Iterator[Any]:
         for index in indices.tolist():
             yield index, {"image": Image.fromarray(images[index]), "label": int(labels[index])}
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns images uint8 (1797, 8, 8), labels, and which are in the test split."""
+    from sklearn import datasets
+
+    images, labels = datasets.load_digits(return_X_y=True)
+    images = np.round(images.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    return images, labels, fifth_of_each_class(labels)
 
 
 def fifth_of_each_class(labels: np.ndarray) -> np.ndarray:
@@ -105,17 +110,26 @@ class FashionMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return _classification_info(self, (28, 28, 1), FASHION_MNIST_LABELS)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        assert self._files is not None
-        for file in FASHION_MNIST_FILES:
-            check_fashion_mnist_file(self._files / file)
         return {"train": self._generate_examples("train"), "test": self._generate_examples("t10k")}
 
     def _generate_examples(self, part: str) -> Iterator[Any]:
         assert self._files is not None
-        images = read_idx(self._files / f"{part}-images-idx3-ubyte.gz")
-        labels = read_idx(self._files / f"{part}-labels-idx1-ubyte.gz")
+        images, labels = load_fashion_mnist(self._files, part)
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield index, {"image": Image.fromarray(image), "label": int(label)}
+
+
+def load_fashion_mnist(files: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images uint8 (number, 28, 28) and labels of `part`, "train" or "t10k".
+
+    Raises:
+      UserError: A file is not the one published.
+    """
+    paths = [files / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+    for path in paths:
+        check_fashion_mnist_file(path)
+    images, labels = (read_idx(path) for path in paths)
+    return images, labels
 
 
 def check_fashion_mnist_file(path: Path) -> None:
@@ -146,6 +160,3 @@ def _classification_info(builder: Any, shape: tuple[int, int, int], labels: list
         supervised_keys=("image", "label"),
         disable_shuffling=False,
     )
-
-
-BUILDERS: dict[str, Any] = {"digits": Digits, "fashion_mnist": FashionMnist}

@@ -1,6 +1,7 @@
 """Puts data sets on disk in the one form that is read here: TFDS folders of ArrayRecord files, without TensorFlow."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 from vit_jax.errors import UserError, nearest
 
-OWN = ("digits", "fashion_mnist")
+OWN = ("digits", "fashion_mnist", "motion")
 FASHION_MNIST_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
@@ -68,20 +69,18 @@ def prepare(name: str, data_dir: str | None = None, path: str | None = None, pro
     in_tfrecords = _find(name, data_dir)
     if in_tfrecords:
         return convert_to_array_record(in_tfrecords, progress)
-    if name not in OWN:
+    if name.split("/")[0] not in OWN:
         raise not_prepared(name, data_dir)
-    return _prepare_own(name, data_root(data_dir), path)
+    return _prepare_own(name, data_root(data_dir), path, progress)
 
 
-def _prepare_own(name: str, root: Path, path: str | None) -> Path:
+def _prepare_own(name: str, root: Path, path: str | None, progress: Progress | None) -> Path:
     import tensorflow_datasets as tfds
 
-    from vit_jax.data.builders import BUILDERS
-
-    raw = {"files": fashion_mnist_files(path, root)} if name == "fashion_mnist" else {}
+    make_builder = _own_builder(name, root, path, progress)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        builder = BUILDERS[name](data_dir=root, file_format="array_record", **raw)
+        builder = make_builder(data_dir=root, file_format="array_record")
         with _quiet(tfds), tempfile.TemporaryDirectory() as downloads:
             builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
@@ -90,6 +89,22 @@ def _prepare_own(name: str, root: Path, path: str | None) -> Path:
             return found
         raise UserError(f"cannot prepare {name!r} in {root} ({error}): choose another data_dir") from None
     return Path(builder.data_dir)
+
+
+def _own_builder(name: str, root: Path, path: str | None, progress: Progress | None) -> Callable[..., Any]:
+    from vit_jax.data.builders import Digits, FashionMnist
+    from vit_jax.data.motion import Motion
+
+    base, _, variant = name.partition("/")
+    if base == "motion":
+        configs = {f"motion/{config.name}": config for config in Motion.BUILDER_CONFIGS}
+        if name not in configs:
+            raise UserError(f"there is no data set {name!r}, but {', '.join(configs)}{nearest(name, configs)}")
+        files = fashion_mnist_files(path, root) if configs[name].objects == "fashion" else None
+        return functools.partial(Motion, config=variant, files=files, progress=progress)
+    if variant:
+        raise UserError(f"data set {base!r} has no configurations, as {variant!r}")
+    return functools.partial(FashionMnist, files=fashion_mnist_files(path, root)) if base == "fashion_mnist" else Digits
 
 
 def fashion_mnist_files(path: str | None, root: Path) -> Path:
@@ -101,7 +116,7 @@ def fashion_mnist_files(path: str | None, root: Path) -> Path:
         if all((place / file).is_file() for file in FASHION_MNIST_FILES):
             return place
     raise UserError(
-        f"fashion_mnist: {', '.join(FASHION_MNIST_FILES)} are not all in {' or '.join(map(str, places))}. Either "
+        f"Fashion-MNIST: {', '.join(FASHION_MNIST_FILES)} are not all in {' or '.join(map(str, places))}. Either "
         f"'apt-get install dataset-fashion-mnist' (Debian, Ubuntu), or download them from {FASHION_MNIST_URL} "
         "into a folder and add --path FOLDER"
     )
