@@ -71,7 +71,8 @@ def test_the_motion_is_in_the_order_of_the_frames_and_nowhere_else():
     accuracy, _, _ = _accuracy(np.array(frames), labels)
     assert _within_chance(accuracy, 1 / len(config.motions))
     _, family, direction = _accuracy(np.array(pairs), labels)
-    assert family[0] > 0.5 and direction[0] > 0.75
+    assert family[0] > 0.5
+    assert direction[0] > 0.75
     _, family, direction = _accuracy(np.array(disordered), labels)
     assert family[0] > 0.4
     assert _within_chance(direction, 1 / 2)
@@ -97,7 +98,7 @@ def _movement(video):
 
 
 def _accuracy(features, labels):
-    """Returns (accuracy, examples) on the second half: of the class, of its family, and of the class given its family."""
+    """Returns (accuracy, examples) on the second half, of the class, its family, and the class given its family."""
     half = len(labels) // 2
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     classifier.fit(features[:half], labels[:half])
@@ -116,7 +117,9 @@ def test_splits_share_nothing():
     config = dataclasses.replace(SMALL, grain=(1,))
     for load in (lambda split: load_objects(split, config, None)[0], lambda split: _strips(load_photos(split, config))):
         train, test = ({piece.tobytes() for piece in load(split)} for split in ("train", "test"))
-        assert train and test and not train & test
+        assert train
+        assert test
+        assert not train & test
 
 
 def _strips(photos):
