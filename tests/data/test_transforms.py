@@ -36,7 +36,11 @@ def test_the_chain_makes_float32_of_the_asked_size():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
 def test_every_transform_works_by_name_on_grey_and_rgb(name, channels):
-    chain = {"normalize": NORMALIZE, "random_erasing": f"{NORMALIZE}|random_erasing(p=1.0)"}
+    chain = {
+        "normalize": NORMALIZE,
+        "random_erasing": f"{NORMALIZE}|random_erasing(p=1.0)",
+        "random_resize": f"random_resize(16, 20)|center_crop|{NORMALIZE}",
+    }
     preprocessing = Preprocessing((16, 16), channels, chain.get(name, f"{name}|{NORMALIZE}"))
     for seed in range(20):
         assert preprocessing(noise(16, 16), rng(seed)).shape == (16, 16, channels)

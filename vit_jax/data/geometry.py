@@ -65,6 +65,34 @@ class Resize(Transform):
 
 
 @dataclass(frozen=True)
+class RandomResize(Transform):
+    """Resizes the shorter side to a random whole number of pixels from `low` to `high` (jitter of the scale).
+
+    Uniform, or with `inverse` uniform in its inverse (so that objects shrink uniformly), then rounded. Bilinear without
+    antialias, as in the published runs of SlowFast and TimeSformer, which resize normalized values, not levels.
+    """
+
+    low: int
+    high: int
+    inverse: bool = False
+    method: str = "bilinear"
+    antialias: bool = False
+    random: ClassVar[bool] = True
+
+    def __post_init__(self):
+        for name in ("low", "high"):
+            side = getattr(self, name)
+            check(isinstance(side, int) and not isinstance(side, bool) and side > 0, name, side, "pixels, above 0")
+        check(self.low <= self.high, "high", self.high, f"at least low ({self.low})")
+        check(isinstance(self.inverse, bool), "inverse", self.inverse, "True or False")
+        check_method(self.method, self.antialias)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        side = 1 / rng.uniform(1 / self.high, 1 / self.low) if self.inverse else rng.uniform(self.low, self.high)
+        return Resize(round(side), self.method, self.antialias)(image, None)
+
+
+@dataclass(frozen=True)
 class CenterCrop(Transform):
     """Cuts the middle out; an odd rest is rounded half to even, as torchvision's (big_vision rounds it down)."""
 
@@ -77,6 +105,28 @@ class CenterCrop(Transform):
         height, width = _pair(self.size)
         _check_fits(image, height, width, "center_crop")
         return _cut(image, round((image.height - height) / 2), round((image.width - width) / 2), height, width)
+
+
+@dataclass(frozen=True)
+class PlacedCrop(CenterCrop):
+    """Crop number `index` of `count` spread evenly along the longer side: of 3, left or top, centre, right or bottom.
+
+    Halves of pixels are rounded up, along the shorter side too, as in the published runs of SlowFast and TimeSformer.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __call__(self, image: Image.Image, rng: Any) -> Image.Image:
+        height, width = _pair(self.size)
+        _check_fits(image, height, width, "center_crop")
+        rests = (image.height - height, image.width - width)
+        top, left = (math.ceil(rest / 2) for rest in rests)
+        if self.count > 1 and image.height > image.width:
+            top = math.ceil(rests[0] * self.index / (self.count - 1))
+        elif self.count > 1:
+            left = math.ceil(rests[1] * self.index / (self.count - 1))
+        return _cut(image, top, left, height, width)
 
 
 @dataclass(frozen=True)

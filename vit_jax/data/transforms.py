@@ -4,8 +4,8 @@ import ast
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,9 +26,13 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "random_affine": geometry.RandomAffine,
     "random_crop": geometry.RandomCrop,
     "random_erasing": values.RandomErasing,
+    "random_resize": geometry.RandomResize,
     "random_resized_crop": geometry.RandomResizedCrop,
     "resize": geometry.Resize,
 }
+
+Call = tuple[str, list, dict[str, Any]]  # a step as written: name, positional arguments, named arguments
+Built = TypeVar("Built")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Preprocessing:
     image_size: tuple[int, int]
     channels: int
     transforms: str
+    key: ClassVar[str] = "image"  # what it takes of an example and gives to a batch
+    views: ClassVar[int] = 1  # rows of an example in evaluation
     _chain: tuple[Transform, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -72,15 +78,28 @@ class Preprocessing:
         names = {kind: name for name, kind in TRANSFORMS.items()}
         return tuple(names[type(step)] for step in self._chain if step.random)
 
+    @property
+    def model_fields(self) -> dict[str, Any]:
+        """What a model has to be built with to take the rows."""
+        return {"image_size": self.image_size, "in_channels": self.channels}
+
     def __call__(self, image: Image.Image, rng: np.random.Generator | None) -> np.ndarray:
         """Returns float32 (height, width, channels)."""
+        return self.run(image, rng, self._chain)
+
+    def rows(self, image: Image.Image, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """Returns an example's rows of a batch: here one, whether or not in evaluation."""
+        return [self(image, rng)]
+
+    def run(self, image: Image.Image, rng: np.random.Generator | None, steps: Iterable[Transform]) -> np.ndarray:
+        """Calls `steps` in place of the chain's."""
         if rng is None and self.is_random:
             raise UserError(
                 f"{', '.join(self.random_transforms)}: random, but no random generator was given; "
                 "evaluation wants transforms without chance"
             )
         result: Any = to_channels(image, self.channels)
-        for step in self._chain:
+        for step in steps:
             result = step(result, rng)
         if result.shape[:2] != self.image_size:
             raise UserError(
@@ -127,7 +146,7 @@ def _checked_size(size: Any) -> tuple[int, int]:
 
 
 def _compile(transforms: str, image_size: tuple[int, int], channels: int) -> tuple[Transform, ...]:
-    steps = [_build(name, args, kwargs) for name, args, kwargs in parse(transforms)]
+    steps = [build(TRANSFORMS, "transform", *step) for step in parse(transforms)]
     normalizes = [step for step in steps if isinstance(step, values.Normalize)]
     if len(normalizes) != 1:
         raise UserError(f"{transforms!r}: 'normalize' makes the array and must be there exactly once")
@@ -154,19 +173,19 @@ def _completed(step: Transform, image_size, normalize: values.Normalize) -> Tran
     return dataclasses.replace(step, **fields) if fields else step  # pyright: ignore[reportArgumentType]
 
 
-def parse(transforms: str) -> Iterator[tuple[str, list, dict[str, Any]]]:
+def parse(chain: str, what: str = "transforms") -> Iterator[Call]:
     """Yields (name, positional arguments, named arguments) of each step; raises `UserError` unless all are literals."""
     try:
-        tree = ast.parse(transforms, mode="eval").body
+        tree = ast.parse(chain, mode="eval").body
     except SyntaxError as error:
-        raise UserError(f"transforms {transforms!r}: {error.msg} at character {error.offset}") from None
-    yield from _steps(tree)
+        raise UserError(f"{what} {chain!r}: {error.msg} at character {error.offset}") from None
+    yield from _steps(tree, what)
 
 
-def _steps(tree: ast.expr) -> Iterator[tuple[str, list, dict[str, Any]]]:
+def _steps(tree: ast.expr, what: str) -> Iterator[Call]:
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
-        yield from _steps(tree.left)
-        yield from _steps(tree.right)
+        yield from _steps(tree.left, what)
+        yield from _steps(tree.right, what)
     elif isinstance(tree, ast.Name):
         yield tree.id, [], {}
     elif isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
@@ -174,7 +193,7 @@ def _steps(tree: ast.expr) -> Iterator[tuple[str, list, dict[str, Any]]]:
         args = [_literal(name, arg) for arg in tree.args]
         yield name, args, {str(word.arg): _literal(name, word.value) for word in tree.keywords}
     else:
-        raise UserError(f"transforms: {ast.unparse(tree)!r} is not of the form name(argument=value)")
+        raise UserError(f"{what}: {ast.unparse(tree)!r} is not of the form name(argument=value)")
 
 
 def _literal(name: str, value: ast.expr) -> Any:
@@ -184,10 +203,11 @@ def _literal(name: str, value: ast.expr) -> Any:
         raise UserError(f"{name}: {ast.unparse(value)!r} is not a number, string or tuple of them") from None
 
 
-def _build(name: str, args: list, kwargs: dict[str, Any]) -> Transform:
-    if name not in TRANSFORMS:
-        raise UserError(f"unknown transform {name!r}{nearest(name, TRANSFORMS)}")
-    kind = TRANSFORMS[name]
+def build(kinds: Mapping[str, type[Built]], what: str, name: str, args: list, kwargs: dict[str, Any]) -> Built:
+    """Returns the `what` (for messages) called `name`, with its arguments as parsed; raises `UserError`."""
+    if name not in kinds:
+        raise UserError(f"unknown {what} {name!r}{nearest(name, kinds)}")
+    kind = kinds[name]
     known = inspect.signature(kind).parameters
     for word in kwargs:
         if word not in known:
