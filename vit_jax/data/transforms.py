@@ -54,7 +54,6 @@ class Preprocessing:
     channels: int
     transforms: str
     key: ClassVar[str] = "image"  # what it takes of an example and gives to a batch
-    views: ClassVar[int] = 1  # rows of an example in evaluation
     _chain: tuple[Transform, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -77,6 +76,11 @@ class Preprocessing:
         """The names of the random transforms, in order."""
         names = {kind: name for name, kind in TRANSFORMS.items()}
         return tuple(names[type(step)] for step in self._chain if step.random)
+
+    @property
+    def views(self) -> int:
+        """Rows of an example in evaluation."""
+        return 1
 
     @property
     def model_fields(self) -> dict[str, Any]:
