@@ -138,3 +138,10 @@ def test_of_very_many_sentences_evenly_spaced_ones_are_learned(monkeypatch):
 def test_a_sentence_of_any_length_is_learned():
     long = " ".join(["antidisestablishmentarianism"] * 2000)
     assert len(Vocabulary.train(["short", long], 290).encode("antidisestablishmentarianism")) <= 10
+
+
+def test_pieces_are_shown_as_text(vocabulary):
+    pieces = [vocabulary.piece(token) for token in vocabulary.encode("open the file")]
+    assert "".join(pieces).replace("\u2581", " ") == "open the file"
+    assert [vocabulary.piece(token) for token in (PAD_ID, BOS_ID, EOS_ID)] == ["<pad>", "<s>", "</s>"]
+    assert vocabulary.piece(vocabulary.encode("日")[0]) == "<0xE6>"

@@ -4,7 +4,7 @@ import base64
 import functools
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from vit_jax.errors import UserError
 
@@ -22,7 +22,8 @@ class Vocabulary:
     Equal by content, and pickles.
     """
 
-    key = "text"
+    key: ClassVar[str] = "text"
+    views: ClassVar[int] = 1
 
     def __init__(self, model: bytes):
         """Takes a trained sentencepiece model, serialised."""
@@ -109,6 +110,10 @@ class Vocabulary:
                 tokens.append(token)
         return self._processor.decode(tokens)
 
+    def piece(self, token: int) -> str:
+        """Returns how a token is shown, with "\u2581" for a space; bytes and special tokens as `<0x0A>` and `</s>`."""
+        return self._processor.id_to_piece(int(token))
+
     def to_dict(self) -> dict[str, Any]:
         """The vocabulary as JSON-compatible values; `from_dict` is the inverse."""
         return {"sentencepiece": base64.b64encode(self.model).decode()}
@@ -135,8 +140,10 @@ class Vocabulary:
     def _in_parts(self, text: str) -> list[int]:
         """Spells sentencepiece's sign for a space in bytes."""
         sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
-        first, *rest = self._processor.encode(text.split(_SPACE))
-        return sum((sign + part for part in rest), first)
+        tokens, *rest = self._processor.encode(text.split(_SPACE))
+        for part in rest:
+            tokens += sign + part
+        return tokens
 
 
 def check_unicode(text: str, name: str = "") -> None:
