@@ -68,6 +68,9 @@ def test_every_transform_works_by_name_on_grey_and_rgb(name, channels):
         (f"a.b(1)|{NORMALIZE}", "'a.b(1)' is not of the form"),
         ("resize|", "invalid syntax"),
         ("", "invalid syntax"),
+        (f"random_resize|{NORMALIZE}", "random_resize: missing 2 required positional arguments: 'low' and 'high'"),
+        (f"random_resize(320, 256)|{NORMALIZE}", "random_resize: high must be at least low (320), not 256"),
+        (f"random_resize(0, 2.5)|{NORMALIZE}", "random_resize: low must be pixels, above 0, not 0"),
         (f"randaugment('rand-q9')|{NORMALIZE}", "(not 'q9')"),
         (f"randaugment('augmix-m3')|{NORMALIZE}", "config must be such as"),
         (f"randaug(magnitude=40)|{NORMALIZE}", "magnitude must be 0 to 30"),
@@ -144,6 +147,21 @@ def test_modes_become_grey_or_rgb():
 def test_resize_takes_the_shorter_side_or_both():
     assert geometry.Resize(10)(noise(20, 31), None).size == (15, 10)
     assert geometry.Resize((10, 12))(noise(20, 31), None).size == (12, 10)
+
+
+def test_random_resize_draws_the_shorter_side():
+    sides = [geometry.RandomResize(10, 14)(noise(20, 31), rng(seed)).size for seed in range(600)]
+    assert {height for _, height in sides} == set(range(10, 15))
+    assert all(width == int(31 / 20 * height) for width, height in sides)
+    assert geometry.RandomResize(10, 10)(noise(31, 20), rng()).size == (10, 15)
+
+
+def test_random_resize_is_uniform_or_its_inverse_is():
+    image = noise(8, 8)
+    sides = [geometry.RandomResize(40, 160)(image, rng(seed)).width for seed in range(400)]
+    inverse = [geometry.RandomResize(40, 160, inverse=True)(image, rng(seed)).width for seed in range(400)]
+    assert np.mean(sides) == pytest.approx(100, rel=0.05)
+    assert np.mean(1 / np.array(inverse)) == pytest.approx((1 / 40 + 1 / 160) / 2, rel=0.05)
 
 
 def bilinear_without_antialias(values, height, width):

@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +62,7 @@ def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
 
 
 def read_table(container: Any, stream: Any, name: str) -> FrameTable:
-    stamps, keys, last, count, end, torn = [], [], (0, 0), 0, 0.0, False
+    stamps, keys, last, count, end, torn = [], [], (-math.inf, 0), 0, 0.0, False
     try:
         for packet in container.demux():
             if packet.dts is None and packet.pts is None and not packet.size:
@@ -86,11 +87,12 @@ def read_table(container: Any, stream: Any, name: str) -> FrameTable:
         raise BrokenVideo(name, "truncated", f"truncated: it ends after {len(stamps)} frames, {end:.1f} s")
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     unit = float(stream.time_base)
-    if None in stamps or len(set(stamps)) < len(stamps):  # a bare stream: equal durations
+    if None in stamps:  # a bare stream: equal durations
         return FrameTable(list(range(len(stamps))), [0], 1 / rate, len(stamps) / rate)
     stamps.sort()
     duration = last[1] or (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1) or 1 / rate / unit
-    numbers = sorted({0, *(bisect.bisect_left(stamps, key) for key in keys)})
+    distinct = len(set(stamps)) == len(stamps)
+    numbers = sorted({0, *(bisect.bisect_left(stamps, key) for key in keys if distinct)})
     return FrameTable(stamps, numbers, unit, (stamps[-1] - stamps[0] + duration) * unit)
 
 

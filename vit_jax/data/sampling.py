@@ -64,7 +64,7 @@ class Stride:
             return [video.index_at(start + frame * self.seconds) for frame in range(num_frames)]
         if self.fps is None:
             free = video.num_frames - (num_frames - 1) * self.frames - 1
-            start = int(rng.integers(max(free, 0) + 1)) if rng else round(self._start(free, rng, clip, num_clips))
+            start = int(rng.integers(max(free, 0) + 1)) if rng else int(self._start(free, rng, clip, num_clips))
             return _within(video, (start + frame * self.frames for frame in range(num_frames)))
         length = self.frames * num_frames / self.fps * video.fps
         start = math.ceil(self._start(video.num_frames - length, rng, clip, num_clips) - 1e-3)
