@@ -113,5 +113,5 @@ def test_a_mistake_is_named(tmp_path, files, message):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="nowhere is not a folder; it should hold train.jsonl"):
+    with pytest.raises(UserError, match=r"nowhere is not a folder; it should hold train.jsonl"):
         open_text(tmp_path / "nowhere", "train")
