@@ -1,0 +1,123 @@
+"""Translation: pairs of sentences, scored with BLEU and chrF."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vit_jax.models import decoding
+from vit_jax.tasks import Sum, weighted_sum
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """Cross-entropy of each token of the target, given the source and the tokens before; its end is a token as well.
+
+    Every token weighs the same, whatever the sentence, the batch or the device it is in; padding weighs nothing.
+
+    Attributes:
+      max_length: Tokens of the longest sentence of a batch, its end included.
+      label_smoothing: epsilon; every token of the vocabulary gets epsilon / vocab_size. Deviation: tensor2tensor
+        divides it among the wrong tokens alone, and subtracts the least loss that this allows.
+      beam_size, length_penalty, extra_length: See `decoding.translate`.
+    """
+
+    vocabulary: Vocabulary
+    max_length: int
+    label_smoothing: float = 0.1
+    beam_size: int = 4
+    length_penalty: float = 0.6
+    extra_length: int = 50
+
+    name = "translation"
+    metric = "bleu"
+
+    def init_inputs(self, model) -> tuple[jax.Array, ...]:
+        return (jnp.zeros((1, self.max_length), jnp.int32),) * 2
+
+    def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
+        """Returns the loss summed over real tokens; `nll`, the same without smoothing, and `token_accuracy`."""
+        logits, labels, weights = _predictions(model, params, batch, train=train, rngs={"dropout": rngs["dropout"]})
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        loss = nll = normaliser - chosen
+        if train and self.label_smoothing:
+            epsilon = self.label_smoothing
+            loss = normaliser - (1 - epsilon) * chosen - epsilon * logits.mean(axis=-1)
+        correct = (chosen >= logits.max(axis=-1)).astype(jnp.float32)
+        metrics = {"nll": weighted_sum(nll, weights), "token_accuracy": weighted_sum(correct, weights)}
+        return weighted_sum(loss, weights), metrics
+
+    def predict(self, model, params, batch):
+        """Returns the `translation` found and the `reference`, as tokens of a fixed width, and of the reference `nll`.
+
+        `tokens` says over how many tokens `nll` is the sum.
+        """
+        logits, labels, weights = _predictions(model, params, batch, train=False, rngs={})
+        nll = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        found = decoding.translate(
+            model,
+            params,
+            batch["source"],
+            bos_id=BOS_ID,
+            eos_id=EOS_ID,
+            beam_size=self.beam_size,
+            alpha=self.length_penalty,
+            extra_length=self.extra_length,
+        )
+        return {
+            "translation": _widened(found.tokens, self.max_length + self.extra_length),
+            "reference": _widened(labels, self.max_length),
+            "nll": (nll * weights).sum(axis=-1),
+            "tokens": weights.sum(axis=-1),
+        }
+
+    def score(self, rows) -> dict[str, Any]:
+        """Returns `bleu` and `chrf` in percent, with their signatures; `loss`, `perplexity` and `examples`.
+
+        BLEU and chrF are of the detokenised text. The loss is without smoothing, the perplexity its exponential, both
+        per token of the vocabulary, so that they compare only where the vocabulary is the same.
+        """
+        found, references = (
+            [self.vocabulary.decode(tokens) for tokens in rows[name]] for name in ("translation", "reference")
+        )
+        loss = float(np.sum(rows["nll"], dtype=np.float64) / np.sum(rows["tokens"], dtype=np.float64))
+        likelihood = {"loss": loss, "perplexity": math.exp(loss)}
+        return {**likelihood, **bleu_and_chrf(found, references), "examples": len(found)}
+
+    def headline(self, result) -> str:
+        return (
+            f"BLEU {result['bleu']:.1f}, chrF {result['chrf']:.1f}, perplexity {result['perplexity']:.2f} "
+            f"({result['examples']} sentences, {result['skipped']} skipped)"
+        )
+
+
+def bleu_and_chrf(translations: list[str], references: list[str]) -> dict[str, float | str]:
+    """Scores translations, one reference each, with sacrebleu (arXiv:1804.08771); in percent.
+
+    The signatures name what the numbers depend on: casing, tokenisation, smoothing, version.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    scores: dict[str, float | str] = {}
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        scores[name] = metric.corpus_score(translations, [references]).score
+        scores[f"{name}_signature"] = str(metric.get_signature())
+    return scores
+
+
+def _predictions(model, params, batch, *, train, rngs):
+    """Returns the logits of each token of the target, the token, and its weight, 0 for padding."""
+    inputs, labels = batch["target"][:, :-1], batch["target"][:, 1:]
+    logits = model.apply({"params": params}, batch["source"], inputs, train=train, rngs=rngs)
+    weights = (labels != PAD_ID) * batch["mask"][:, None]
+    return logits, labels, weights
+
+
+def _widened(tokens, width):
+    return jnp.pad(tokens, ((0, 0), (0, width - tokens.shape[1])), constant_values=PAD_ID)
