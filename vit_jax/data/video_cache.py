@@ -1,0 +1,144 @@
+"""Decoded, resized copies of clips: a ZIP of JPEGs each, so that any frame is one read away."""
+
+import bisect
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vit_jax.data.decode import Video
+from vit_jax.errors import UserError
+
+VERSION = 1  # of the copies' form: part of their names
+QUALITY = 95
+BLOCK = 32  # frames that are in memory at a time while a copy is made
+TICKS = 1_000_000  # a second: to so much the times of frames are kept
+
+
+class VideoCache:
+    """A folder of copies, made when a clip is first opened.
+
+    The shorter side of a copy is at most `side` pixels; frames are JPEGs of quality 95 without colour subsampling,
+    under their numbers. A copy is of one state of its file (its size and time), and another is made once that changes;
+    old ones are never deleted here. When the folder has `gigabytes` (1e9 bytes) nothing more is put into it. Several
+    processes may share it, on one machine or many: copies appear whole.
+
+    Raises `UserError` if the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, gigabytes: float = 50.0, side: int = 320):
+        self.folder, self.limit, self.side = Path(folder).expanduser(), int(gigabytes * 1e9), side
+        if side < 1:
+            raise UserError(f"config.data.cache_side must be pixels, above 0, not {side}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"config.data.cache={str(folder)!r}: {error.strerror}") from None
+        self._is_full = False
+
+    def open(self, key: Sequence[object], open_original: Callable[[], Video], name: str) -> Video:
+        """Returns the copy, made now if need be, or the original if there is no room; `key` is all that decides it."""
+        digest = hashlib.sha256(repr((VERSION, self.side, *map(str, key))).encode()).hexdigest()
+        file = self.folder / f"{digest[:32]}.zip"
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or damaged
+            return CachedVideo(file, name)
+        original = open_original()
+        if self._is_full or not self._add(file, original):
+            return original
+        return CachedVideo(file, name)
+
+    def _add(self, file: Path, video: Video) -> bool:
+        """Returns whether there was room for a copy of the video."""
+        room = self.limit - sum(entry.stat().st_size for entry in os.scandir(self.folder))
+        partial = file.with_name(f".{file.name}.partial{os.getpid()}-{threading.get_ident()}")
+        try:
+            if room > 0 and self._write(partial, video, room):
+                partial.replace(file)
+                return True
+        except OSError as error:
+            raise UserError(f"config.data.cache={str(self.folder)!r}: {error.strerror}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+        self._is_full = True
+        print(
+            f"{self.folder} has its {self.limit / 1e9:g} GB (config.data.cache_gb): nothing more is put into it",
+            file=sys.stderr,
+        )
+        return False
+
+    def _write(self, file: Path, video: Video, room: int) -> bool:
+        with file.open("wb") as output, zipfile.ZipFile(output, "w") as archive:
+            for start in range(0, video.num_frames, BLOCK):
+                numbers = range(start, min(start + BLOCK, video.num_frames))
+                for number, image in zip(numbers, video.read(numbers), strict=True):
+                    archive.writestr(_frame_name(number), _jpeg(_shrunk(image, self.side)))
+                if output.tell() > room:
+                    return False
+            about = {"fps": video.fps, "seconds": video.seconds, "times": _times(video)}
+            archive.writestr("clip.json", json.dumps(about))
+        return True
+
+
+class CachedVideo:
+    """A copy of a clip; the file is opened anew for every reading, so that threads and processes may share it."""
+
+    def __init__(self, file: Path, name: str):
+        self.file, self.name = file, name
+        with zipfile.ZipFile(file) as archive:
+            about = json.loads(archive.read("clip.json"))
+        self.fps, self.seconds, self._times = about["fps"], about["seconds"], about["times"]
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._times)
+
+    def index_at(self, seconds: float) -> int:
+        return max(bisect.bisect_right(self._times, round(seconds * TICKS)) - 1, 0)
+
+    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+        try:
+            with zipfile.ZipFile(self.file) as archive:
+                images = {
+                    index: Image.open(io.BytesIO(archive.read(_frame_name(index)))) for index in sorted(set(indices))
+                }
+                for image in images.values():
+                    image.load()
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.name}: its copy {self.file} cannot be read ({error}): delete it") from None
+        return [images[index] for index in indices]
+
+
+def _times(video: Video) -> list[int]:
+    """The first tick at which each frame, or a later one, is shown: all that is known of a video's times."""
+    times, last = [0], int(video.seconds * TICKS)
+    for index in range(1, video.num_frames):
+        times.append(
+            bisect.bisect_left(range(last), index, times[-1], last, key=lambda tick: video.index_at(tick / TICKS))
+        )
+    return times
+
+
+def _shrunk(image: Image.Image, side: int) -> Image.Image:
+    shorter = min(image.size)
+    if shorter <= side:
+        return image
+    size = (round(image.width * side / shorter), round(image.height * side / shorter))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    output = io.BytesIO()
+    image.save(output, "JPEG", quality=QUALITY, subsampling=0)
+    return output.getvalue()
+
+
+def _frame_name(number: int) -> str:
+    return f"{number:06d}.jpg"
