@@ -2,6 +2,7 @@ import argparse
 import json
 
 import pytest
+from tiny_clips import write_clip
 
 from vit_jax.commands import data
 from vit_jax.errors import UserError
@@ -57,6 +58,41 @@ def test_info_of_a_folder_lists_what_is_skipped_and_missing(tmp_path, write_imag
     assert "val has no folder for b" in text
 
 
+def test_check_counts_what_it_finds_and_fails_if_clips_are_broken(tmp_path, capsys):
+    write_clip(tmp_path / "train" / "a" / "1.avi", 9)
+    write_clip(tmp_path / "train" / "b" / "1.avi", 2)
+    assert run("check", str(tmp_path), "--workers", "0") == 0
+    text = capsys.readouterr().out
+    assert f"{tmp_path}/manifest.csv: 2 clips, 2 of them decoded now" in text
+    assert "ok                      1\nfew-frames              1\n\n2 can be used, 0 cannot" in text
+    for index in range(22):
+        (tmp_path / "train" / "b" / f"x{index:02d}.mp4").touch()
+    assert run("check", str(tmp_path), "--workers", "0", "--min_frames", "2") == 1
+    text = capsys.readouterr().out
+    assert "24 clips, 23 of them decoded now" in text
+    assert "2 can be used, 22 cannot\nempty: train/b/x00.mp4 (0 bytes)\n" in text
+    assert text.endswith("empty: train/b/x19.mp4 (0 bytes)\n... and 2 more (--json lists all)\n")
+    assert run("check", str(tmp_path), "--min_frames", "2", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["clips"], found["decoded"], found["usable"], found["counts"]) == (24, 0, 2, {"ok": 2, "empty": 22})
+    assert found["broken"][21] == {"path": "train/b/x21.mp4", "status": "empty", "detail": "0 bytes"}
+
+
+def test_an_interrupted_check_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    from vit_jax.data import video_check
+
+    def interrupt(file, name, min_frames):
+        raise KeyboardInterrupt
+
+    write_clip(tmp_path / "a" / "1.avi", 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_check, "examine", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run("check", str(tmp_path), "--workers", "0")
+    assert capsys.readouterr().err == "1 of 1 clips are left; the same command goes on from here\n"
+    assert run("check", str(tmp_path), "--workers", "0") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -66,6 +102,8 @@ def test_info_of_a_folder_lists_what_is_skipped_and_missing(tmp_path, write_imag
         (("info", "folder"), "needs a path"),
         (("info", "folder", "--path", "/nowhere"), "/nowhere is not a folder"),
         (("info", "cifar10"), "is not prepared under"),
+        (("check", "/nowhere"), "/nowhere is not a folder"),
+        (("check", ".", "--workers=-1"), "--workers must be 0 or more"),
     ],
 )
 def test_mistakes_are_one_line(words, message):

@@ -5,11 +5,14 @@ python -m vit_jax data prepare fashion_mnist --path /usr/share/datasets/fashion-
 python -m vit_jax data prepare cifar10          # rewrite TFRecords as ArrayRecord, without TensorFlow
 python -m vit_jax data info fashion_mnist
 python -m vit_jax data info folder --path ~/photos --json
+python -m vit_jax data check ~/clips            # decode every video, and note which are broken
 """
 
 import argparse
 import json
+import os
 import sys
+from collections import Counter
 from typing import Any
 
 from vit_jax.errors import UserError
@@ -22,6 +25,11 @@ _PREPARE = """Prepares one of the project's own sets (digits, fashion_mnist), or
 prepared in TFRecord files as ArrayRecord beside them; neither needs TensorFlow, and the TFRecords stay."""
 _INFO = """Prints the splits, the classes and their counts, the sizes of the images, the files that cannot be read and
 the checksums of the files. A set above 1 GiB is read in full only with --full."""
+_CHECK = """Decodes every clip of a folder of videos, by its lists or its class folders, and writes into manifest.csv
+what each is: ok, variable-rate and few-frames, which are used, or truncated, empty, audio-only, unreadable and missing,
+which training and evaluation then skip. Clips that have not changed since the last check are not decoded again. Exit
+status 1 if there are any that cannot be used."""
+_MOST_BROKEN = 20  # that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     info.add_argument("--full", action="store_true", help="count classes and checksum files however large the set is")
     info.add_argument("--json", action="store_true", help="print JSON")
 
+    check = actions.add_parser("check", help="decode every video and note which are broken", description=_CHECK)
+    check.add_argument("path", metavar="PATH", help="the folder of the clips, or of their lists")
+    check.add_argument("--split", help="of all splits check only this one")
+    check.add_argument("--min_frames", type=int, default=8, metavar="N", help="fewer are called few (default: 8)")
+    check.add_argument("--workers", type=int, metavar="N", help="processes; 0 for this one (default: one per core)")
+    check.add_argument("--json", action="store_true", help="print JSON, with all that are broken")
+
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; raises `UserError` for what is missing or unknown."""
+    """Returns 0, or 1 if clips are broken; raises `UserError` for what is missing or unknown."""
+    if args.action == "check":
+        return _check(args)
     if args.action == "prepare":
         _prepare(args)
     else:
@@ -102,3 +119,43 @@ def _class_lines(info: dict[str, Any]) -> list[str]:
     if len(shown) < info["num_classes"]:
         lines.append(f"... and {info['num_classes'] - len(shown)} more (--json lists all)")
     return lines
+
+
+def _check(args: argparse.Namespace) -> int:
+    from vit_jax.commands.common import progress
+    from vit_jax.data.video_check import Check
+    from vit_jax.data.video_manifest import BROKEN, USABLE
+
+    workers = (os.cpu_count() or 1) if args.workers is None else args.workers
+    if workers < 0:
+        raise UserError(f"--workers must be 0 or more, not {workers}")
+    check = Check(args.path, args.split, min_frames=args.min_frames)
+    try:
+        for _ in progress(check.run(workers), len(check.todo), "checking clips"):
+            pass
+    except KeyboardInterrupt:
+        left = len(check.files) - len(check.records)
+        print(f"{left:,} of {len(check.files):,} clips are left; the same command goes on from here", file=sys.stderr)
+        raise
+    broken = [record for record in check.records if not record.is_usable]
+    counts = Counter(record.status for record in check.records)
+    summary = {
+        "path": str(check.path),
+        "manifest": str(check.manifest),
+        "clips": len(check.records),
+        "decoded": len(check.todo),
+        "usable": len(check.records) - len(broken),
+        "counts": {status: counts[status] for status in USABLE + BROKEN if counts[status]},
+        "broken": [{"path": record.path, "status": record.status, "detail": record.detail} for record in broken],
+    }
+    print(json.dumps(summary, indent=2) if args.json else "\n".join(_check_lines(summary)))
+    return 1 if broken else 0
+
+
+def _check_lines(summary: dict[str, Any]) -> list[str]:
+    lines = [f"{summary['manifest']}: {summary['clips']:,} clips, {summary['decoded']:,} of them decoded now", ""]
+    lines += [f"{status:14} {count:>10,}" for status, count in summary["counts"].items()]
+    lines += ["", f"{summary['usable']:,} can be used, {len(summary['broken']):,} cannot"]
+    lines += [f"{clip['status']}: {clip['path']} ({clip['detail']})" for clip in summary["broken"][:_MOST_BROKEN]]
+    more = len(summary["broken"]) - _MOST_BROKEN
+    return lines + ([f"... and {more:,} more (--json lists all)"] if more > 0 else [])
