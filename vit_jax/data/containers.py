@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av.container
+import av
 import av.error
 import av.filter
 import numpy as np
@@ -15,6 +15,10 @@ from av.stream import Disposition
 from PIL import Image
 
 from vit_jax.errors import UserError
+
+# The encoding of a title is no reason to refuse a video; from version 19 on it never is.
+LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+NO_INDEX = "truncated: the index of an MP4, mostly at its end, is missing"
 
 
 class BrokenVideo(UserError):
@@ -43,22 +47,47 @@ def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
     """Yields the container and its stream of video."""
     if not path.is_file():
         raise UserError(f"{name}: there is no such file" if not path.exists() else f"{name} is not a file")
-    if path.stat().st_size == 0:
-        raise BrokenVideo(name, "empty", "empty (0 bytes)")
+    _check_size(path, name)
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(str(path), **LENIENT)
     except (av.error.FFmpegError, OSError) as error:
-        with path.open("rb") as file:
-            is_mp4 = file.read(8)[4:] == b"ftyp"
-        if is_mp4:
-            raise BrokenVideo(name, "truncated", "truncated: the index of an MP4, at its end, is missing") from None
+        if _head(path)[4:8] == b"ftyp":
+            raise BrokenVideo(name, "truncated", NO_INDEX) from None
         raise BrokenVideo(name, "unreadable", f"cannot be read as a video ({_reason(error)})") from None
     with container:
-        videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-        if not videos or videos[0].codec_context is None:
+        streams = [stream for stream in container.streams if stream.codec_context is not None]
+        if not streams and container.format.name.startswith("mov"):
+            raise BrokenVideo(name, "truncated", NO_INDEX)
+        videos = [
+            stream
+            for stream in streams
+            if stream.type == "video" and not stream.disposition & Disposition.attached_pic  # a cover
+        ]
+        if not videos:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise BrokenVideo(name, "no video", f"no video in it, only {kinds}")
         yield container, videos[0]
+
+
+def _check_size(path: Path, name: str) -> None:
+    """Refuses an empty file, and a Matroska (WebM) that is shorter than the size that it states of itself."""
+    size, head = path.stat().st_size, _head(path)
+    if size == 0:
+        raise BrokenVideo(name, "empty", "empty (0 bytes)")
+    segment = head.find(b"\x18\x53\x80\x67") + 4 if head.startswith(b"\x1a\x45\xdf\xa3") else 0
+    if segment < 4 or len(head) < segment + 8:
+        return
+    width = 9 - head[segment].bit_length()  # bytes of the number that follows; all ones stand for an unknown size
+    unknown = (1 << 7 * width) - 1
+    stated = int.from_bytes(head[segment : segment + width]) & unknown
+    if stated != unknown and size < segment + width + stated:
+        reason = f"truncated: {size:,} of {segment + width + stated:,} bytes are there"
+        raise BrokenVideo(name, "truncated", reason)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1024)
 
 
 def read_table(container: Any, stream: Any, name: str) -> FrameTable:
@@ -83,7 +112,9 @@ def read_table(container: Any, stream: Any, name: str) -> FrameTable:
         torn = True
     if not stamps:
         raise BrokenVideo(name, "truncated", "truncated: it has no frame")
-    if torn or _is_short(container, stream, count, end):
+    if container.format.name.startswith("mov"):
+        torn = torn or count < len(stream.index_entries)
+    if torn:
         raise BrokenVideo(name, "truncated", f"truncated: it ends after {len(stamps)} frames, {end:.1f} s")
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     unit = float(stream.time_base)
@@ -94,15 +125,6 @@ def read_table(container: Any, stream: Any, name: str) -> FrameTable:
     distinct = len(set(stamps)) == len(stamps)
     numbers = sorted({0, *(bisect.bisect_left(stamps, key) for key in keys if distinct)})
     return FrameTable(stamps, numbers, unit, (stamps[-1] - stamps[0] + duration) * unit)
-
-
-def _is_short(container: Any, stream: Any, packets: int, end: float) -> bool:
-    """Whether a file that ends between two packets lacks some: by its index (MP4), or the length stated (Matroska)."""
-    if container.format.name.startswith("mov"):
-        return packets < len(stream.index_entries)
-    if container.format.name.startswith("matroska") and container.duration:
-        return end < container.duration / av.time_base - 1 - 2 / float(stream.average_rate or 25)
-    return False
 
 
 def decoded(container: Any, stream: Any, name: str, from_stamp: int | None = None) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 Frames are numbered as the decoder gives them, which is the order of display. Their times are the time stamps of the
 file's packets, sorted: all packets are read once for a video, none decoded, which takes a hundredth of the time of
-decoding it. What a container states of its length is believed only to tell that a part is missing.
+decoding it. What a container states of its length serves only to tell that a part is missing.
 """
 
 import bisect
@@ -56,8 +56,9 @@ class VideoFile:
     Frames are turned upright as the file's display matrix says, and mirrored; their colours are ffmpeg's. Pixels that
     are not square are left so, as in the authors' code.
 
-    Raises `BrokenVideo`, when first asked for anything, for an empty file, one without video, one of which a part is
-    missing (except where nothing states its length: MPEG streams, Ogg), and one that cannot be decoded.
+    Raises `BrokenVideo`, when first asked for anything, for an empty file, one without video and one that is cut off;
+    AVI and Flash only show that by a torn frame, MPEG streams and Ogg by nothing. What cannot be decoded is found out
+    by `read`.
     """
 
     def __init__(self, path: str | Path, name: str | None = None):
