@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -297,7 +298,7 @@ def test_folders_that_are_none(touch, tmp_path):
 
 
 def test_a_cached_clip_is_the_clip(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_cache, "BLOCK", 3)
+    monkeypatch.setattr(video_cache, "BLOCK_BYTES", 3 * 32 * 48 * 3)
     file = write_clip(tmp_path / "set" / "a" / "1.mkv", times=[0, 100, 150, 400, 900, 950, 1300, 1400])
     original, cache = VideoFile(file), tmp_path / "cache"
 
@@ -328,6 +329,19 @@ def test_the_cache_shrinks_and_mends_itself(tmp_path):
     copy.write_bytes(whole[: len(whole) // 2])
     assert near(levels(source.__getitems__([0])[0]["video"].read([1])), [grey(1)])
     assert len(copy.read_bytes()) == len(whole)
+
+
+def test_a_cache_serves_several_at_once(tmp_path):
+    for index in range(2):
+        write_clip(tmp_path / "set" / "a" / f"{index}.avi", 12)
+    sources = [open_videos(tmp_path / "set", "train", cache=str(tmp_path / "cache")) for _ in range(8)]
+
+    def read(place):
+        return levels(sources[place].__getitems__([place % 2])[0]["video"].read([11]))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert near(list(pool.map(read, range(8))), [[grey(11)]] * 8)
+    assert [entry.suffix for entry in (tmp_path / "cache").iterdir()] == [".zip", ".zip"]
 
 
 def test_a_full_cache_says_so_once_and_gives_the_originals(tmp_path, capsys):
