@@ -66,6 +66,7 @@ def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
         if not videos:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise BrokenVideo(name, "no video", f"no video in it, only {kinds}")
+        videos[0].codec_context.thread_count = 1  # clips are decoded side by side
         yield container, videos[0]
 
 
