@@ -102,6 +102,8 @@ def test_an_interrupted_check_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (("info", "folder"), "needs a path"),
         (("info", "folder", "--path", "/nowhere"), "/nowhere is not a folder"),
         (("info", "cifar10"), "is not prepared under"),
+        (("prepare", "video"), "data check DIR"),
+        (("info", "video", "--path", "clips"), "data check clips"),
         (("check", "/nowhere"), "/nowhere is not a folder"),
         (("check", ".", "--workers=-1"), "--workers must be 0 or more"),
     ],

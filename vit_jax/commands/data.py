@@ -2,6 +2,7 @@
 
 python -m vit_jax data prepare digits
 python -m vit_jax data prepare fashion_mnist --path /usr/share/datasets/fashion-mnist
+python -m vit_jax data prepare motion/fashion --path /usr/share/datasets/fashion-mnist
 python -m vit_jax data prepare cifar10          # rewrite TFRecords as ArrayRecord, without TensorFlow
 python -m vit_jax data info fashion_mnist
 python -m vit_jax data info folder --path ~/photos --json
@@ -19,10 +20,11 @@ from vit_jax.errors import UserError
 
 HELP = "prepare data sets, and say what is in them"
 
-_NAME = "digits, fashion_mnist, any image-classification set of TFDS such as cifar10"
+_NAME = "digits, fashion_mnist, motion/..., any image-classification set of TFDS such as cifar10"
 _DATA_DIR = "folder of the prepared sets (default: $TFDS_DATA_DIR, then ~/tensorflow_datasets)"
-_PREPARE = """Prepares one of the project's own sets (digits, fashion_mnist), or rewrites a set that an older TFDS has
-prepared in TFRecord files as ArrayRecord beside them; neither needs TensorFlow, and the TFRecords stay."""
+_PREPARE = """Prepares one of the project's own sets (digits, fashion_mnist, and motion/fashion, motion/digits and more
+drawn from them), or rewrites a set that an older TFDS has prepared in TFRecord files as ArrayRecord beside them;
+neither needs TensorFlow, and the TFRecords stay."""
 _INFO = """Prints the splits, the classes and their counts, the sizes of the images, the files that cannot be read and
 the checksums of the files. A set above 1 GiB is read in full only with --full."""
 _CHECK = """Decodes every clip of a folder of videos, by its lists or its class folders, and writes into manifest.csv
@@ -39,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prepare", help="put a set on disk in the form that is read here", description=_PREPARE
     )
     prepare.add_argument("name", metavar="NAME", help=_NAME)
-    prepare.add_argument("--path", metavar="DIR", help="folder of the raw files, for fashion_mnist")
+    prepare.add_argument(
+        "--path", metavar="DIR", help="folder of Fashion-MNIST's raw files, for the sets that need them"
+    )
     prepare.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
 
     info = actions.add_parser("info", help="say what is in a set", description=_INFO)
@@ -73,6 +77,8 @@ def _prepare(args: argparse.Namespace) -> None:
 
     if args.name == "folder":
         raise UserError("a folder is read as it is, nothing to prepare: python -m vit_jax data info folder --path DIR")
+    if args.name == "video":
+        raise UserError("clips are read as they are, nothing to prepare: python -m vit_jax data check DIR")
     already = prepare.find_prepared(args.name, args.data_dir)
     directory = already or prepare.prepare(args.name, args.data_dir, args.path, _progress)
     print(f"{'already prepared' if already else 'prepared'}: {directory}")
@@ -85,6 +91,8 @@ def _progress(what: str, done: int, total: int) -> None:
 def _info(args: argparse.Namespace) -> None:
     from vit_jax.data.describe import describe
 
+    if args.name == "video":
+        raise UserError(f"of a folder of clips: python -m vit_jax data check {args.path or 'DIR'}")
     info = describe(args.name, path=args.path, data_dir=args.data_dir, full=args.full)
     print(json.dumps(info, indent=2) if args.json else "\n".join(_lines(info)))
 
