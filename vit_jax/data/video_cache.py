@@ -58,7 +58,7 @@ class VideoCache:
 
     def _add(self, file: Path, video: Video) -> bool:
         """Returns whether there was room for a copy of the video."""
-        room = self.limit - sum(entry.stat().st_size for entry in os.scandir(self.folder))
+        room = self.limit - _size(self.folder)
         partial = file.with_name(f".{file.name}.partial{os.getpid()}-{threading.get_ident()}")
         try:
             if room > 0 and self._write(partial, video, room):
@@ -117,6 +117,14 @@ class CachedVideo:
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.name}: its copy {self.file} cannot be read ({error}): delete it") from None
         return [images[index] for index in indices]
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # another process has just given it its name
+            total += entry.stat().st_size
+    return total
 
 
 def _times(video: Video) -> list[int]:
