@@ -12,8 +12,9 @@ import pytest
 from test_vit import gelu_exact, gelu_tanh, layer_norm, mlp
 
 from vit_jax.models import build_model
+from vit_jax.models.from_image import from_image_params
 from vit_jax.models.space_time import ATTENTIONS, TimeSformerBlock, split_sequences
-from vit_jax.models.timesformer import TimeSformer, from_image_params
+from vit_jax.models.timesformer import TimeSformer
 
 PATCH, HEADS = (2, 1), 2
 ODD, EVEN = (3, 5, 3), (2, 4, 2)  # frames, rows and columns of patches

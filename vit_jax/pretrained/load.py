@@ -14,7 +14,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
+from vit_jax.models.from_image import from_image_params, image_model, origin_of
 from vit_jax.models.positions import resample
+from vit_jax.models.timesformer import TimeSformer
+from vit_jax.models.vit import ViT
 from vit_jax.pretrained.names import NOT_THE_FUNCTION, Params, listed, shapes_of
 from vit_jax.pretrained.report import Report, Row
 from vit_jax.pretrained.stored import Size, Stored, open_stored
@@ -66,7 +69,7 @@ def from_pretrained(
     stored = open_stored(
         path,
         name=name,
-        like=None if name is None else _build(name),
+        like=() if name is None else (_build(name),),
         entry=entry,
         stored_image_size=stored_image_size,
         image_size=overrides.get("image_size"),
@@ -95,19 +98,46 @@ def load_pretrained(
     *,
     entry: str | None = None,
     stored_image_size: Size | None = None,
+    keep_head: bool | None = None,
 ) -> tuple[Params, Report]:
     """Fills `params`, a tree of `model`, from a weight file, a folder or a workdir; returns it with a report.
 
     The head stays as it is in `params` if the model has another number of classes, positions are resampled if it has
-    another `image_size`; both are reported. See `from_pretrained`.
+    another `image_size`; both are reported. A TimeSformer may be given the weights of an image ViT, from which it
+    starts as `models.from_image` says. See `from_pretrained`.
+
+    Args:
+      keep_head: Whether a TimeSformer takes over an image ViT's head; if None, where the numbers of classes agree.
 
     Raises:
       UserError: As `from_pretrained`, or the weights are of another model.
     """
-    stored = open_stored(path, like=model, entry=entry, stored_image_size=stored_image_size, given={})
+    like = (model, image_model(model)) if isinstance(model, TimeSformer) else (model,)
+    stored = open_stored(path, like=like, entry=entry, stored_image_size=stored_image_size, given={})
+    if isinstance(model, TimeSformer) and isinstance(stored.model, ViT):
+        return _fit_video(stored, model, params, keep_head)
     fresh = flatten_dict(params, sep="/")
     filled, rows = _fit(stored, model, lambda paths: {path: fresh[path] for path in paths})
     return filled, Report(stored.format, rows, _notes(stored, model))
+
+
+def _fit_video(stored: Stored, model: TimeSformer, params: Params, keep_head: bool | None) -> tuple[Params, Report]:
+    """Fills the tree of a video model from an image model."""
+    same_head: bool = getattr(stored.model, "num_classes", 0) == model.num_classes if keep_head is None else keep_head
+    image_params = unflatten_dict(dict(stored.params), sep="/")
+    try:
+        started = from_image_params(image_params, params, model, keep_head=same_head)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    flat: dict[str, Any] = flatten_dict(started, sep="/")
+    rows = []
+    for path, value in flat.items():
+        is_own = path.startswith("head/") and not same_head
+        origin = None if is_own else stored.params.get(origin_of(path, model))
+        status = "replaced" if origin is None else "loaded" if origin.shape == value.shape else "resized"
+        rows.append(Row(status, path, None if origin is None else origin.shape, value.shape))
+    note = "from an image model: attentions before the last are copies of its own, their output projections zero"
+    return jax.tree.map(np.asarray, started), Report(stored.format, tuple(rows), (*_notes(stored, model), note))
 
 
 def _build(name: str, **fields: Any) -> Any:
@@ -170,5 +200,5 @@ def _notes(stored: Stored, model: nn.Module) -> tuple[str, ...]:
     return stored.notes + tuple(
         f"{field}: {value!r} is what the weights were trained with, {getattr(model, field)!r} what this model has"
         for field, value in stored.fields.items()
-        if field not in _FREE and getattr(model, field) != value
+        if field not in _FREE and getattr(model, field, value) != value
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -51,7 +51,7 @@ def open_stored(
     path: epath.PathLike,
     *,
     name: str | None = None,
-    like: nn.Module | None = None,
+    like: Sequence[nn.Module] = (),
     entry: str | None = None,
     stored_image_size: Size | None = None,
     image_size: Size | None = None,
@@ -61,7 +61,7 @@ def open_stored(
 
     Args:
       name: Family and variant; the file must agree with it.
-      like: The model to take from what the file does not say: of `name`, or the caller's own.
+      like: Models to take from what the file does not say: of `name`, or the caller's own; the first of its family.
       image_size: Wanted by the caller, and the stored one too where the number of positions is the same.
       given: The caller's fields.
 
@@ -86,12 +86,11 @@ def is_workdir(path: epath.PathLike) -> bool:
 def _open_workdir(path, name, like, given) -> Stored:
     run = load_run(path)
     model: Any = run.model
-    if like is not None and not isinstance(like, type(model)):
-        raise UserError(f"{path} holds a {type(model).__name__}, not a {type(like).__name__}")
+    variant = _of_family(type(model), like)
     names = {field.name for field in dataclasses.fields(model)} - {"parent", "name"}
     fields = {field: getattr(model, field) for field in names}
     if name is not None:
-        _check_name(fields, name, like, given)
+        _check_name(fields, name, variant, given)
     return Stored(
         format="vit_jax",
         base=run.config.model.name,
@@ -109,21 +108,20 @@ def _open_workdir(path, name, like, given) -> Stored:
 def _open_foreign(file: File, name, like, stored_image_size, image_size, given) -> Stored:
     family = None if name is None else name.partition(":")[0]
     format = recognise(file.tensors.keys(), file.config, family)
-    if like is not None and not isinstance(like, type(build_model(format.base))):
-        raise UserError(f"weights of {format.base.partition(':')[0]}, not of {type(like).__name__}")
+    variant = _of_family(type(build_model(format.base)), like)
     tensors = format.normalise(file.tensors)
     fields = format.architecture(tensors, file.config)
     if name is not None:
-        _check_name(fields, name, like, given)
+        _check_name(fields, name, variant, given)
     for field in (field for field in format.given if field not in fields and field != "image_size"):
-        if field not in given and like is None:
+        if field not in given and variant is None:
             raise UserError(
                 f"the file does not say {field}: give {field}=..., or the model's name, as name={format.base!r}"
             )
-        fields[field] = given.get(field, getattr(like, field, None))
+        fields[field] = given.get(field, getattr(variant, field, None))
     if stored_image_size is None:
         stored_image_size = fields.get("image_size")
-    candidates = [stored_image_size] if stored_image_size else [image_size, getattr(like, "image_size", None)]
+    candidates = [stored_image_size] if stored_image_size else [image_size, getattr(variant, "image_size", None)]
     fields["image_size"] = _find_image_size(format, fields, tensors, [size for size in candidates if size])
     model: Any = build_model(format.base, **fields)
     grid = "x".join(map(str, model.grid))
@@ -142,6 +140,14 @@ def _open_foreign(file: File, name, like, stored_image_size, image_size, given) 
         labels=_labels(file.config, model.num_classes),
         preprocessing=lambda model: format.preprocessing(model, file.config),
     )
+
+
+def _of_family(family: type, like: Sequence[nn.Module]) -> Any:
+    """Returns the first model of the weights' family; None if the caller named no model at all."""
+    found = next((model for model in like if isinstance(model, family)), None)
+    if like and found is None:
+        raise UserError(f"holds a {family.__name__}, not a {' or a '.join(type(model).__name__ for model in like)}")
+    return found
 
 
 def _check_name(fields: Mapping[str, Any], name: str, variant: Any, given: Mapping[str, Any]) -> None:
