@@ -1,0 +1,147 @@
+"""gettext's compiled catalogues (`.mo`): where they lie, in Debian packages or installed, and what they say."""
+
+import dataclasses
+import re
+import site
+import struct
+import subprocess
+import sysconfig
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vit_jax.errors import UserError
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+Key = tuple[str, str, int]  # context, message, form: 0 singular, 1 plural
+
+# English-Italian pairs in few megabytes
+PACKAGES = (
+    "libreoffice-l10n-it", "krita-l10n", "claws-mail-i18n", "iso-codes", "aegisub-l10n", "kdevelop-l10n",
+    "audacity-data", "libgphoto2-l10n", "kile-l10n", "grass-core", "cinnamon-l10n", "libc-l10n", "gnucash-common",
+    "vlc-l10n", "gnupg-l10n", "tellico-data", "remmina-common", "ardour-data", "libgtk-3-common", "darktable", "gramps",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """A catalogue as it lies: the package it is from, where, the language it translates into, the bytes."""
+
+    package: str
+    file: str
+    language: str
+    content: bytes
+
+
+def find_catalogues(
+    path: str | Path | None, languages: tuple[str, str] = ("en", "it"), progress: Progress | None = None
+) -> Iterator[Catalogue]:
+    """Yields every `*/LANGUAGE/LC_MESSAGES/*.mo` of the languages but English, which has none, sorted.
+
+    They are looked for in the `.deb` files below the folder `path` and in the folder itself, or without a path in the
+    installed Python packages. The package is the name of the `.deb`, of other files that of the catalogue.
+
+    Raises:
+      UserError: `path` is no folder, there is nothing in it, or a `.deb` cannot be read; the languages are the same.
+    """
+    if languages[0] == languages[1]:
+        raise UserError(f"two languages are wanted, not {languages[0]!r} twice")
+    wanted = [language for language in languages if language != "en"]
+    if path is None:
+        where, debs = "the installed Python packages", []
+        files = [file for language in wanted for file in installed_catalogues(language)]
+    else:
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder. {how_to_fetch(languages)}")
+        where, debs = str(folder), sorted(folder.rglob("*.deb"))
+        files = sorted(file for language in wanted for file in folder.rglob(f"{language}/LC_MESSAGES/*.mo"))
+    if not debs and not files:
+        raise UserError(f"{where}: no .deb and no */{wanted[0]}/LC_MESSAGES/*.mo. {how_to_fetch(languages)}")
+    for done, file in enumerate([*debs, *files]):
+        if progress:
+            progress(file.name, done, len(debs) + len(files))
+        if done < len(debs):
+            yield from _in_deb(file, wanted)
+        else:
+            yield Catalogue(file.stem, str(file), file.parent.parent.name, file.read_bytes())
+    if progress:
+        progress("", len(debs) + len(files), len(debs) + len(files))
+
+
+def installed_catalogues(language: str = "it") -> list[Path]:
+    """Returns the catalogues that the Python packages of this environment ship, sorted."""
+    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")} | set(site.getsitepackages())
+    found = (Path(folder).rglob(f"{language}/LC_MESSAGES/*.mo") for folder in folders)
+    return sorted({file.resolve() for files in found for file in files})
+
+
+def how_to_fetch(languages: tuple[str, str] = ("en", "it")) -> str:
+    """Returns the command that fetches packages with catalogues."""
+    packages = " ".join(PACKAGES) if set(languages) == {"en", "it"} else "PACKAGE..."
+    return (
+        "Fetch packages of Debian or Ubuntu into a folder, and give it as path (nothing is installed): "
+        f"mkdir debs && cd debs && apt-get download {packages}"
+    )
+
+
+def _in_deb(deb: Path, languages: list[str]) -> Iterator[Catalogue]:
+    """Streams the files of a `.deb` past; nothing is unpacked."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except FileNotFoundError:
+        raise UserError(
+            f"{deb}: there is no dpkg-deb here to open it; where there is, 'dpkg-deb -x FILE tree', and give the tree"
+        ) from None
+    with process:
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    parts = Path(member.name).parts[-3:]
+                    wanted = parts[1:2] == ("LC_MESSAGES",) and parts[0] in languages and parts[2].endswith(".mo")
+                    file = archive.extractfile(member) if wanted and member.isfile() else None  # links repeat a file
+                    if file:
+                        package = deb.name.split("_")[0]
+                        yield Catalogue(package, f"{deb.name}: {member.name}", parts[0], file.read())
+        except tarfile.TarError as error:
+            _, message = process.communicate()
+            reason = message.decode(errors="replace").strip().splitlines() or [str(error)]
+            raise UserError(f"{deb} is not a whole Debian package ({reason[-1]}): fetch it again") from None
+
+
+def read_mo(content: bytes) -> dict[Key, tuple[str, str]]:
+    """Returns the messages of a catalogue: `{(context, message, form): (message or its plural, translation)}`.
+
+    The plural is paired with the last of the translation's forms. (The standard library's reader drops the plural
+    message.)
+
+    Raises:
+      ValueError: It is no catalogue, is truncated, or not in the encoding it names.
+    """
+    order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}.get(content[:4])
+    if order is None:
+        raise ValueError("not a gettext catalogue")
+    messages, encoding = {}, "utf-8"
+    try:
+        count, *tables = struct.unpack_from(f"{order}3I", content, 8)
+        for i in range(count):
+            places = (struct.unpack_from(f"{order}2I", content, table + 8 * i) for table in tables)
+            message, translation = (_part(content, *place) for place in places)
+            if not message:  # the first: the header
+                charset = re.search(rb"charset=([\w-]+)", translation)
+                encoding = charset[1].decode() if charset else encoding
+                continue
+            context, _, text = message.decode(encoding).rpartition("\4")
+            forms, translated = text.split("\0"), translation.decode(encoding).split("\0")
+            for form, pair in enumerate(zip(forms[:2], (translated[0], translated[-1]), strict=False)):
+                messages[context, forms[0], form] = pair
+    except (struct.error, ValueError, LookupError) as error:
+        raise ValueError(f"a damaged gettext catalogue ({error})") from None
+    return messages
+
+
+def _part(content: bytes, length: int, start: int) -> bytes:
+    if start + length > len(content):
+        raise ValueError("truncated")
+    return content[start : start + length]
