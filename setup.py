@@ -21,7 +21,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "array-record>=0.7,<0.9; platform_system == 'Linux'",
-        "av>=14,<20",
+        "av>=18,<20",
         "chex>=0.1.90,<0.2",
         "etils[epath]>=1.12,<2",
         "flax>=0.12,<0.13",
@@ -56,6 +56,6 @@ setup(
             "ruff>=0.12,<1",
             "pre-commit>=4,<5",
         ],
-        "parity": ["torch>=2.6,<3", "transformers>=4.50,<6", "timm>=1.0.15,<2"],
+        "parity": ["torch>=2.6,<3", "transformers>=4.50,<6", "timm>=1.0.15,<2", "imageio-ffmpeg>=0.6,<1"],
     },
 )

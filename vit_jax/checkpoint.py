@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from vit_jax.errors import RunError, UserError, nearest
 
 PyTree = Any
-_LOWER_IS_BETTER = ("loss",)
+_LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class Checkpoints:
@@ -162,6 +162,27 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
         except Exception as error:
             logging.warning("%s is damaged (%s), passed over", directory / str(step), _first_line(error))
     raise UserError(f"no whole checkpoint in {directory}: {steps} are damaged")
+
+
+def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, dict[str, Any]]:
+    """Averages the parameters of a workdir's newest `count` checkpoints, in float64; the meta is the newest's.
+
+    Raises:
+      UserError: There are fewer, or one of them is damaged.
+    """
+    steps = saved_steps(workdir)[:count]
+    if len(steps) < count:
+        raise UserError(
+            f"{workdir} has {len(steps)} checkpoints, {count} are to be averaged: keep more with "
+            f"--config.checkpoint.keep_last={count}"
+        )
+    total, dtypes, meta = None, None, {}
+    for step in reversed(steps):  # the newest last, whose meta stays
+        params, meta = load_checkpoint(workdir, step)
+        dtypes = jax.tree.map(lambda x: x.dtype, params)
+        params = jax.tree.map(lambda x: np.asarray(x, np.float64) / count, params)
+        total = params if total is None else jax.tree.map(np.add, total, params)
+    return jax.tree.map(lambda x, dtype: x.astype(dtype), total, dtypes), {**meta, "averaged": steps}
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:

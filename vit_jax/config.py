@@ -35,7 +35,7 @@ MODEL = {
     "pos_embed": Key(
         str,
         "of ViT: learned, learned2d, sincos2d, relative or none; of TNT: learned or none; "
-        "of TimeSformer: space_time, space or none",
+        "of TimeSformer: space_time, space or none; of the Transformer: sinusoidal or learned",
     ),
     "pos_embed_at": Key(str, "of ViT: stem, every_layer or every_layer_shared (Table 8)"),
     "representation_dim": Key(int, "width of the tanh layer before the head"),
@@ -54,6 +54,12 @@ MODEL = {
         "of TimeSformer: space_only, joint_space_time, divided_space_time, sparse_local_global or axial",
     ),
     "divided_order": Key(str, "of TimeSformer: time_first, space_first or parallel"),
+    "norm": Key(str, "of the Transformer: post or pre"),
+    "qk_head_dim": Key(int, "of the Transformer: width of a head's queries and keys"),
+    "v_head_dim": Key(int, "of the Transformer: width of a head's values"),
+    "out_bias": Key(bool, "of the Transformer: bias in the attention's output projection"),
+    "share_embeddings": Key(bool, "of the Transformer: one matrix for source, target and logits"),
+    "max_length": Key(int, "of the Transformer: tokens at most, with learned positions"),
     "cls_in_temporal_attention": Key(bool, "of TimeSformer: the class token takes part in temporal attention"),
     "gelu": Key(str, "tanh or exact"),
     "qkv_bias": Key(bool, "bias in the query, key and value projections"),
@@ -87,7 +93,7 @@ DATA = {
     "num_frames": Key(8, "of video: frames of a clip"),
     "sampling": Key(
         "stride(frames=32, fps=30)",
-        "of video: which frames make a clip: stride(frames=), stride(frames=, fps=), stride(seconds=), segments or first",
+        "of video: which frames make a clip: stride(frames=), stride(frames=, fps=), stride(seconds=), segments, first",
     ),
     "eval_clips": Key(1, "of video: clips of each example in evaluation, whose probabilities are averaged"),
     "eval_crops": Key(1, "of video: crops of each of these clips, along the longer side"),

@@ -36,12 +36,12 @@ def predict_rows(
     *,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, np.ndarray] | None:
-    """Returns what `predict` gives, with `label` and `id`, one row an example in the order of `id`."""
+    """Returns what `predict` gives, with `id` and `label`, one row an example (or view of it) in the order of `id`."""
     done, pending = [], None
     for batch in batches:
-        labels = {name: batch[name] for name in ("label", "id", "mask")}
         device_batch = parallel.put_batch(batch)
-        running = (predict(params, device_batch), {name: device_batch[name] for name in labels})
+        beside = {name: device_batch[name] for name in ("label", "id", "mask") if name in batch}
+        running = (predict(params, device_batch), beside)
         if pending:  # fetched while the device works on the next batch
             done.append(_real_rows(parallel.gather(pending)))
         pending = running

@@ -54,9 +54,13 @@ class Metrics:
         beside.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         beside.replace(self._path)
 
-    def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Appends a row, and prints it as a line; raises RunError if a value is not finite."""
-        for name, value in values.items():
+    def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """Appends a row, and prints it as a line; raises RunError if a number is not finite.
+
+        A string among the values, such as the signature of a metric, is kept in the row alone.
+        """
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        for name, value in numbers.items():
             _check_finite(name if split == "train" else f"{split} {name}", value, step)
         row = {"step": step, "split": split, **values}
         self.rows.append(row)
@@ -64,10 +68,10 @@ class Metrics:
             return
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        for name, value in values.items():
+        for name, value in numbers.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
         self._board.flush()
-        self.say(f"step {step:>6}/{self._total_steps}  {split:<5}  {_pretty(values)}{self._eta(step, split)}")
+        self.say(f"step {step:>6}/{self._total_steps}  {split:<5}  {_pretty(numbers)}{self._eta(step, split)}")
 
     def say(self, message: str) -> None:
         """Prints a line above the progress bar."""

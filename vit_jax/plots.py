@@ -13,12 +13,15 @@ Path = pathlib.Path
 GREEN, RED, GREY = "#2a7d3c", "#b3302c", "#555555"
 
 
-def plot_curves(workdir: Any) -> Path:
-    """Draws loss and accuracy against the step, from `metrics.jsonl`, into `WORKDIR/curves.png`."""
+TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
+
+
+def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> Path:
+    """Draws loss and `metric` against the step, from `metrics.jsonl`, into `WORKDIR/curves.png`."""
     plt = _pyplot()
     rows = read_metrics(workdir)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    for axis, name, title in zip(axes, ("loss", "top1"), ("loss", "top-1 accuracy"), strict=True):
+    for axis, name, title in zip(axes, ("loss", metric), ("loss", TITLES.get(metric, metric)), strict=True):
         for split, style in (("train", {"color": GREY, "lw": 1}), ("eval", {"color": GREEN, "lw": 2, "marker": "."})):
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
             if points:
@@ -26,9 +29,7 @@ def plot_curves(workdir: Any) -> Path:
         axis.set(xlabel="step", title=title)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
-    last = next((row for row in reversed(rows) if row["split"] == "eval"), None)
-    if last:
-        axes[1].set_title(f"top-1 accuracy, {last['top1']:.2%} of {last['examples']} at the end")
+    figure.suptitle(headline, fontsize=10)
     return _save(figure, pathlib.Path(workdir) / "curves.png")
 
 
@@ -37,10 +38,15 @@ def contact_sheet(
 ) -> Path:
     """Writes images on a grid, a title in a colour above each."""
     plt = _pyplot()
-    columns = min(len(images), 8)
+    wide = images[0].width > 2.5 * images[0].height  # strips of frames
+    columns, width = (min(len(images), 3), 4.2) if wide else (min(len(images), 8), 1.7)
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(1.7 * columns, 2.0 * rows + 0.4), squeeze=False, constrained_layout=True
+        rows,
+        columns,
+        figsize=(width * columns, (1.5 if wide else 2.0) * rows + 0.4),
+        squeeze=False,
+        constrained_layout=True,
     )
     for axis in axes.flat:
         axis.axis("off")
@@ -50,6 +56,35 @@ def contact_sheet(
         axis.set_title(title, fontsize=8, color=colour)
     figure.suptitle(heading, fontsize=10)
     return _save(figure, pathlib.Path(path))
+
+
+def heat_maps(
+    path: Any, panels: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]], heading: str = ""
+) -> Path:
+    """Draws matrices side by side, each given as (title, values, names of the rows, names of the columns)."""
+    plt = _pyplot()
+    longest = max(len(names) for _, _, *both in panels for names in both)
+    side = max(3.5, 0.28 * longest + 1.2)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(side * len(panels), side + 0.8), squeeze=False, constrained_layout=True
+    )
+    for axis, (title, values, rows, columns) in zip(axes.flat, panels, strict=True):
+        axis.imshow(values, cmap="Greens", vmin=0, vmax=max(float(values.max()), 1e-9))
+        axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        axis.set_title(title, fontsize=9)
+    figure.suptitle(heading, fontsize=10)
+    return _save(figure, pathlib.Path(path))
+
+
+def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
+    """Returns images of one size side by side, a white line between."""
+    width, height = frames[0].size
+    gap = max(width // 16, 1)
+    strip = Image.new("RGB", (len(frames) * (width + gap) - gap, height), "white")
+    for i, frame in enumerate(frames):
+        strip.paste(frame, (i * (width + gap), 0))
+    return strip
 
 
 def _pyplot():

@@ -1,4 +1,4 @@
-"""Predictions for images that need not belong to any data set."""
+"""Predictions for images and videos that need not belong to any data set."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -8,81 +8,104 @@ import jax
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from vit_jax.data.decode import Video, VideoFile
 from vit_jax.errors import UserError
-from vit_jax.experiment import Run, load_run, open_data
-from vit_jax.plots import GREEN, RED, contact_sheet
+from vit_jax.experiment import Examples, Run
+from vit_jax.plots import GREEN, RED, contact_sheet, film_strip
 
 IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
+VIDEO_SUFFIXES = frozenset(
+    f".{ext}" for ext in ("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogg", "ogv", "ts", "webm", "wmv")
+)
+FRAMES_SHOWN = 4
 
 
-def predict_images(
+def predict(
     run: Run,
-    images: Sequence[Image.Image],
+    inputs: Sequence[Image.Image] | Sequence[Video],
     *,
     batch_size: int = 64,
+    per_frame: bool = False,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> np.ndarray:
-    """Returns probabilities `(images, num_classes)`: softmax, or a sigmoid each for a sigmoid loss.
+    """Returns probabilities `(inputs, num_classes)`: softmax, or a sigmoid each for a sigmoid loss.
 
-    Images meet the checkpoint's own preprocessing. `track` may show how far the batches are.
-    """
-    if not images:
-        return np.zeros((0, len(run.labels)), np.float32)
-    squash = jax.nn.sigmoid if run.config.task.loss == "sigmoid" else jax.nn.softmax
-    predict = jax.jit(lambda params, batch: squash(run.task.predict(run.model, params, batch)["logits"]))
-    batch_size = min(batch_size, len(images))
-    done = []
-    for start in track(range(0, len(images), batch_size)):
-        batch = np.stack([run.preprocessing(image, None) for image in images[start : start + batch_size]])
-        padding = [(0, batch_size - len(batch))] + [(0, 0)] * (batch.ndim - 1)  # one shape, one compilation
-        done.append(np.asarray(predict(run.params, {"image": np.pad(batch, padding)}))[: len(batch)])
-    return np.concatenate(done)
-
-
-def find_images(paths: Sequence[str]) -> list[pathlib.Path]:
-    """Returns the files named, and every image below the folders named, sorted.
+    Inputs meet the checkpoint's own preprocessing; the probabilities of several views of a video are averaged. With
+    `per_frame`, those of a TimeSformer for every frame, `(inputs, num_frames, num_classes)`. `track` may show how far
+    the batches are.
 
     Raises:
-      UserError: A path does not exist, or no image is found.
+      UserError: `per_frame` is asked of an image model.
     """
+    capture = ("frame_logits",) if per_frame else ()
+    if per_frame and run.preprocessing.key != "video":
+        raise UserError("predictions for every frame are a TimeSformer's; this checkpoint is of an image model")
+
+    @jax.jit
+    def logits(params, rows):
+        out = run.model.apply({"params": params}, rows, train=False, capture=capture)
+        return out[1]["frame_logits"] if per_frame else out
+
+    views = run.preprocessing.views
+    at_once = max(min(batch_size, len(inputs) * views) // views, 1)
+    done = []
+    for start in track(range(0, len(inputs), at_once)):
+        rows = np.stack([row for one in inputs[start : start + at_once] for row in run.preprocessing.rows(one, None)])
+        padding = [(0, at_once * views - len(rows))] + [(0, 0)] * (rows.ndim - 1)  # one shape, one compilation
+        found = run.task.probabilities(np.asarray(logits(run.params, np.pad(rows, padding)))[: len(rows)])
+        done.append(found.reshape(-1, views, *found.shape[1:]).mean(axis=1))
+    return np.concatenate(done) if done else np.zeros((0, len(run.labels)))
+
+
+def find_files(paths: Sequence[str], key: str) -> list[pathlib.Path]:
+    """Returns the files named, and every image or video (`key`) below the folders named, sorted.
+
+    Raises:
+      UserError: A path does not exist, or nothing is found.
+    """
+    suffixes = VIDEO_SUFFIXES if key == "video" else IMAGE_SUFFIXES
     found: list[pathlib.Path] = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
         elif path.exists():
             found.append(path)
         else:
             raise UserError(f"no file or folder {path}")
     if not found:
-        raise UserError(f"no images in {', '.join(paths)}")
+        raise UserError(f"no {key}s in {', '.join(paths)}")
     return found
 
 
-def read_images(paths: Sequence[pathlib.Path]) -> tuple[dict[pathlib.Path, Image.Image], dict[pathlib.Path, str]]:
-    """Decodes images; returns those that could be read, and for the others the reason."""
-    images, failed = {}, {}
+def read_files(paths: Sequence[pathlib.Path], key: str) -> tuple[dict[pathlib.Path, Any], dict[pathlib.Path, str]]:
+    """Opens images or videos (`key`); returns those that could be read, and for the others the reason."""
+    opened, failed = {}, {}
     for path in paths:
         try:
-            image = Image.open(path)
-            image.load()
-            images[path] = image
+            opened[path] = VideoFile(path) if key == "video" else _read_image(path)
         except UnidentifiedImageError:
             failed[path] = "not an image"
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, UserError) as error:
             failed[path] = str(error)
-    return images, failed
+    return opened, failed
 
 
-def plot_predictions(workdir: Any, count: int = 32) -> pathlib.Path:
-    """Draws `count` images spread evenly over the evaluation split, with what the run predicts for them.
+def _read_image(path: pathlib.Path) -> Image.Image:
+    image = Image.open(path)
+    image.load()
+    return image
 
-    Written to `WORKDIR/predictions.png`: green is right, red is wrong with the true label behind.
+
+def plot_predictions(run: Run, path: Any, count: int = 32) -> pathlib.Path:
+    """Draws `count` images or clips spread evenly over the evaluation split, with what the run predicts for them.
+
+    Green is right, red is wrong with the true label behind.
     """
-    run = load_run(workdir)
-    source = open_data(run.config).eval
-    count = min(count, len(source))
+    source, key = Examples(run.config).eval, run.preprocessing.key
+    count = min(count if key == "image" else count // 2, len(source))
     rows = source.__getitems__([i * len(source) // count for i in range(count)])
-    probabilities = predict_images(run, [row["image"] for row in rows])
+    inputs = [row[key] for row in rows]
+    probabilities = predict(run, inputs)
     titles, colours = [], []
     for row, p in zip(rows, probabilities, strict=True):
         best = int(p.argmax())
@@ -91,6 +114,13 @@ def plot_predictions(workdir: Any, count: int = 32) -> pathlib.Path:
         names = ", ".join(run.labels[i] for i in true)
         titles.append(f"{run.labels[best]} {p[best]:.0%}" + ("" if right else f"\nis {names}"))
         colours.append(GREEN if right else RED)
-    heading = f"{source.name} {source.split}: {count} of {len(source)} images, spread evenly"
-    images = [row["image"] for row in rows]
-    return contact_sheet(pathlib.Path(workdir) / "predictions.png", images, titles, colours, heading)
+    unit = {"image": "images", "video": "clips"}[key]
+    heading = f"{source.name} {source.split}: {count} of {len(source)} {unit}, spread evenly"
+    pictures = inputs if key == "image" else [preview(video) for video in inputs]
+    return contact_sheet(path, pictures, titles, colours, heading)
+
+
+def preview(video: Video) -> Image.Image:
+    """Returns frames of a video, spread evenly over it, side by side."""
+    last = video.num_frames - 1
+    return film_strip(video.read([round(last * i / (FRAMES_SHOWN - 1)) for i in range(FRAMES_SHOWN)]))

@@ -23,7 +23,7 @@ from vit_jax.experiment import describe, make_model, make_task, open_data
 from vit_jax.interrupts import Interrupts
 from vit_jax.metrics import Metrics, Window
 from vit_jax.optimizer import make_optimizer
-from vit_jax.parallel import check_batch_size, make_parallel
+from vit_jax.parallel import make_parallel
 from vit_jax.pretrained.load import load_pretrained
 from vit_jax.pretrained.stored import is_workdir
 from vit_jax.tasks import Batch, Sum, Task
@@ -111,13 +111,12 @@ class Plan:
     steps_per_epoch: float
 
 
-def make_plan(config: Config, num_examples: int) -> Plan:
-    """Derives steps from the size of the training set, after all overrides.
+def make_plan(config: Config, steps_per_epoch: float) -> Plan:
+    """Derives steps from the length of an epoch, after all overrides.
 
     Raises:
       UserError: A duration is malformed, or the run has no step.
     """
-    steps_per_epoch = num_examples / config.batch_size
 
     def steps(key, value):
         return max(schema.steps(key, value, steps_per_epoch), 1)
@@ -145,12 +144,11 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
       Interrupted: SIGTERM or Ctrl-C came; the state was saved.
       RunError: A loss or gradient is not finite (nothing of that step is saved), or a checkpoint cannot be written.
     """
-    check_batch_size(config.batch_size, config.accum_steps)
-    check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
     data, parallel = open_data(config), make_parallel(config.parallel)
-    plan = make_plan(config, len(data.train))
-    model, task = make_model(config, len(data.labels)), make_task(config, len(data.labels))
-    state, tx, schedule = init_state(config, model, plan)
+    plan = make_plan(config, data.steps_per_epoch)
+    model = make_model(config, data.preprocessing, data.labels)
+    task = make_task(config, data.preprocessing, data.labels)
+    state, tx, schedule = init_state(config, model, task, plan)
     workdir = prepare_workdir(config, workdir)  # last, so that a mistake in the config leaves no workdir behind
 
     with contextlib.ExitStack() as stack:
@@ -164,7 +162,8 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
         if restored:
             state, meta = restored
         elif config.init_from:
-            state, report = start_from(config, model, state, data.labels)
+            params, report = start_from(config, model, state.params, data.labels)
+            state = state.replace(params=params, ema=None if state.ema is None else params)
         state = parallel.put_state(state)
         first_step = int(parallel.fetch(state.step))
 
@@ -188,14 +187,14 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
             stop = interrupts.requested
             result = evaluate(predict, state.eval_params, data.eval_batches(), task, parallel, stop=stop)
             if result:
-                result["skipped"] = len(data.eval.skipped)
+                result["skipped"] = data.skipped
                 metrics.write(step, "eval", {**result, "seconds": time.monotonic() - started})
                 window.clear_clock()
             return result
 
         def save(step, result):
             window.flush()  # raises if this step is not finite: what is saved is good
-            described = describe(config, data.labels, data.eval_preprocessing)
+            described = describe(config, data.labels, data.preprocessing)
             meta = {**described, "window": window.sums, "metrics": result or {}}
             checkpoints.save(step, parallel.globalise(state), meta, result)
 
@@ -210,10 +209,11 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
             if step == trace_first:
                 jax.profiler.start_trace(str(workdir / "profile"))
             asked = time.monotonic()
-            batch = parallel.put_batch(next(batches))
+            batch = next(batches)
             waited = time.monotonic() - asked
-            state, sums = step_fn(state, batch)
-            window.add(step, sums, examples=config.batch_size, waited=waited)
+            state, sums = step_fn(state, parallel.put_batch(batch))
+            examples = int(batch["mask"].sum()) * jax.process_count()
+            window.add(step, sums, examples=examples, waited=waited)
             if step == trace_last:
                 window.flush()
                 jax.profiler.stop_trace()
@@ -236,7 +236,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
 
 
 def init_state(
-    config: Config, model: nn.Module, plan: Plan
+    config: Config, model: nn.Module, task: Task, plan: Plan
 ) -> tuple[TrainState, optax.GradientTransformation, optax.Schedule]:
     """Initialises parameters from `config.seed`, and builds the optimizer for them.
 
@@ -246,7 +246,7 @@ def init_state(
     init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.seed))
 
     def init_params():
-        return model.init(init_rng, jnp.zeros((1, *model.input_shape), model.dtype), train=False)["params"]
+        return model.init(init_rng, *task.init_inputs(model), train=False)["params"]
 
     try:
         shapes = jax.eval_shape(init_params)
@@ -269,22 +269,23 @@ def init_state(
     return init(), tx, schedule
 
 
-def start_from(
-    config: Config, model: nn.Module, state: TrainState, labels: tuple[str, ...]
-) -> tuple[TrainState, list[str]]:
-    """Takes the parameters of another run, or foreign weights (`config.init_from`); all else starts anew.
+def start_from(config: Config, model: nn.Module, params: PyTree, labels: tuple[str, ...]) -> tuple[PyTree, list[str]]:
+    """Fills `params` from another run, or from foreign weights (`config.init_from`), and says how; all else is new.
 
-    The head is kept if the classes are the same: by name in a run, by number in foreign weights.
+    The head is kept if the classes are the same: by name in a run, by number in foreign weights. A TimeSformer may
+    start from an image ViT.
     """
-    path = epath.Path(config.init_from)
-    if path.exists() and not is_workdir(path):
-        params, loaded = load_pretrained(path, model, state.params, stored_image_size=config.init_image_size)
-        report = [f"from {path}: {line}" for line in str(loaded).splitlines()]
-    else:
+    path, same_classes = epath.Path(config.init_from), None
+    if is_workdir(path) or not path.exists():
         source, meta = load_checkpoint(path)
-        params, report = transfer(source, state.params, source_labels=tuple(meta["labels"]), target_labels=labels)
-        report = [f"from {path}, step {meta['step']}: {line}" for line in report]
-    return state.replace(params=params, ema=None if state.ema is None else params), report
+        same_classes = tuple(meta["labels"]) == labels
+        family, theirs = (name.partition(":")[0] for name in (config.model.name, meta["config"]["model"]["name"]))
+        if family == theirs:
+            filled, report = transfer(source, params, source_labels=tuple(meta["labels"]), target_labels=labels)
+            return filled, [f"from {path}, step {meta['step']}: {line}" for line in report]
+    size = config.init_image_size
+    filled, report = load_pretrained(path, model, params, stored_image_size=size, keep_head=same_classes)
+    return filled, [f"from {path}: {line}" for line in str(report).splitlines()]
 
 
 def prepare_workdir(config: Config, workdir: epath.PathLike) -> epath.Path:
@@ -315,11 +316,11 @@ def summary(config, plan, data, state, first_step) -> list[str]:
     devices = jax.device_count()
     each = config.batch_size // devices // config.accum_steps
     kind = jax.devices()[0].device_kind
+    about, *more = data.summary()
     return [
-        f"{config.model.name}: {parameters:,} parameters; {data.train.name}: {len(data.train):,} training and "
-        f"{len(data.eval):,} evaluation images, {len(data.labels)} classes",
-        f"{plan.total:,} steps of {config.batch_size} images = {each} x {devices} {kind} device(s) x "
+        f"{config.model.name}: {parameters:,} parameters; {about}",
+        f"{plan.total:,} steps of {config.batch_size} {data.unit} = {each} x {devices} {kind} device(s) x "
         f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
         *([f"resuming after step {first_step:,}"] if first_step else []),
-        *([f"skipped {len(data.train.skipped)} unreadable images"] if data.train.skipped else []),
+        *more,
     ]

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from vit_jax.evaluate import predict_rows
 from vit_jax.parallel import make_parallel
 from vit_jax.tasks import Batch
+from vit_jax.tasks.classification import inputs_of
 
 PyTree = Any
 KINDS = ("class", "patch", "frame", "pooled")
@@ -68,8 +69,7 @@ def extract(
     parallel = make_parallel("pmap")
 
     def predict(params, batch):
-        inputs = batch["video"] if "video" in batch else batch["image"]
-        return {"features": features(model, params, inputs, layer=layer, kind=kind)}
+        return {"features": features(model, params, inputs_of(batch), layer=layer, kind=kind)}
 
     compiled = parallel.compile_predict(predict)
     rows = predict_rows(compiled, parallel.put_state(params), iter(batches), parallel)

@@ -1,16 +1,21 @@
 """Evaluates a checkpoint on any split, or on another data set with the same labels.
 
-Every example is scored exactly once, with the preprocessing that the checkpoint holds. With --few_shot it is not the
-checkpoint's head that is scored, but a linear classifier fitted to its frozen features of K training examples of each
-class; the data set may then have other labels.
+Every example is scored exactly once, with the preprocessing that the checkpoint holds, and what could not be scored is
+counted. Of videos, --clips and --crops score several views of each as well, their probabilities averaged. With
+--few_shot it is not the checkpoint's head that is scored, but a linear classifier fitted to its frozen features of K
+training examples of each class; the data set may then have other labels.
 
   python -m vit_jax evaluate runs/quickstart
   python -m vit_jax evaluate runs/quickstart --split=train --json
+  python -m vit_jax evaluate runs/kinetics --clips=1 --crops=3
+  python -m vit_jax evaluate runs/messages --split=heldout --average=5
   python -m vit_jax evaluate runs/flowers --name=folder --path=DIR --split=val
   python -m vit_jax evaluate runs/quickstart --few_shot=1,5,10
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -25,11 +30,17 @@ HELP = "score a checkpoint on a split"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="WORKDIR", help="a workdir, or WORKDIR/checkpoints/STEP")
     parser.add_argument("--name", metavar="SET", help="data set; that of the run if not given")
-    parser.add_argument("--path", metavar="DIR", help="the folder of images of --name=folder")
+    parser.add_argument("--path", metavar="DIR", help="where a set of your own lies (folder, video, text)")
     parser.add_argument("--data_dir", metavar="DIR", help="where prepared sets lie")
     parser.add_argument("--split", metavar="SPLIT", help="in TFDS syntax; the run's evaluation split if not given")
     parser.add_argument("--batch_size", type=int, metavar="N", help="that of the run if not given")
-    parser.add_argument("--json", action="store_true", help="print one JSON object (with --few_shot one for each K)")
+    parser.add_argument("--average", type=int, default=1, metavar="N", help="average the newest N checkpoints [1]")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object a result (with --few_shot, for each K)"
+    )
+    group = parser.add_argument_group("several views of a video")
+    group.add_argument("--clips", type=int, metavar="N", help="clips spread over the video; the run's if not given")
+    group.add_argument("--crops", type=int, metavar="N", help="crops of each along its longer side; likewise")
     group = parser.add_argument_group("few-shot linear evaluation")
     group.add_argument("--few_shot", type=_counts, default=(), metavar="K,...", help="labelled examples of each class")
     group.add_argument("--train_split", metavar="SPLIT", help="where they are from; the run's if not given")
@@ -44,79 +55,52 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.batch_size is not None and args.batch_size < 1:
-        raise UserError(f"--batch_size must be at least 1, not {args.batch_size}")
+    for option in ("batch_size", "average", "clips", "crops"):
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise UserError(f"--{option} must be at least 1, not {value}")
     common.start_jax(args)
     import jax
 
-    from vit_jax.experiment import check_labels, load_run
+    from vit_jax.experiment import load_run, open_split
 
-    run = load_run(args.checkpoint)
+    run = load_run(args.checkpoint, average=args.average)
     split = args.split or run.config.data.eval_split
-    source = _open(args, run, split)
-    if args.few_shot:
-        results = _few_shot(args, run, source)
-    else:
-        check_labels(run.labels, source.labels, "the checkpoint", f"{source.name} {split}")
-        results = iter([_evaluate(args, run, source)])
-    for result in results:
-        result = {"set": source.name, "split": split, "step": run.step, **result, "skipped": len(source.skipped)}
+    source = open_split(run.config, split, name=args.name, path=args.path, data_dir=args.data_dir)
+    for result in _few_shot(args, run, source) if args.few_shot else _evaluate(args, run, source):
+        result = {"set": source.name, "split": split, "step": run.step, **result}
         if jax.process_index() == 0:
             line = "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items())
             print(json.dumps(result) if args.json else line)
     return 0
 
 
-def _open(args: argparse.Namespace, run: Any, split: str) -> Any:
-    from vit_jax.data.sources import open_source
-
-    data = run.config.data
-    same_set = args.name in (None, data.name)
-    return open_source(
-        args.name or data.name,
-        split,
-        path=args.path or (data.path if same_set else None),
-        data_dir=args.data_dir or data.data_dir,
-        strict=data.strict,
-    )
+def _views(args: argparse.Namespace, run: Any) -> list[Any]:
+    """Returns the preprocessing of one view of a video, and of several if they are asked for."""
+    if args.clips is None and args.crops is None:
+        return [run.preprocessing]
+    if run.preprocessing.key != "video":
+        raise UserError(f"--clips and --crops are of videos; this checkpoint is of {run.preprocessing.key}")
+    asked = {name: getattr(args, name) or getattr(run.preprocessing, name) for name in ("clips", "crops")}
+    one = dataclasses.replace(run.preprocessing, clips=1, crops=1)
+    several = dataclasses.replace(run.preprocessing, **asked)
+    return [one] if several == one else [one, several]
 
 
-def _batches(args: argparse.Namespace, run: Any, source: Any, description: str) -> Iterator:
-    import jax
-
-    from vit_jax.data.pipeline import eval_batches
-
-    data = run.config.data
-    batch_size = args.batch_size or run.config.eval_batch_size or run.config.batch_size
-    batch_size = -(-batch_size // jax.device_count()) * jax.device_count()  # padding is never scored
-    batches = eval_batches(
-        source,
-        run.preprocessing,
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_workers=data.num_workers,
-        num_threads=data.num_threads,
-    )
-    return common.progress(batches, -(-len(source) // batch_size), description)
-
-
-def _evaluate(args: argparse.Namespace, run: Any, source: Any) -> dict[str, float]:
-    import functools
-
+def _evaluate(args: argparse.Namespace, run: Any, source: Any) -> Iterator[dict[str, float]]:
     from vit_jax.evaluate import evaluate
+    from vit_jax.experiment import check_labels, eval_batches
     from vit_jax.parallel import make_parallel
 
+    check_labels(run.labels, source.labels, "the checkpoint", f"{source.name} {source.split}")
     parallel = make_parallel("pmap")
-    result = evaluate(
-        parallel.compile_predict(functools.partial(run.task.predict, run.model)),
-        parallel.put_state(run.params),
-        _batches(args, run, source, "evaluating"),
-        run.task,
-        parallel,
-    )
-    assert result is not None  # nothing asks it to stop
-    return result
+    predict = parallel.compile_predict(functools.partial(run.task.predict, run.model))
+    params = parallel.put_state(run.params)
+    for preprocessing in _views(args, run):
+        batches, skipped = eval_batches(run.config, source, preprocessing, args.batch_size)
+        batches = common.progress(batches, len(batches), "evaluating")
+        result = evaluate(predict, params, batches, run.task, parallel)
+        assert result is not None  # nothing asks it to stop
+        yield {**result, "skipped": skipped}
 
 
 def _few_shot(args: argparse.Namespace, run: Any, test: Any) -> Iterator[dict[str, float]]:
@@ -126,19 +110,23 @@ def _few_shot(args: argparse.Namespace, run: Any, test: Any) -> Iterator[dict[st
     from vit_jax.analysis import extract, few_shot
     from vit_jax.analysis.few_shot import choose_examples
     from vit_jax.data.sources import Subset
-    from vit_jax.experiment import check_labels
+    from vit_jax.experiment import check_labels, eval_batches, open_split
 
     split = args.train_split or run.config.data.train_split
-    train = _open(args, run, split)
+    train = open_split(run.config, split, name=args.name, path=args.path, data_dir=args.data_dir)
     check_labels(train.labels, test.labels, f"{train.name} {split}", f"{test.name} {test.split}")
     labels = train.all_labels()
     chosen = {shots: choose_examples(labels, shots, train.labels, seed=args.seed) for shots in args.few_shot}
     needed = np.unique(np.concatenate(list(chosen.values())))
 
-    labelled = Subset(train, needed.tolist())
-    learnt = extract(run.model, run.params, _batches(args, run, labelled, "labelled examples"))
-    scored = extract(run.model, run.params, _batches(args, run, test, "evaluating"))
+    def extracted(source: Any, description: str) -> dict[str, np.ndarray]:
+        batches, _ = eval_batches(run.config, source, run.preprocessing, args.batch_size)
+        return extract(run.model, run.params, common.progress(batches, len(batches), description))
+
+    learnt = extracted(Subset(train, needed.tolist()), "labelled examples")
+    scored = extracted(test, "evaluating")
     for shots, indices in chosen.items():
         rows = np.searchsorted(needed, indices)
         examples = {name: learnt[name][rows] for name in ("features", "label")}
-        yield {"shots": shots, "seed": args.seed, **few_shot(examples, scored, len(train.labels))}
+        result = few_shot(examples, scored, len(train.labels))
+        yield {"shots": shots, "seed": args.seed, **result, "skipped": len(test.skipped)}

@@ -8,7 +8,9 @@ The same command resumes. Ctrl-C and SIGTERM save first.
 """
 
 import argparse
+import pathlib
 import textwrap
+from typing import Any
 
 from vit_jax.commands import common
 
@@ -42,15 +44,29 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args, settings.compilation_cache)
     import jax
 
+    from vit_jax.experiment import load_run
     from vit_jax.plots import plot_curves
-    from vit_jax.predict import plot_predictions
     from vit_jax.provenance import recorded
     from vit_jax.train import train_and_evaluate
 
     with recorded(args.workdir):
         result = train_and_evaluate(settings, args.workdir, quiet=args.quiet)
     if jax.process_index() == 0:
-        pictures = [plot_curves(args.workdir), plot_predictions(args.workdir)]
-        print(f"test accuracy {result['top1']:.2%} ({result['examples']} examples, {result['skipped']} skipped)")
-        print("pictures: " + ", ".join(str(path) for path in pictures))
+        run = load_run(args.workdir)
+        headline = run.task.headline(result)
+        files = [plot_curves(args.workdir, run.task.metric, headline), *_show_predictions(run, args.workdir)]
+        print(f"test {headline}")
+        print("to look at: " + ", ".join(str(path) for path in files))
     return 0
+
+
+def _show_predictions(run: Any, workdir: str) -> list[pathlib.Path]:
+    """Writes what the model makes of some examples of the evaluation split; returns the files."""
+    directory = pathlib.Path(workdir)
+    if run.preprocessing.key == "text":
+        from vit_jax.translate import write_translations
+
+        return write_translations(run, directory)
+    from vit_jax.predict import plot_predictions
+
+    return [plot_predictions(run, directory / "predictions.png")]

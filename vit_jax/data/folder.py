@@ -48,6 +48,7 @@ class FolderSource:
     """
 
     name = "folder"
+    kind = "image"
 
     def __init__(self, path: str | Path, split: str, *, strict: bool = False):
         self.path = Path(path).expanduser()

@@ -4,10 +4,14 @@ Training reads an infinite stream of examples, one shuffled epoch after another,
 resuming is slicing, and there is no state to save. Nothing is dropped, at the end of an epoch or of an evaluation. A
 batch is a dict:
 
-    image   float32 (batch, height, width, channels)
-    label   int32 (batch,), or float32 (batch, classes) where an image has several labels
+    image   float32 (batch, height, width, channels), or
+    video   float32 (batch, frames, height, width, channels)
+    label   int32 (batch,), or float32 (batch, classes) where an example has several labels
     mask    float32 (batch,): 1 for an example, 0 for padding
     id      int32 (batch,): the example's place in its split, -1 for padding
+
+In evaluation a video may be given as several views, which are then as many rows of one id. Batches of text are those of
+`token_batches`.
 """
 
 import dataclasses
@@ -18,12 +22,11 @@ import signal
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from vit_jax.data.sources import Source
-from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -31,9 +34,35 @@ Batch = dict[str, np.ndarray]
 _UINT64 = 2**64 - 1
 
 
+class AnyPreprocessing(Protocol):
+    """From a stored example to rows of a batch; travels with the checkpoint.
+
+    Attributes:
+      key: What it takes of an example and gives to a batch: `image` or `video`.
+      views: Rows of an example in evaluation.
+      transforms, random_transforms: The chain, and the names in it that need chance.
+      model_fields: What a model has to be built with to take the rows.
+    """
+
+    key: ClassVar[str]
+
+    @property
+    def views(self) -> int: ...
+    @property
+    def transforms(self) -> str: ...
+    @property
+    def random_transforms(self) -> tuple[str, ...]: ...
+    @property
+    def is_random(self) -> bool: ...
+    @property
+    def model_fields(self) -> dict[str, Any]: ...
+    def rows(self, stored: Any, rng: np.random.Generator | None, /) -> list[np.ndarray]: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 def train_batches(
     source: Source,
-    preprocessing: Preprocessing,
+    preprocessing: AnyPreprocessing,
     *,
     batch_size: int,
     seed: int,
@@ -61,7 +90,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    preprocessing: Preprocessing,
+    preprocessing: AnyPreprocessing,
     *,
     batch_size: int,
     process_index: int = 0,
@@ -71,8 +100,8 @@ def eval_batches(
 ) -> "Batches":
     """Yields every example exactly once, in order; the last batch is filled up with zeros, mask 0 and id -1.
 
-    Every process yields the same number of batches, of `batch_size / process_count` rows each. Raises `UserError` for
-    random transforms.
+    Every process yields the same number of batches, of `batch_size / process_count` examples each, that is as many rows
+    times the views of an example. Raises `UserError` for random transforms.
     """
     if preprocessing.is_random:
         names = ", ".join(preprocessing.random_transforms)
@@ -86,7 +115,7 @@ class LoadBatch:
     """Loads one process's part of batch `step`: shuffled and endless with a seed, else in order and padded."""
 
     source: Source
-    preprocessing: Preprocessing
+    preprocessing: AnyPreprocessing
     batch_size: int
     process_index: int
     process_count: int
@@ -108,25 +137,27 @@ class LoadBatch:
         start = step * self.batch_size + self.process_index * rows
         if self.seed is not None:
             return self._load(range(start, start + rows))
-        end = min(start + rows, len(self.source))
-        real = range(start, end)
+        real = range(start, min(start + rows, len(self.source)))
         batch = self._load(real or range(1))  # a process without examples learns the shapes from the first
-        batch = {key: _padded(values[: len(real)], rows) for key, values in batch.items()}
-        batch["id"][len(real) :] = -1
+        views = self.preprocessing.views
+        batch = {key: _padded(values[: len(real) * views], rows * views) for key, values in batch.items()}
+        batch["id"][len(real) * views :] = -1
         return batch
 
     def _load(self, positions: range) -> Batch:
         examples = self.source.__getitems__([self._index(position) for position in positions])
-        images = [
-            self.preprocessing(example["image"], self._rng(position))
-            for position, example in zip(positions, examples, strict=True)
-        ]
-        labels = np.array([example["label"] for example in examples])
+        key, inputs, labels, ids = self.preprocessing.key, [], [], []
+        for position, example in zip(positions, examples, strict=True):
+            views = self.preprocessing.rows(example[key], self._rng(position))
+            inputs += views
+            labels += [example["label"]] * len(views)
+            ids += [example["id"]] * len(views)
+        label = np.array(labels)
         return {
-            "image": np.stack(images),
-            "label": labels.astype(np.int32 if labels.ndim == 1 else np.float32),
-            "mask": np.ones(len(examples), np.float32),
-            "id": np.array([example["id"] for example in examples], np.int32),
+            key: np.stack(inputs),
+            "label": label.astype(np.int32 if label.ndim == 1 else np.float32),
+            "mask": np.ones(len(inputs), np.float32),
+            "id": np.array(ids, np.int32),
         }
 
     def _index(self, position: int) -> int:
@@ -162,6 +193,7 @@ class Batches:
             raise UserError(f"num_workers and num_threads must be 0 or more, not {num_workers} and {num_threads}")
         import grain
 
+        self._length = max(last - first, 0)
         self._held: list[Any] = []
         # Grain's iterator must stop its workers and be gone while the interpreter is still whole.
         self.close = weakref.finalize(self, _close, self._held)
@@ -175,6 +207,9 @@ class Batches:
             options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
         self._held.append(iter(dataset))
+
+    def __len__(self) -> int:
+        return self._length
 
     def __iter__(self) -> Iterator[Batch]:
         return self

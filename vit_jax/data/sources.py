@@ -1,8 +1,8 @@
-"""Where images and labels come from: random access to one split, by name.
+"""Where images or clips and their labels come from: random access to one split, by name.
 
-`digits` (embedded), `fashion_mnist`, any image-classification set that TFDS has prepared as ArrayRecord, and `folder`.
-Records are read in batches and decoded here by Pillow, which gives the image as stored: TFDS would decode every image
-feature, through TensorFlow or OpenCV.
+`digits` (embedded), `fashion_mnist`, `motion`, any image-classification set that TFDS has prepared as ArrayRecord,
+`folder` (images) and `video` (clips). Records are read in batches and decoded here by Pillow, which gives the image as
+stored: TFDS would decode every image feature, through TensorFlow or OpenCV.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from vit_jax.data.decode import ArrayVideo
 from vit_jax.errors import UserError, nearest
 
 IN_MEMORY_BYTES = 256 * 2**20
@@ -21,18 +22,23 @@ IN_MEMORY_BYTES = 256 * 2**20
 # Sets whose labels are not called "label" and where a choice has to be made.
 LABEL_KEYS = {"imagenet2012_real": "real_label"}
 
+# Sets that are prepared on first use: seconds, and nothing to fetch.
+EMBEDDED = ("digits", "motion/digits_tiny")
+
 
 class Source(Protocol):
-    """Random access over one split. An example is `{"image": PIL image of any mode, "label": ..., "id": int}`.
+    """Random access over one split.
 
-    `label` is an int, or a float32 multi-hot vector where an image has several. `id` is the position in the split and
-    stays when others are skipped.
+    An example is `{"image": PIL image of any mode, "label": ..., "id": int}`, or has a `decode.Video` as "video" in the
+    image's place. `label` is an int, or a float32 multi-hot vector where an example has several. `id` is the position
+    in the split and stays when others are skipped.
     """
 
     name: str
+    kind: str  # "image" or "video"
     split: str
     labels: tuple[str, ...]  # the classes' names in the order of their numbers
-    skipped: list[tuple[str, str]]  # (file, reason) for each unreadable file of a folder
+    skipped: list[tuple[str, str]]  # (file, reason) for each unreadable file
 
     def __len__(self) -> int: ...
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
@@ -40,14 +46,23 @@ class Source(Protocol):
 
 
 def open_source(
-    name: str, split: str, *, path: str | None = None, data_dir: str | None = None, strict: bool = False
+    name: str,
+    split: str,
+    *,
+    path: str | None = None,
+    data_dir: str | None = None,
+    strict: bool = False,
+    label: str | None = None,
+    **cache: Any,
 ) -> Source:
     """Opens one split of a data set.
 
-    `name` is "digits", "fashion_mnist", "folder" (at `path`), or a set of TFDS prepared under `data_dir` (default:
-    `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`); `split` may be sliced as in TFDS, `train[:99%]`. The digits are
-    prepared on first use, which takes a second and no network; everything else must be there. `strict` refuses a folder
-    with unreadable files, which are otherwise skipped and listed. Small sets of equal images stay decoded in memory.
+    `name` is "digits", "fashion_mnist", "motion/...", "folder" or "video" (at `path`), or a set of TFDS prepared under
+    `data_dir` (default: `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`); `split` may be sliced as in TFDS,
+    `train[:99%]`. The digits are prepared on first use, which takes a second and no network; everything else must be
+    there. `strict` refuses a folder with unreadable files, which are otherwise skipped and listed. `label` is the
+    feature of a TFDS set that holds the labels, if not the usual one; `cache` is of `video`, see `open_videos`. Small
+    sets of equal images stay decoded in memory.
 
     Raises `UserError` naming what is missing and how to get it.
     """
@@ -57,17 +72,23 @@ def open_source(
         if not path:
             raise UserError("data set 'folder' needs a path: the folder with one sub-folder per class")
         return in_memory_if_small(FolderSource(path, split, strict=strict))
+    if name == "video":
+        from vit_jax.data.video import open_videos
+
+        if not path:
+            raise UserError("data set 'video' needs a path: the folder of the clips, or of their lists")
+        return open_videos(path, split, strict=strict, **cache)
     if path:
-        raise UserError(f"only data set 'folder' is read from a path, not {name!r}: leave the path out")
-    return in_memory_if_small(TfdsSource(name, split, directory_of(name, data_dir)))
+        raise UserError(f"only 'folder', 'video' and 'text' are read from a path, not {name!r}: leave the path out")
+    return in_memory_if_small(TfdsSource(name, split, directory_of(name, data_dir), label))
 
 
 def directory_of(name: str, data_dir: str | None = None) -> Path:
-    """The folder of a prepared set; prepares the digits. Raises `UserError` if it is not there."""
+    """The folder of a prepared set; prepares what is made of the digits. Raises `UserError` if it is not there."""
     from vit_jax.data import prepare
 
     directory = prepare.find_prepared(name, data_dir)
-    if directory is None and name == "digits":
+    if directory is None and name in EMBEDDED:
         directory = prepare.prepare(name, data_dir)
     if directory is None:
         raise prepare.not_prepared(name, data_dir)
@@ -96,7 +117,7 @@ class InMemory:
     """Keeps each image decoded from its first use on. A copy in another process starts empty and reads for itself."""
 
     def __init__(self, source: Any):
-        self._source = source
+        self._source, self.kind = source, source.kind
         self.name, self.split, self.labels, self.skipped = source.name, source.split, source.labels, source.skipped
         self._clear()
 
@@ -134,7 +155,7 @@ class Subset:
     """Some examples of a source, in the order of `indices`; their ids stay."""
 
     def __init__(self, source: Source, indices: Sequence[int]):
-        self._source, self._indices = source, np.asarray(indices)
+        self._source, self._indices, self.kind = source, np.asarray(indices), source.kind
         self.name, self.split, self.labels, self.skipped = source.name, source.split, source.labels, source.skipped
 
     def __len__(self) -> int:
@@ -151,13 +172,15 @@ class Subset:
 class TfdsSource:
     """One split of a prepared TFDS set: ArrayRecord files with `features.json` and `dataset_info.json` beside them.
 
-    The image and label are found by the type of the features, "label" before others. Reads the folder, so that it
-    needs neither the set's Python class nor TensorFlow. Pickles as its three fields.
+    The image, or else the clip (uint8, all of one shape), and the label are found by the type of the features, "label"
+    before others; `label_key` names another. Reads the folder, so that it needs neither the set's Python class nor
+    TensorFlow. Pickles as its fields.
     """
 
     name: str
     split: str
     directory: Path
+    label_key: str | None = None
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
@@ -173,13 +196,15 @@ class TfdsSource:
             raise _split_error(self.name, self.split, known, error) from None
         self._records: Any = records
         features = builder.info.features
-        self._image = _feature(self.name, features, tfds.features.Image)
-        self._label, classes, self._is_multi = _label_feature(self.name, features)
+        self.kind, self._key = _input_feature(self.name, features)
+        self._clip_shape = features[self._key].shape
+        self._fps = (builder.info.metadata or {}).get("fps", 0.0)
+        self._label, classes, self._is_multi = _label_feature(self.name, features, self.label_key)
         self.labels = tuple(str(label) for label in classes.names)
-        self.image_shape = _fixed_shape(features[self._image])
+        self.image_shape = _fixed_shape(features[self._key]) if self.kind == "image" else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "split": self.split, "directory": self.directory, "skipped": self.skipped}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -194,13 +219,22 @@ class TfdsSource:
 
     def _decode(self, record: bytes, index: int) -> dict[str, Any]:
         features = _parsed(record)
-        labels = features[self._label].int64_list.value
+        label = self._encoded(features[self._label].int64_list.value)
         try:
-            image = Image.open(io.BytesIO(features[self._image].bytes_list.value[0]))
-            image.load()
-        except (OSError, IndexError, SyntaxError) as error:
+            stored = features[self._key].bytes_list.value[0]
+            decoded = self._decode_image(stored) if self.kind == "image" else self._decode_clip(stored, index)
+        except (OSError, IndexError, SyntaxError, ValueError) as error:
             raise UserError(f"{self.name} {self.split!r}: example {index} is not readable ({error})") from None
-        return {"image": image, "label": self._encoded(labels), "id": int(index)}
+        return {self.kind: decoded, "label": label, "id": int(index)}
+
+    def _decode_image(self, stored: bytes) -> Image.Image:
+        image = Image.open(io.BytesIO(stored))
+        image.load()
+        return image
+
+    def _decode_clip(self, stored: bytes, index: int) -> ArrayVideo:
+        frames = np.frombuffer(stored, np.uint8).reshape(self._clip_shape)
+        return ArrayVideo(frames, self._fps, name=f"{self.name} {self.split} {index}")
 
     def _encoded(self, labels: Sequence[int]) -> int | np.ndarray:
         if not self._is_multi:
@@ -239,14 +273,20 @@ def _parsed(record: bytes) -> Any:
     return getattr(tf_example_pb2, "Example").FromString(record).features.feature  # noqa: B009  protobuf is untyped
 
 
-def _feature(name: str, features: Any, kind: Any) -> str:
-    keys = [key for key, feature in features.items() if type(feature) is kind]
-    if not keys:
-        raise UserError(f"data set {name!r} has no {kind.__name__} among its features {sorted(features)}")
-    return "image" if "image" in keys else keys[0]
+def _input_feature(name: str, features: Any) -> tuple[str, str]:
+    """Returns "image" and the key of the images, or "video" and the key of the clips."""
+    import tensorflow_datasets as tfds
+
+    images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
+    if images:
+        return "image", "image" if "image" in images else images[0]
+    clips = [key for key, feature in features.items() if feature.np_dtype == np.uint8 and len(feature.shape or ()) == 4]
+    if clips and all(features[clips[0]].shape):
+        return "video", clips[0]
+    raise UserError(f"data set {name!r} has no images, or clips of one size, among its features {sorted(features)}")
 
 
-def _label_feature(name: str, features: Any) -> tuple[str, Any, bool]:
+def _label_feature(name: str, features: Any, wanted: str | None) -> tuple[str, Any, bool]:
     """Returns the key of the labels, their ClassLabel, and whether an example may have several."""
     import tensorflow_datasets as tfds
 
@@ -257,7 +297,9 @@ def _label_feature(name: str, features: Any) -> tuple[str, Any, bool]:
         if isinstance(feature, tfds.features.Sequence) and isinstance(feature.feature, tfds.features.ClassLabel)
     }
     found = single | several
-    preferred = [LABEL_KEYS.get(name.split("/")[0].split(":")[0], "label"), "label", "labels"]
+    if wanted and wanted not in found:
+        raise UserError(f"data set {name!r} has no labels {wanted!r}{nearest(wanted, found)}")
+    preferred = [wanted, LABEL_KEYS.get(name.split("/")[0].split(":")[0], "label"), "label", "labels"]
     key = next((key for key in preferred if key in found), next(iter(found)) if len(found) == 1 else None)
     if key is None:
         raise UserError(f"data set {name!r} is not for classification: class labels found in {sorted(found) or 'none'}")

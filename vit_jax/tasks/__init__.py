@@ -26,6 +26,13 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
 
 
 class Task(Protocol):
+    name: str
+    metric: str  # of `score`: the one that says how good a model is
+
+    def init_inputs(self, model: nn.Module) -> tuple[jax.Array, ...]:
+        """Returns zeros of the shapes the model takes, for one example."""
+        ...
+
     def loss(
         self, model: nn.Module, params: PyTree, batch: Batch, *, rngs: dict[str, jax.Array], train: bool
     ) -> tuple[Sum, dict[str, Sum]]:
@@ -37,5 +44,12 @@ class Task(Protocol):
         ...
 
     def score(self, rows: dict[str, Any]) -> dict[str, float]:
-        """Scores on the host: `rows` holds `label`, `id` and the predictions of every example, once each."""
+        """Scores on the host: `rows` holds the predictions of every example, with its `id` and, if it has one, `label`.
+
+        Each example is there once, or once for each of its views, in the order of `id`.
+        """
+        ...
+
+    def headline(self, result: dict[str, float]) -> str:
+        """Says a result of `score` in a line for people."""
         ...
