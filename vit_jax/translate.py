@@ -1,5 +1,6 @@
 """Translations of sentences that need not belong to any data set, and the attention they were made with."""
 
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from vit_jax.errors import UserError
 from vit_jax.experiment import Run
 from vit_jax.models import decoding
 from vit_jax.plots import heat_maps
@@ -35,10 +37,10 @@ def translate(
     """Returns the translation of each sentence, with its score (log-probability over the length penalty).
 
     Sentences of about the same length are decoded together, padded to the next bucket of the training data; neither
-    that nor `batch_size` changes a translation. Empty sentences stay empty. `track` may show how far the batches are.
+    that nor `batch_size` changes a translation. Blank sentences become empty. `track` may show how far the batches are.
 
     Raises:
-      UserError: A sentence is no Unicode.
+      UserError: A sentence is no Unicode, or too long for learned positions.
     """
     task, vocabulary = run.task, run.preprocessing
     options = {
@@ -49,13 +51,13 @@ def translate(
         "extra_length": task.extra_length,
     }
     sources = [[*tokens, EOS_ID] for tokens in vocabulary.encode_all(list(sentences))]
-    full = [i for i, tokens in enumerate(sources) if len(tokens) > 1]
-    lengths = {i: _padded_length(len(sources[i]), run.config.data.buckets) for i in full}
-    order = sorted(full, key=lambda i: (lengths[i], i))
+    full = [i for i, sentence in enumerate(sentences) if sentence.strip()]
+    lengths = {i: _padded_length(run, sentences[i], len(sources[i])) for i in full}
     batches = [
-        [i for i in order if lengths[i] == length][start : start + batch_size]
-        for length in sorted(set(lengths.values()))
-        for start in range(0, sum(value == length for value in lengths.values()), batch_size)
+        group[start : start + batch_size]
+        for _, together in itertools.groupby(sorted(full, key=lengths.__getitem__), key=lengths.__getitem__)
+        for group in [list(together)]
+        for start in range(0, len(group), batch_size)
     ]
     found = [("", 0.0)] * len(sentences)
     for batch in track(batches):
@@ -70,9 +72,18 @@ def translate(
     return found
 
 
-def _padded_length(length: int, buckets: Sequence[int]) -> int:
+def _padded_length(run: Run, sentence: str, length: int) -> int:
     """The smallest bucket that holds so many tokens; beyond the largest, a multiple of it."""
-    return min((bucket for bucket in buckets if bucket >= length), default=-(-length // max(buckets)) * max(buckets))
+    buckets, model = run.config.data.buckets, run.model
+    padded = min((bucket for bucket in buckets if bucket >= length), default=-(-length // max(buckets)) * max(buckets))
+    if model.pos_embed != "learned":
+        return padded
+    if length > model.max_length:
+        raise UserError(
+            f"{sentence[:40]!r}... has {length} tokens, and the model's learned positions end at {model.max_length}: "
+            "split the sentence"
+        )
+    return min(padded, model.max_length)
 
 
 def plot_attention(run: Run, sentence: str, translation: str, path: Any, layer: int = -1) -> pathlib.Path:
@@ -91,13 +102,18 @@ def plot_attention(run: Run, sentence: str, translation: str, path: Any, layer: 
         return [captured[name][0].mean(axis=0) for name in names]
 
     maps = weights(run.params, *(jnp.asarray([ids], jnp.int32) for ids in tokens.values()))
-    words = {side: [vocabulary.piece(token) for token in ids] for side, ids in tokens.items()}
+    words = {side: [_plain(vocabulary.piece(token)) for token in ids] for side, ids in tokens.items()}
     sides = (("source", "source"), ("target", "target"), ("target", "source"))
     panels = [
         (title, np.asarray(values), words[queries], words[keys])
         for title, values, (queries, keys) in zip(KINDS.values(), maps, sides, strict=True)
     ]
-    return heat_maps(path, panels, f"{sentence}\n{translation}\n(layer {layer}, mean of its heads)")
+    return heat_maps(path, panels, _plain(f"{sentence}\n{translation}\n(layer {layer}, mean of its heads)"))
+
+
+def _plain(text: str) -> str:
+    """Keeps Matplotlib from reading formulas into a text."""
+    return text.replace("$", r"\$")
 
 
 def write_translations(run: Run, directory: pathlib.Path, count: int = EXAMPLES) -> list[pathlib.Path]:

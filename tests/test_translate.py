@@ -1,0 +1,156 @@
+"""Translations of any sentences: the same whatever stands beside them, in the order they were given."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax.config import default_config
+from vit_jax.data.vocabulary import Vocabulary
+from vit_jax.errors import UserError
+from vit_jax.experiment import Run, make_model, make_task
+from vit_jax.translate import plot_attention, translate, write_translations
+
+SENTENCES = ["save", "open the file", "", "close it and open the old window again", " \t", "print $5 or $6", "page"]
+FIELDS = {"hidden_dim": 16, "mlp_dim": 32, "num_layers": 1, "num_heads": 2, "norm": "pre"}
+
+
+@pytest.fixture(scope="module")
+def make_run(randomised):
+    def make(path=None, **fields):
+        config = default_config()
+        config.update({"data": {"buckets": (12, 24)}, "task": {"name": "translation", "beam_size": 2}})
+        config.task.extra_length = 5
+        config.data.path = path and str(path)
+        config.model.update({"name": "transformer:base", **FIELDS, **fields})
+        vocabulary = Vocabulary.train(SENTENCES, 290)
+        model, task = make_model(config, vocabulary), make_task(config, vocabulary)
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *task.init_inputs(model), train=False))
+        params = randomised(shapes["params"], scale=0.5)
+        return Run(model, params, task, (), vocabulary, config, 1)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(make_run):
+    return make_run()
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return translate(run, SENTENCES)
+
+
+def same(ours, theirs):
+    assert [text for text, _ in ours] == [text for text, _ in theirs]
+    np.testing.assert_allclose([score for _, score in ours], [score for _, score in theirs], rtol=1e-5)
+
+
+def test_each_sentence_has_its_translation(found):
+    assert len(found) == len(SENTENCES)
+    blank = [not sentence.strip() for sentence in SENTENCES]
+    assert [pair == ("", 0.0) for pair in found] == blank
+    assert len({text for text, _ in found}) == len(SENTENCES) - 1
+    assert all(score < 0 for (_, score), empty in zip(found, blank, strict=True) if not empty)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_batches_do_not_change_a_translation(run, found, batch_size):
+    same(translate(run, SENTENCES, batch_size=batch_size), found)
+
+
+def test_order_and_company_do_not_change_a_translation(run, found):
+    same(translate(run, SENTENCES[::-1])[::-1], found)
+    same(translate(run, [SENTENCES[3]]), [found[3]])
+
+
+def test_padding_does_not_change_a_translation(run, found):
+    config = run.config.copy_and_resolve_references()
+    config.data.buckets = (32,)
+    same(translate(dataclasses.replace(run, config=config), SENTENCES), found)
+
+
+def test_sentences_longer_than_the_buckets_are_translated(run):
+    long = " and ".join(["open the file"] * 9)
+    assert len(run.preprocessing.encode(long)) > 24
+    ((text, score),) = translate(run, [long])
+    assert text
+    assert score < 0
+
+
+def test_the_beam_may_be_chosen(run, found):
+    greedy = translate(run, SENTENCES, beam_size=1)
+    assert greedy != found
+    again = dataclasses.replace(run, task=dataclasses.replace(run.task, beam_size=1))
+    same(translate(again, SENTENCES), greedy)
+
+
+def test_batches_are_tracked(run, found):
+    seen = []
+
+    def track(batches):
+        seen.append(len(batches))
+        return batches
+
+    same(translate(run, SENTENCES, batch_size=2, track=track), found)
+    lengths = [len(run.preprocessing.encode(text)) + 1 for text in SENTENCES if text.strip()]
+    short = sum(length <= 12 for length in lengths)
+    assert 0 < short < len(lengths)
+    assert seen == [-(-short // 2) + -(-(len(lengths) - short) // 2)]
+
+
+def test_nothing_to_translate(run):
+    assert translate(run, []) == []
+    assert translate(run, [" "]) == [("", 0.0)]
+
+
+def test_a_sentence_beyond_learned_positions_is_named(make_run):
+    run = make_run(pos_embed="learned", max_length=24)
+    run.config.data.buckets = (20,)  # of which the next multiple is beyond
+    fits = next(text for text in ("page" + "z" * i for i in range(40)) if len(run.preprocessing.encode(text)) == 22)
+    assert len(translate(run, [fits])) == 1
+    with pytest.raises(UserError, match=r"'pagezz.*has 25 tokens.*positions end at 24: split"):
+        translate(run, [fits, fits + "zz"])
+
+
+def test_text_that_is_no_unicode(run):
+    with pytest.raises(UserError, match="surrogate"):
+        translate(run, ["a\udcff"])
+
+
+def test_attention_is_drawn_whatever_the_signs(run, tmp_path, monkeypatch):
+    drawn = {}
+
+    def heat_maps(path, panels, heading):
+        drawn.update({title: (values, rows, columns) for title, values, rows, columns in panels}, heading=heading)
+        return path
+
+    sides = "print $5 or $6", "$_{x $^2"
+    assert plot_attention(run, *sides, tmp_path / "maps.png").stat().st_size > 1000
+    monkeypatch.setattr("vit_jax.translate.heat_maps", heat_maps)
+    plot_attention(run, *sides, tmp_path / "maps.png")
+    source, target = (len(run.preprocessing.encode(side)) + 1 for side in sides)
+    shapes = [(source, source), (target, target), (target, source)]
+    for (values, rows, columns), shape in zip(
+        (drawn[title] for title in drawn if title != "heading"), shapes, strict=True
+    ):
+        assert values.shape == shape == (len(rows), len(columns))
+        np.testing.assert_allclose(values.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_some_of_the_evaluation_split_is_written(make_run, tmp_path):
+    (tmp_path / "test.tsv").write_text("".join(f"{text.strip() or 'x'}\tdi {i}\n" for i, text in enumerate(SENTENCES)))
+    run = make_run(tmp_path)
+    table, picture = write_translations(run, tmp_path, count=3)
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    assert rows[0] == ["source", "translation", "reference"]
+    assert [(source, reference) for source, _, reference in rows[1:]] == [
+        ("save", "di 0"),
+        ("open the file", "di 1"),
+        ("x", "di 2"),
+    ]
+    found = translate(run, [source for source, _, _ in rows[1:]])
+    assert [" ".join(text.split()) for text, _ in found] == [translation for _, translation, _ in rows[1:]]
+    assert picture.stat().st_size > 1000
