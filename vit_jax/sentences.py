@@ -107,7 +107,8 @@ def learn_vocabulary(sentences: list[str], size: int) -> Vocabulary:
     """
     digest = hashlib.sha256(f"{version('sentencepiece')} {size}\n".encode())
     for sentence in sentences:
-        digest.update(sentence.encode() + b"\n")
+        encoded = sentence.encode()
+        digest.update(b"%d:" % len(encoded) + encoded)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vit_jax" / "vocabularies"
     file = cache / f"{digest.hexdigest()[:32]}.model"
     try:

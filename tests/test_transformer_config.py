@@ -1,0 +1,215 @@
+"""The Transformer's configs: the paper's numbers, and the smallest of them from a file of sentences to a score."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from vit_jax import config as schema
+from vit_jax.data.vocabulary import Vocabulary
+from vit_jax.errors import UserError
+from vit_jax.evaluate import evaluate
+from vit_jax.experiment import eval_batches, load_run, make_model, make_task, open_data, open_split
+from vit_jax.metrics import TIMINGS
+from vit_jax.optimizer import make_schedule
+from vit_jax.parallel import make_parallel
+from vit_jax.sentences import learn_vocabulary
+from vit_jax.train import make_plan, train_and_evaluate
+from vit_jax.translate import translate
+
+CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "transformer.py"
+WORDS = ["open", "close", "save", "file", "window", "new", "old", "page", "line", "print", "undo", "red"]
+
+
+def load(arg, **overrides):
+    flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in overrides.items()]
+    return schema.load_config(f"{CONFIG}:{arg}", flags)
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return Vocabulary.train(["any text will do"], 275)
+
+
+# sizes of Table 3 but for the vocabulary's exact size; the rest is Table 3 and sections 5 and 6.1
+@pytest.mark.parametrize(
+    ("arg", "millions", "steps", "dropout", "vocab_size", "average"),
+    [
+        ("wmt14_en_de", 63, 100_000, 0.1, 37_000, 5),
+        ("wmt14_en_de,big", 214, 300_000, 0.3, 37_000, 20),
+        ("wmt14_en_fr", 60, 100_000, 0.1, 32_000, 5),
+        ("wmt14_en_fr,big", 209, 300_000, 0.1, 32_000, 20),
+    ],
+)
+def test_recipes_are_the_papers(arg, millions, steps, dropout, vocab_size, average, vocabulary):
+    config = load(arg, model__scan_layers=True)
+    assert (config.data.vocab_size, config.batch_size) == (vocab_size, 25_000)
+    assert config.data.languages == tuple(arg.partition(",")[0].split("_")[1:])
+
+    class Sized(Vocabulary):
+        def __len__(self):
+            return vocab_size
+
+    sized = Sized(vocabulary.model)
+    model, task = make_model(config, sized), make_task(config, sized)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *task.init_inputs(model), train=False))
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+    assert round(parameters / 1e6) == millions
+    assert (model.dropout_rate, model.norm, model.share_embeddings) == (dropout, "post", True)
+    assert (task.label_smoothing, task.beam_size, task.length_penalty, task.extra_length) == (0.1, 4, 0.6, 50)
+
+    plan = make_plan(config, 1000.0)
+    assert (plan.total, config.checkpoint.keep_last) == (steps, average)
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.eps) == ("adamw", 0.9, 0.98, 1e-9)
+    assert (optimizer.weight_decay, optimizer.clip_norm) == (0, 0)
+    rate = make_schedule(
+        optimizer.schedule, total_steps=plan.total, steps_per_epoch=1000.0, hidden_dim=model.hidden_dim
+    )
+    for step in (1, 2000, 4000, 50_000):
+        wanted = model.hidden_dim**-0.5 * min(step**-0.5, step * 4000**-1.5)
+        np.testing.assert_allclose(rate(step - 1), wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("wmt14_en_it", "no config 'wmt14_en_it'; did you mean 'wmt14_en_"),
+        ("wmt14_en_de,huge", "wmt14_en_de takes no 'huge'; known: base, big"),
+        ("messages,big", "messages takes no 'big'; known: none"),
+    ],
+)
+def test_arguments_that_are_not_known(arg, message):
+    with pytest.raises(UserError, match=message):
+        load(arg)
+
+
+def write_split(path, count, seed):
+    rng = np.random.default_rng(seed)
+    sentences = [" ".join(rng.choice(WORDS, rng.integers(1, 7))) for _ in range(count)]
+    path.write_text("".join(f"{sentence}\t{sentence.upper()}\n" for sentence in sentences))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A language that is the other in capitals; one pair of each split is too long, one half empty."""
+    folder = tmp_path_factory.mktemp("text")
+    for split, count, seed in (("train", 200, 0), ("validation", 30, 1)):
+        write_split(folder / f"{split}.tsv", count, seed)
+        with (folder / f"{split}.tsv").open("a") as file:
+            file.write("open " * 70 + "\tAPRI\n" + "\tNIENTE\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(folder, own_home):
+    overrides = {
+        "data__path": folder,
+        "compilation_cache": "",
+        "optimizer__schedule__peak": 0.02,
+        "data__vocab_size": 330,
+    }
+    return load("runlocal", duration="40 steps", eval_every="20 steps", checkpoint__every="20 steps", **overrides)
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    return workdir, train_and_evaluate(config, workdir, quiet=True)
+
+
+def rows_of(workdir, split):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["split"] == split]
+
+
+def test_training_learns_and_says_what_was_scored(trained):
+    workdir, result = trained
+    train = rows_of(workdir, "train")
+    assert train[-1]["nll"] < 0.8 * train[0]["nll"]
+    assert train[-1]["token_accuracy"] > train[0]["token_accuracy"]
+    assert (result["examples"], result["skipped"]) == (30, 2)
+    last = rows_of(workdir, "eval")[-1]
+    assert {name: last[name] for name in result} == result
+    assert last["bleu_signature"].startswith("nrefs:1|")
+
+
+def test_the_summary_counts_everything(config):
+    data = open_data(config)
+    pairs, batches, *skipped = data.summary()
+    assert pairs == "text: 200 training and 30 evaluation pairs, en to it, 330 sub-words"
+    assert batches.startswith(f"{data.steps_per_epoch} batches an epoch, ")
+    assert skipped == ["skipped 1 training pairs empty on a side", "skipped 1 training pairs longer than 64 tokens"]
+
+
+def test_a_checkpoint_translates_and_is_scored_by_itself(trained, config):
+    workdir, result = trained
+    run = load_run(workdir)
+    assert run.preprocessing == open_data(config).preprocessing
+    assert [text for text, _ in translate(run, ["save the file", ""])][1] == ""
+    parallel = make_parallel("pmap")
+    predict = parallel.compile_predict(functools.partial(run.task.predict, run.model))
+    source = open_split(run.config, "validation")
+    batches, skipped = eval_batches(run.config, source, run.preprocessing, batch_size=64)
+    again = evaluate(predict, parallel.put_state(run.params), batches, run.task, parallel)
+    likelihoods = {name: pytest.approx(result[name], rel=1e-5) for name in ("loss", "perplexity")}
+    assert {**again, "skipped": skipped} == {**result, **likelihoods}
+
+
+def test_checkpoints_are_averaged(trained):
+    workdir, _ = trained
+    parts = [load_run(workdir / "checkpoints" / step).params for step in ("20", "40")]
+    mean = load_run(workdir, average=2).params
+    jax.tree.map(lambda x, a, b: np.testing.assert_allclose(x, (a + b) / 2, atol=1e-6), mean, *parts)
+
+
+def test_a_run_goes_on_where_it_was_left(trained, config, tmp_path):
+    workdir, result = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints" / "40")
+    assert train_and_evaluate(config, copy, quiet=True) == result
+    for split in ("train", "eval"):
+        ours, theirs = (
+            [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows_of(folder, split)]
+            for folder in (copy, workdir)
+        )
+        assert ours == theirs
+
+
+def test_a_vocabulary_is_learned_once(own_home, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    sentences = ["open the file", "close it"]
+    first = learn_vocabulary(sentences, 280)
+    monkeypatch.setattr(Vocabulary, "train", lambda *_: pytest.fail("it is in the cache"))
+    assert learn_vocabulary(sentences, 280) == first == learn_vocabulary(list(sentences), 280)
+    for other in (([*sentences, "x"], 280), (sentences, 279), (["open the file\nclose it"], 280)):
+        with pytest.raises(pytest.fail.Exception):
+            learn_vocabulary(*other)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(own_home, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(learn_vocabulary(["open the file", "close it"], 280)) == 280
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data__path": ""}, "config.data.path: the folder with its splits"),
+        ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for 1 sentence.*take 64 or more"),
+        ({"accum_steps": 9}, "has no room for 9 sentence.*take 576"),
+        ({"data__vocab_size": 100_000}, "data.vocab_size=100000: the training text has"),
+        ({"data__train_split": "trian"}, "no split 'trian'; did you mean 'train'"),
+        ({"data__train_split": "train[-2:]", "data__vocab_size": 270}, "no sentence left: 1 are longer than 64"),
+        ({"data__buckets": "(1,)"}, "config.data.buckets=.*increasing lengths"),
+    ],
+)
+def test_a_mistake_is_named(folder, own_home, overrides, message):
+    with pytest.raises(UserError, match=message):
+        open_data(load("runlocal", **{"data__path": folder, "data__vocab_size": 300, **overrides}))
