@@ -1,6 +1,8 @@
 """The Transformer's configs: the paper's numbers, and the smallest of them from a file of sentences to a score."""
 
+import csv
 import functools
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from vit_jax import config as schema
+from vit_jax.data.text import TextSource
 from vit_jax.data.vocabulary import Vocabulary
 from vit_jax.errors import UserError
 from vit_jax.evaluate import evaluate
@@ -179,6 +182,53 @@ def test_a_run_goes_on_where_it_was_left(trained, config, tmp_path):
             for folder in (copy, workdir)
         )
         assert ours == theirs
+
+
+@pytest.fixture(scope="module")
+def baselines():
+    script = CONFIG.parent.parent / "experiments" / "translation_baselines.py"
+    spec = importlib.util.spec_from_file_location("translation_baselines", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_one_script_scores_baselines_and_a_run_on_every_sentence(trained, folder, baselines, tmp_path):
+    workdir, _ = trained
+    started = {
+        "status": "finished",
+        "seconds": 7.5,
+        "started": "2030-01-02T03:04:05",
+        "command": "python x --workdir=y",
+    }
+    started |= {"hardware": "h", "python": "3", "commit": "c", "packages": {"jax": "1"}}
+    (workdir / "runs.jsonl").write_text(json.dumps(started) + "\n")
+    (tmp_path / "own.txt").write_text("open the page\nsave\n")
+
+    options = [str(folder), "--splits=validation,other", f"--results={tmp_path}"]
+    for more in ([], [], [f"--run={workdir}", f"--samples={tmp_path / 'own.txt'}"]):  # a row replaces its like
+        baselines.main([*options, *more])
+    with (tmp_path / "translation.csv").open() as file:
+        listed = list(csv.DictReader(file))
+    rows = {row["method"]: row for row in listed}
+    assert sorted(row["method"] for row in listed) == ["copy", "transformer:base", "translation memory"]
+    assert {row["examples"] for row in rows.values()} == {"31"}  # with the one that is too long for the buckets
+    assert {row["skipped"] for row in rows.values()} == {"1"}
+    assert rows["transformer:base"]["seconds"] == "7.5"
+    assert rows["transformer:base"]["command"] == "python x --workdir=DIR"
+    samples = (tmp_path / "translation_samples.tsv").read_text().splitlines()
+    assert samples[0] == "source\ttranslation"
+    assert [line.split("\t")[0] for line in samples[1:]] == ["open the page", "save"]
+
+
+def test_the_memory_gives_the_target_of_the_nearest_source(baselines):
+    train = TextSource("train", ("en", "it"), ["open the file", "close it", "close it"], ["a", "b", "c"], {}, [])
+    assert baselines.translation_memory(train, ["open a file", "closed", "zzz", "open"], at_once=2) == [
+        "a",
+        "b",
+        "a",
+        "a",
+    ]
 
 
 def test_a_vocabulary_is_learned_once(own_home, tmp_path, monkeypatch):

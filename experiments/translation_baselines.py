@@ -1,0 +1,181 @@
+"""Translation measured beside two baselines, all scored on the same sentences by the same function.
+
+python experiments/translation_baselines.py MESSAGES                     # the baselines
+python experiments/translation_baselines.py MESSAGES --run=runs/messages --average=5
+python experiments/translation_baselines.py MESSAGES --run=runs/messages --samples=experiments/translation_samples.txt
+
+MESSAGES is a folder of parallel text, as `data prepare messages` makes it. Rows go to results/translation.csv, in place
+of earlier ones of the same method and split:
+
+    copy                  the source, untranslated
+    translation memory    the target of the pair of `train` whose source is nearest: cosine of TF-IDF of its letters, in
+                          runs of 2 to 5 within words
+    MODEL                 a run, beam search as it was configured; of averaged checkpoints with --average
+
+Every sentence of a split is scored, also those longer than a run's buckets. With --samples the run translates a
+sentence a line into results/translation_samples.tsv.
+"""
+
+import argparse
+import csv
+import datetime
+import functools
+import json
+import pathlib
+import platform
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vit_jax.data.text import TextSource, open_text, text_splits
+from vit_jax.data.token_batches import encode_pairs
+from vit_jax.errors import UserError
+from vit_jax.evaluate import evaluate
+from vit_jax.experiment import Run, eval_batches, load_run, make_task
+from vit_jax.parallel import make_parallel
+from vit_jax.provenance import commit
+from vit_jax.tasks.translation import bleu_and_chrf
+from vit_jax.translate import translate
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+COLUMNS = (
+    "method", "split", "bleu", "chrf", "perplexity", "examples", "skipped", "training_pairs", "parameters", "averaged",
+    "seed", "steps", "seconds", "hardware", "python", "jax", "date", "commit", "command", "bleu_signature",
+    "chrf_signature",
+)  # fmt: skip
+KEY = ("method", "averaged", "seed", "split")
+
+
+def translation_memory(train: TextSource, sources: Sequence[str], at_once: int = 200) -> list[str]:
+    """Returns for each sentence the target of the nearest source; of the first, if several are as near."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    memory: Any = vectorizer.fit_transform(train.sources).T.tocsr()
+    nearest = [
+        (vectorizer.transform(sources[start : start + at_once]) @ memory).toarray().argmax(axis=1)
+        for start in range(0, len(sources), at_once)
+    ]
+    return [train.targets[i] for i in np.concatenate(nearest)]
+
+
+def baseline_rows(train: TextSource, splits: Sequence[TextSource]) -> Iterator[dict[str, Any]]:
+    """Yields a row for each baseline and split."""
+    measured = {
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit(),
+        "command": "python experiments/translation_baselines.py MESSAGES",
+    }
+    for split in splits:
+        found = {"copy": split.sources, "translation memory": translation_memory(train, split.sources)}
+        for method, translations in found.items():
+            counts = {"examples": len(split), "skipped": len(split.skipped)}
+            scores = bleu_and_chrf(translations, split.targets)
+            yield {"method": method, "split": split.split, **scores, **counts, **measured}
+
+
+def run_rows(workdir: pathlib.Path, run: Run, averaged: int, splits: Sequence[TextSource]) -> Iterator[dict[str, Any]]:
+    """Yields a row of a run for each split; without its seconds if it was trained in several starts."""
+    starts = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()]
+    start = starts[0]
+    command = re.sub(r" --(workdir|config\.data\.path|config\.compilation_cache)=\S+", "", start["command"])
+    described = {
+        "method": run.config.model.name,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
+        "averaged": averaged,
+        "seed": run.config.seed,
+        "steps": run.step,
+        "seconds": start["seconds"] if [start["status"] for start in starts] == ["finished"] else "",
+        "jax": start["packages"]["jax"],
+        **{name: start[name] for name in ("hardware", "python", "commit")},
+        "date": start["started"][:10],
+        "command": f"{command} --workdir=DIR",
+    }
+    for split in splits:
+        yield {"split": split.split, **score(run, split), **described}
+
+
+def score(run: Run, split: TextSource) -> dict[str, Any]:
+    """Scores a run on every sentence of a split: the buckets go on doubling up to the longest."""
+    config = run.config.copy_and_resolve_references()
+    longest = int(encode_pairs(split, run.preprocessing).lengths().max())
+    while max(config.data.buckets) < longest:
+        config.data.buckets = (*config.data.buckets, 2 * max(config.data.buckets))
+    parallel, task = make_parallel("pmap"), make_task(config, run.preprocessing)
+    size = max(config.batch_size, jax.device_count() * max(config.data.buckets))
+    batches, skipped = eval_batches(config, split, run.preprocessing, size)
+    predict = parallel.compile_predict(functools.partial(task.predict, run.model))
+    result = evaluate(predict, parallel.put_state(run.params), batches, task, parallel)
+    assert result is not None  # nothing asks it to stop
+    return {**result, "skipped": skipped}
+
+
+def write_samples(run: Run, sentences: pathlib.Path, out: pathlib.Path) -> None:
+    """Translates a sentence a line into a table of source and translation."""
+    sources = sentences.read_text(encoding="utf-8").splitlines()
+    rows = [("source", "translation"), *zip(sources, (text for text, _ in translate(run, sources)), strict=True)]
+    out.write_text("".join(f"{source}\t{translation}\n" for source, translation in rows), encoding="utf-8")
+
+
+def write_rows(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
+    """Writes rows into a table, in place of those with the same `KEY`."""
+    new: list[dict[str, Any]] = [{name: str(row.get(name, "")) for name in COLUMNS} for row in rows]
+    old: list[dict[str, Any]] = []
+    if out.exists():
+        with out.open(newline="") as file:
+            old = list(csv.DictReader(file))
+    keys = [[row[name] for name in KEY] for row in new]
+    kept = [row for row in old if [row[name] for name in KEY] not in keys]
+    with out.open("w", newline="") as file:
+        writer: Any = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            sorted([*kept, *new], key=lambda row: (row["split"] != "test", row["split"], float(row["bleu"])))
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=pathlib.Path, metavar="MESSAGES", help="folder of parallel text")
+    parser.add_argument("--languages", default="en,it", help="source and target [en,it]")
+    parser.add_argument("--splits", default="test,heldout", help="to score, those that are there [test,heldout]")
+    parser.add_argument(
+        "--run", type=pathlib.Path, metavar="WORKDIR", help="a trained run, scored in place of the baselines"
+    )
+    parser.add_argument("--average", type=int, default=1, metavar="N", help="average its newest N checkpoints [1]")
+    parser.add_argument(
+        "--samples", type=pathlib.Path, metavar="FILE", help="let it translate a sentence a line as well"
+    )
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, metavar="DIR", help="where tables are written")
+    args = parser.parse_args(arguments)
+    languages = args.languages.split(",")
+    try:
+        known = text_splits(args.data, languages)
+        train = open_text(args.data, "train", languages)
+        splits = [open_text(args.data, name, languages) for name in args.splits.split(",") if name in known]
+        if args.run:
+            run = load_run(args.run, average=args.average)
+            rows = list(run_rows(args.run, run, args.average, splits))
+            if args.samples:
+                write_samples(run, args.samples, args.results / "translation_samples.tsv")
+        else:
+            rows = list(baseline_rows(train, splits))
+    except UserError as error:
+        sys.exit(str(error))
+    rows = [{**row, "training_pairs": len(train)} for row in rows]
+    write_rows(rows, args.results / "translation.csv")
+    for row in rows:
+        perplexity = f"  perplexity {row['perplexity']:.2f}" if "perplexity" in row else ""
+        print(
+            f"{row['split']:8} {row['method']:20} BLEU {row['bleu']:5.2f}  chrF {row['chrf']:5.2f}{perplexity}  "
+            f"({row['examples']} sentences, {row['skipped']} skipped)"
+        )
+
+
+if __name__ == "__main__":
+    main()
