@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from vit_jax.config import default_config
+from vit_jax.data.transforms import Preprocessing
 from vit_jax.experiment import make_model, make_task
 from vit_jax.parallel import make_parallel
 from vit_jax.train import init_state, make_plan, train_step
@@ -40,8 +41,9 @@ def updates(strategy: str, dtype: str, accum_steps: int) -> dict[str, np.ndarray
     config.update(batch_size=BATCH_SIZE, duration=f"{UPDATES} steps")
     config.optimizer.update(name="sgd", ema_decay=0.9)  # its trace after one update is the gradient
     config.optimizer.schedule.peak = 0.1
-    model, task, parallel = make_model(config, 10), make_task(config, 10), make_parallel(strategy)
-    state, tx, _ = init_state(config, model, make_plan(config, 100))
+    given = (Preprocessing((8, 8), 1, "normalize(mean=0.5, std=0.5)"), tuple("0123456789"))
+    model, task, parallel = make_model(config, *given), make_task(config, *given), make_parallel(strategy)
+    state, tx, _ = init_state(config, model, task, make_plan(config, 100))
     step = functools.partial(
         train_step, model=model, task=task, tx=tx, axis_name=parallel.axis_name, accum_steps=accum_steps, ema_decay=0.9
     )

@@ -37,7 +37,7 @@ def config():
 def params(config, randomised):
     import jax
 
-    model = make_model(config, len(LABELS))
+    model = make_model(config, PREPROCESSING, LABELS)
     images = jnp.zeros((1, 8, 8, 1))
     return randomised(jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False)["params"]))
 
@@ -81,7 +81,7 @@ def test_a_loaded_run_predicts_the_same_logits(tmp_path, config, params):
     run = load_run(tmp_path)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 1)), jnp.float32)
     ours = run.task.predict(run.model, run.params, {"image": images})["logits"]
-    theirs = make_model(config, len(LABELS)).apply({"params": params}, images, train=False)
+    theirs = make_model(config, PREPROCESSING, LABELS).apply({"params": params}, images, train=False)
     np.testing.assert_array_equal(ours, theirs)
     assert (run.labels, run.preprocessing, run.step) == (LABELS, PREPROCESSING, 3)
 

@@ -54,6 +54,7 @@ MODEL = {
         "of TimeSformer: space_only, joint_space_time, divided_space_time, sparse_local_global or axial",
     ),
     "divided_order": Key(str, "of TimeSformer: time_first, space_first or parallel"),
+    "weight_init": Key(str, "of TimeSformer: authors, to start from an image model, or scratch"),
     "norm": Key(str, "of the Transformer: post or pre"),
     "qk_head_dim": Key(int, "of the Transformer: width of a head's queries and keys"),
     "v_head_dim": Key(int, "of the Transformer: width of a head's values"),

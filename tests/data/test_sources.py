@@ -381,7 +381,9 @@ def test_wrong_splits_of_a_folder(tmp_path, write_images, split, message):
 
 def test_wrong_folders(tmp_path, write_images):
     assert "needs a path" in error("folder", "train")
-    assert "only data set 'folder' is read from a path, not 'digits'" in error("digits", "train", path=str(tmp_path))
+    assert "only 'folder', 'video' and 'text' are read from a path, not 'digits'" in error(
+        "digits", "train", path=str(tmp_path)
+    )
     assert "is not a folder" in error("folder", "train", path=str(tmp_path / "nowhere"))
     assert "has no sub-folders: one per class is wanted" in error("folder", "train", path=str(tmp_path))
     (tmp_path / "empty").mkdir()

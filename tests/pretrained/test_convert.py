@@ -13,7 +13,7 @@ from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.experiment import describe, make_model
 from vit_jax.models.positions import resample
-from vit_jax.train import TrainState, start_from
+from vit_jax.train import start_from
 
 pytestmark = pytest.mark.usefixtures("own_home")
 LABELS = ("tench", "goldfish", "shark", "ray", "stingray")
@@ -122,16 +122,14 @@ def test_training_starts_from_foreign_weights(config, tiny, tmp_path):
     save_pretrained(tmp_path / "x.npz", model, params, "npz")
     config.data.image_size = (12, 12)
     config.model.gelu = "tanh"
-    mine = make_model(config, 3)
+    mine = make_model(config, Preprocessing((12, 12), 3, CHAIN), LABELS[:3])
     _, fresh = tiny(image_size=(12, 12), num_classes=3)
-    state = TrainState(None, fresh, None, fresh, None)
     config.init_from = str(tmp_path / "x.npz")
     with pytest.raises(UserError, match="stores 6 positions"):
-        start_from(config, mine, state, LABELS[:3])
+        start_from(config, mine, fresh, LABELS[:3])
     config.init_image_size = (8, 12)
-    state, report = start_from(config, mine, state, LABELS[:3])
-    np.testing.assert_array_equal(state.params["norm"]["scale"], params["norm"]["scale"])
-    np.testing.assert_array_equal(state.params["head"]["kernel"], fresh["head"]["kernel"])
-    assert state.ema is state.params
+    filled, report = start_from(config, mine, fresh, LABELS[:3])
+    np.testing.assert_array_equal(filled["norm"]["scale"], params["norm"]["scale"])
+    np.testing.assert_array_equal(filled["head"]["kernel"], fresh["head"]["kernel"])
     assert f"from {tmp_path}/x.npz: resized pos_embed 2x3x8 -> 3x3x8" in report
     assert f"from {tmp_path}/x.npz: replaced head/kernel 8x5 -> 8x3" in report

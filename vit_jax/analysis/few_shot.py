@@ -25,8 +25,8 @@ def few_shot(
     labels an example, any of them is right, and examples without are left out (ReaL, arXiv:2006.07159).
     """
     classifier = fit_linear(train["features"], train["label"], num_classes, l2)
-    scores = {"label": test["label"], "logits": classifier.scores(test["features"])}
-    score = Classification(num_classes).score(scores)
+    rows = {"label": test["label"], "logits": classifier.scores(test["features"]), "id": np.arange(len(test["label"]))}
+    score = Classification(num_classes).score(rows)
     counts = {"examples": score["examples"], "labelled": len(train["label"])}
     return {"top1": score["top1"], **counts, "l2": classifier.l2}
 

@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Returns 1 if some input could not be read."""
     for option in ("top", "batch_size", "average", "beam_size"):
-        if (getattr(args, option) or 1) < 1:
-            raise UserError(f"--{option} must be at least 1")
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise UserError(f"--{option} must be at least 1, not {value}")
     for option in ("contact_sheet", "attention"):
         _check_picture(option, getattr(args, option))
     common.start_jax(args)

@@ -14,7 +14,7 @@ from vit_jax.models.attention import KERNELS
 from vit_jax.models.dense import Dense
 from vit_jax.models.layers import GELU, REMAT, BlockStack, PatchEmbed, check_choices, torch_uniform
 from vit_jax.models.positions import token_positions
-from vit_jax.models.space_time import ATTENTIONS, INIT, TimeSformerBlock
+from vit_jax.models.space_time import ATTENTIONS, INIT, INITS, TimeSformerBlock
 from vit_jax.models.vit import VARIANTS
 
 # sections 4.1 and 4.3: frames, and height and width in pixels
@@ -38,8 +38,9 @@ class TimeSformer(nn.Module):
     - Each attention before the last has an output projection as divided attention's temporal one has, which gives the
       published parameter counts. The class token is treated as in divided attention: left out of all but the last.
 
-    Initialised as the authors' code: kernels, tokens and positions N(0, 0.02), the output projections of all
-    attentions before the last zero, positions in time zero, the patches by torch's uniform default.
+    Initialised as the authors' code, for training that starts from an image model: kernels, tokens and positions
+    N(0, 0.02), the output projections of all attentions before the last zero, positions in time zero, the patches by
+    torch's uniform default. `weight_init="scratch"` is for training without one, which the authors do not do.
     Deviations: tokens are in the order of frames, rows, columns (theirs: rows, columns, frames); the class token's
     position is a parameter of its own (`cls_pos`).
 
@@ -56,6 +57,7 @@ class TimeSformer(nn.Module):
       dropout_rate: As in ViT; patches also drop after their positions in time.
       drop_path_rate: As in the authors' code, attention drops each of its sequences on its own (the frames of spatial
         attention), and not whole examples.
+      weight_init: `authors`, or `scratch`: kernels of the blocks Glorot uniform, positions in time N(0, 0.2).
       scan_layers, remat: See `BlockStack`.
       attention_kernel: See `dot_product_attention`.
       dtype, param_dtype: Of the computation (layer norms and softmax stay float32 inside) and of the parameters.
@@ -80,6 +82,7 @@ class TimeSformer(nn.Module):
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.1
+    weight_init: str = "authors"
     scan_layers: bool = False
     remat: str = "none"
     attention_kernel: str = "auto"
@@ -145,6 +148,7 @@ class TimeSformer(nn.Module):
             dropout_rate=self.dropout_rate,
             attention_dropout_rate=self.attention_dropout_rate,
             norm_epsilon=self.norm_epsilon,
+            weight_init=self.weight_init,
             attention_kernel=self.attention_kernel,
             **types,
         )
@@ -188,7 +192,7 @@ class TimeSformer(nn.Module):
         x = drop(x)
         if self.pos_embed == "space_time" and self.attention_type != "space_only":
             shape = (self.num_frames, self.hidden_dim)
-            times = self.param("time_embed", nn.initializers.zeros, shape, self.param_dtype)
+            times = self.param("time_embed", INITS[self.weight_init].time, shape, self.param_dtype)
             x = drop(x + times[:, None, None].astype(x.dtype))
         sequences = x.shape[0] * (self.num_frames if self.attention_type == "space_only" else 1)
         x = x.reshape(sequences, -1, self.hidden_dim)
@@ -226,6 +230,7 @@ def build(variant: str, **overrides: Any) -> TimeSformer:
         attention_type=ATTENTIONS,
         divided_order=ORDERS,
         pos_embed=POSITIONS,
+        weight_init=INITS,
         gelu=GELU,
         remat=REMAT,
         attention_kernel=KERNELS,
