@@ -243,6 +243,16 @@ def test_installed_packages_are_the_fallback(tmp_path, monkeypatch):
     assert build(tmp_path / "out", held_out=None)["packages"]["app"]
 
 
+def test_real_catalogues_are_read_whole(tmp_path):
+    if not installed_catalogues():
+        pytest.skip("no installed package has Italian catalogues: pip install django")
+    counts = build(tmp_path, held_out=None)
+    assert not counts["unreadable"]
+    assert sum(counts["pairs"].values()) == len(all_rows(tmp_path)) > 100
+    pairs = [(row["source"], row["target"]) for row in all_rows(tmp_path)]
+    assert [clean_pair(*pair) for pair in pairs] == pairs
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [

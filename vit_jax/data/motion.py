@@ -67,10 +67,10 @@ class MotionConfig(tfds.core.BuilderConfig):
     image_size: tuple[int, int] = (32, 32)
     channels: int = 1
     size: tuple[float, float] = (0.45, 0.7)
-    shift: tuple[float, float] = (0.04, 0.12)
-    turn: tuple[float, float] = (0.04, 0.12)
+    shift: tuple[float, float] = (0.07, 0.13)
+    turn: tuple[float, float] = (0.06, 0.12)
     growth: tuple[float, float] = (0.03, 0.08)
-    contrast: float = 0.5
+    contrast: float = 0.25
     grain: tuple[int, ...] = (1, 2, 4)
     pan: int = 0
     noise: float = 0.0
