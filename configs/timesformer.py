@@ -144,7 +144,7 @@ def motion(label: str = "label") -> Config:
     config.duration = "12 epochs"
     config.log_every = "0.1 epochs"
 
-    config.model.patch_size = (16, 16)  # of 8 pixels a run takes four times as long
+    config.model.name = "timesformer:Ti/16"  # with patches of 8 pixels a run takes four times as long
     config.model.hidden_dim = 96
     config.model.mlp_dim = 384
     config.model.num_layers = 3

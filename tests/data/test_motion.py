@@ -9,7 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vit_jax.data.motion import CYCLE, MOTIONS, MotionConfig, draw_clip, load_objects, load_photos, render
+from vit_jax.data.describe import describe
+from vit_jax.data.motion import CYCLE, MOTIONS, Motion, MotionConfig, draw_clip, load_objects, load_photos, render
+from vit_jax.data.prepare import prepare
+from vit_jax.data.sources import open_source
 from vit_jax.errors import UserError
 
 SMALL = MotionConfig(name="small", objects="digits", num_frames=6, image_size=(16, 16), pan=1, noise=4.0)
@@ -60,7 +63,7 @@ def test_the_motion_is_in_the_order_of_the_frames_and_nowhere_else():
     config = dataclasses.replace(SMALL, pan=0, noise=0.0, contrast=0.3, shift=(0.06, 0.12), turn=(0.06, 0.12))
     frames, pairs, disordered, motions = [], [], [], []
     rng = np.random.default_rng(0)
-    for clip, video, _ in clips_of(config, "train", 6_000):
+    for clip, video, _ in clips_of(config, "train", 4_000):
         video = video[..., 0].astype(np.float32)
         frames.append(video[rng.integers(config.num_frames)].ravel())
         pairs.append(_movement(video))
@@ -124,6 +127,33 @@ def test_splits_share_nothing():
 
 def _strips(photos):
     return [column for photo in photos for column in photo.swapaxes(0, 1)]
+
+
+def test_a_prepared_set_has_the_clips_as_drawn_and_two_labels(tmp_path):
+    by_motion = open_source("motion/digits_tiny", "test", data_dir=str(tmp_path))  # prepared on first use
+    by_object = open_source("motion/digits_tiny", "test", data_dir=str(tmp_path), label="object")
+    assert by_motion.labels == MOTIONS[:6]
+    assert by_object.labels == tuple("0123456789")
+    (config,) = (config for config in Motion.BUILDER_CONFIGS if config.name == "digits_tiny")
+    assert len(by_motion) == config.test_clips
+    _, objects = load_objects("test", config, None)
+    for index, (clip, drawn, _) in enumerate(clips_of(config, "test", 7)):
+        (example,) = by_motion.__getitems__([index])
+        np.testing.assert_array_equal(example["video"].frames, drawn)
+        assert (example["label"], example["id"]) == (clip.motion, index)
+        assert by_object.__getitems__([index])[0]["label"] == objects[clip.object]
+    with pytest.raises(UserError, match="no labels 'objects'; did you mean 'object'"):
+        open_source("motion/digits_tiny", "test", data_dir=str(tmp_path), label="objects")
+    info = describe("motion/digits_tiny", data_dir=str(tmp_path))["splits"]
+    assert info["train"]["images"] == {"4 frames of 16x16 L": 200}
+    assert info["test"]["class_counts"] == [20] * 6
+
+
+def test_an_unknown_set_of_motions_is_named_with_those_there_are(tmp_path):
+    with pytest.raises(UserError, match="no data set 'motion/digit', but motion/fashion, .*did you mean"):
+        prepare("motion/digit", str(tmp_path))
+    with pytest.raises(UserError, match="Fashion-MNIST: .* are not all in"):
+        prepare("motion/fashion", str(tmp_path), str(tmp_path))
 
 
 @pytest.mark.parametrize(

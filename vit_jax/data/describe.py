@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.data import folder, sources
+from vit_jax.data.decode import Video
 from vit_jax.data.sources import Source
 
 QUICK_BYTES = 2**30  # sets above it are read in full only when asked to
@@ -63,9 +64,17 @@ def _describe_split(source: Source, read_all: bool) -> dict[str, Any]:
 
 
 def _image_kinds(source: Source) -> Counter[str]:
-    """Counts "width x height mode"; all images of a folder, else of the first examples."""
+    """Counts "width x height mode", of clips with their frames; all images of a folder, else of the first examples."""
     kinds: Any = getattr(source, "kinds", None)
     if kinds is None:
-        images = [example["image"] for example in source.__getitems__(range(min(SAMPLE, len(source))))]
+        examples = source.__getitems__(range(min(SAMPLE, len(source))))
+        if source.kind == "video":
+            return Counter(_clip_kind(example["video"]) for example in examples)
+        images = [example["image"] for example in examples]
         kinds = Counter((image.width, image.height, image.mode) for image in images)
     return Counter({f"{width}x{height} {mode}": count for (width, height, mode), count in kinds.items()})
+
+
+def _clip_kind(video: Video) -> str:
+    (frame,) = video.read([0])
+    return f"{video.num_frames} frames of {frame.width}x{frame.height} {frame.mode}"

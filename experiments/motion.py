@@ -1,0 +1,157 @@
+"""Which attention schemes tell a motion from its reverse: TimeSformers on the motion set, from scratch.
+
+python experiments/motion.py train runs/motion    # 3 seeds of each scheme, by motion and by object: hours on a CPU
+python experiments/motion.py report runs/motion   # results/motion.csv, motion_curves.png and a table, of what is there
+
+A motion and its opposite have the same frames in another order, so that a model of single frames knows the family of a
+motion (horizontal, vertical, rotation) at best, and is right half the time. What is reported of it:
+
+- `top1`: of the six motions, or the ten objects.
+- `family`: share of the test clips whose family is right.
+- `direction`: share of these whose motion is right; chance is 50 %.
+
+Intervals are exact binomial ones of 95 % (Clopper and Pearson). Objects and backgrounds of the test clips are not in
+training.
+"""
+
+import argparse
+import csv
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from results import HERE, row_of
+from scipy.stats import binomtest
+
+SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
+LABELS = {"motion": "", "object": ",object"}  # what is learned, and its word in the config
+CONFIG = "configs/timesformer.py:motion"
+CSV, CURVES = HERE / "results" / "motion.csv", HERE / "results" / "motion_curves.png"
+COLUMNS = (
+    "learned", "scheme", "seed", "top1", "top1_low", "top1_high", "family", "direction", "direction_low",
+    "direction_high", "examples", "skipped", "parameters", "steps", "seconds", "hardware", "python", "jax", "date",
+    "commit", "command",
+)  # fmt: skip
+COLOURS = dict(zip(SCHEMES, ("#b3302c", "#c98a1b", "#2a7d3c", "#2b6cb0", "#7b4fa3"), strict=True))
+
+
+def train(runs: pathlib.Path, learned: list[str], schemes: list[str], seeds: list[int], overrides: list[str]) -> None:
+    """Trains what is not yet trained under `runs`; the same command goes on after an interruption."""
+    for seed in seeds:
+        for name in learned:
+            for scheme in schemes:
+                workdir = runs / name / f"{scheme}-{seed}"
+                if is_finished(workdir):
+                    continue
+                print(f"== {workdir}", flush=True)
+                config = f"--config={CONFIG},{scheme}{LABELS[name]}"
+                command = ["train", config, f"--workdir={workdir}", f"--config.seed={seed}", *overrides]
+                subprocess.run([sys.executable, "-m", "vit_jax", *command], check=True)
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+    file = workdir / "runs.jsonl"
+    return file.exists() and json.loads(file.read_text().splitlines()[-1])["status"] == "finished"
+
+
+def score(workdir: pathlib.Path) -> dict[str, float]:
+    """Scores the newest checkpoint on the test split of its run."""
+    from vit_jax.evaluate import predict_rows
+    from vit_jax.experiment import eval_batches, load_run, open_split
+    from vit_jax.parallel import make_parallel
+
+    run = load_run(workdir)
+    batches, _ = eval_batches(run.config, open_split(run.config, run.config.data.eval_split), run.preprocessing)
+    parallel = make_parallel("pmap")
+    predict = parallel.compile_predict(functools.partial(run.task.predict, run.model))
+    rows = predict_rows(predict, parallel.put_state(run.params), batches, parallel)
+    assert rows is not None
+    found, true = rows["logits"].argmax(-1), rows["label"]
+    if run.config.data.label == "object":
+        return with_interval("top1", found == true)
+    same_family = found // 2 == true // 2  # a motion and its opposite are neighbours
+    direction = with_interval("direction", (found == true)[same_family])
+    return {**with_interval("top1", found == true), "family": float(same_family.mean()), **direction}
+
+
+def with_interval(name: str, right: np.ndarray) -> dict[str, float]:
+    """Returns the share that is right, and its interval."""
+    low, high = binomtest(int(right.sum()), len(right)).proportion_ci(0.95)
+    return {name: float(right.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def report(runs: pathlib.Path) -> None:
+    """Writes the CSV and the curves of the finished runs, and prints a table."""
+    rows = []
+    for learned in LABELS:
+        for scheme in SCHEMES:
+            for workdir in sorted((runs / learned).glob(f"{scheme}-*")):
+                if is_finished(workdir):
+                    row = {**row_of(workdir), **score(workdir), "learned": learned, "scheme": scheme}
+                    rows.append({name: row.get(name, "") for name in COLUMNS})
+    with CSV.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _rounded(value) for name, value in row.items()} for row in rows)
+    plot(runs)
+    print(f"{'learned':8} {'scheme':20} {'seed':>4}  {'top-1':>7}  {'family':>7}  direction (95 %)")
+    for row in rows:
+        line = f"{row['learned']:8} {row['scheme']:20} {row['seed']:>4}  {row['top1']:7.2%}"
+        if row["learned"] == "motion":
+            line += f"  {row['family']:7.2%}  {row['direction']:.2%} "
+            line += f"({row['direction_low']:.2%} to {row['direction_high']:.2%})"
+        print(line)
+
+
+def _rounded(value: object) -> object:
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def plot(runs: pathlib.Path) -> None:
+    """Draws top-1 accuracy on the test clips against the step, a line a run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(LABELS), figsize=(12, 4.2), sharey=True, constrained_layout=True)
+    for axis, learned in zip(axes, LABELS, strict=True):
+        for scheme, colour in COLOURS.items():
+            label = scheme
+            for workdir in sorted((runs / learned).glob(f"{scheme}-*")):
+                lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+                points = [(row["step"], row["top1"]) for row in lines if row["split"] == "eval"]
+                axis.plot(*zip(*points, strict=True), color=colour, lw=1.3, label=label)
+                label = None  # one entry of the legend for all seeds
+        axis.set(title=f"{learned} of the test clips", xlabel="step", ylim=(0, 1))
+        axis.grid(alpha=0.3)
+    axes[0].axhline(0.5, color="black", lw=0.8, ls="--")
+    axes[0].annotate("the family known, the direction not", (0.99, 0.505), xycoords=("axes fraction", "data"),
+                     ha="right", va="bottom", fontsize=8)  # fmt: skip
+    axes[0].set_ylabel("top-1 accuracy")
+    axes[-1].legend(frameon=False, loc="lower right")
+    figure.savefig(CURVES, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    training = actions.add_parser("train", help="train what is not yet trained")
+    training.add_argument("--learned", nargs="+", choices=LABELS, default=list(LABELS))
+    training.add_argument("--schemes", nargs="+", choices=SCHEMES, default=list(SCHEMES))
+    training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    for action in (training, actions.add_parser("report", help="score finished runs and write the results")):
+        action.add_argument("runs", type=pathlib.Path, metavar="DIR", help="folder of the runs")
+    args, overrides = parser.parse_known_args()
+    if args.action == "train":
+        train(args.runs, args.learned, args.schemes, args.seeds, overrides)
+    else:
+        report(args.runs)
+
+
+if __name__ == "__main__":
+    main()
