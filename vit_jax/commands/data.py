@@ -3,6 +3,7 @@
 python -m vit_jax data prepare digits
 python -m vit_jax data prepare fashion_mnist --path /usr/share/datasets/fashion-mnist
 python -m vit_jax data prepare motion/fashion --path /usr/share/datasets/fashion-mnist
+python -m vit_jax data prepare messages --path DEBS    # English-Italian text, from the catalogues of Debian packages
 python -m vit_jax data prepare cifar10          # rewrite TFRecords as ArrayRecord, without TensorFlow
 python -m vit_jax data info fashion_mnist
 python -m vit_jax data info folder --path ~/photos --json
@@ -21,10 +22,12 @@ from vit_jax.errors import UserError
 HELP = "prepare data sets, and say what is in them"
 
 _NAME = "digits, fashion_mnist, motion/..., any image-classification set of TFDS such as cifar10"
+_PATH = "folder of Fashion-MNIST's raw files, for the sets that need them; of packages or catalogues, for messages"
 _DATA_DIR = "folder of the prepared sets (default: $TFDS_DATA_DIR, then ~/tensorflow_datasets)"
 _PREPARE = """Prepares one of the project's own sets (digits, fashion_mnist, and motion/fashion, motion/digits and more
 drawn from them), or rewrites a set that an older TFDS has prepared in TFRecord files as ArrayRecord beside them;
-neither needs TensorFlow, and the TFRecords stay."""
+neither needs TensorFlow, and the TFRecords stay. 'messages' is parallel text for data.name=text: the interface strings
+of the packages in --path, or without it of the installed Python packages."""
 _INFO = """Prints the splits, the classes and their counts, the sizes of the images, the files that cannot be read and
 the checksums of the files. A set above 1 GiB is read in full only with --full."""
 _CHECK = """Decodes every clip of a folder of videos, by its lists or its class folders, and writes into manifest.csv
@@ -40,10 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = actions.add_parser(
         "prepare", help="put a set on disk in the form that is read here", description=_PREPARE
     )
-    prepare.add_argument("name", metavar="NAME", help=_NAME)
-    prepare.add_argument(
-        "--path", metavar="DIR", help="folder of Fashion-MNIST's raw files, for the sets that need them"
-    )
+    prepare.add_argument("name", metavar="NAME", help=f"{_NAME}, or messages")
+    prepare.add_argument("--path", metavar="DIR", help=_PATH)
     prepare.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
 
     info = actions.add_parser("info", help="say what is in a set", description=_INFO)
@@ -79,9 +80,29 @@ def _prepare(args: argparse.Namespace) -> None:
         raise UserError("a folder is read as it is, nothing to prepare: python -m vit_jax data info folder --path DIR")
     if args.name == "video":
         raise UserError("clips are read as they are, nothing to prepare: python -m vit_jax data check DIR")
+    if args.name == "text":
+        raise UserError("text is read as it is, nothing to prepare: give its folder as --config.data.path")
+    if args.name == "messages":
+        _prepare_messages(args)
+        return
     already = prepare.find_prepared(args.name, args.data_dir)
     directory = already or prepare.prepare(args.name, args.data_dir, args.path, _progress)
     print(f"{'already prepared' if already else 'prepared'}: {directory}")
+
+
+def _prepare_messages(args: argparse.Namespace) -> None:
+    from vit_jax.data.messages import build
+    from vit_jax.data.prepare import data_root
+
+    directory = data_root(args.data_dir) / "messages"
+    if (directory / "counts.json").exists():
+        print(f"already prepared: {directory}")
+        return
+    counts = build(directory, args.path, progress=_progress)
+    pairs = ", ".join(f"{count:,} {split}" for split, count in counts["pairs"].items())
+    print(f"prepared: {directory}: {pairs} pairs; --config.data.path={directory}")
+    for file, reason in counts["unreadable"]:
+        print(f"vit_jax: skipped {file}: {reason}", file=sys.stderr)
 
 
 def _progress(what: str, done: int, total: int) -> None:
