@@ -182,7 +182,7 @@ def _small(dataset: str, label: str, *, frames: int, pixels: int) -> Config:
     config.data.channels = 1
     config.data.sampling = "first"
     # no crop, no flip: left would become right
-    config.data.train_transforms = config.data.eval_transforms = "normalize(mean=0.5, std=0.25)"
+    config.data.train_transforms = config.data.eval_transforms = "normalize(mean=0.5, std=0.5)"
 
     config.optimizer.schedule.peak = 1e-3
     config.optimizer.weight_decay = 0.01

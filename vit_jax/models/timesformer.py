@@ -57,7 +57,8 @@ class TimeSformer(nn.Module):
       dropout_rate: As in ViT; patches also drop after their positions in time.
       drop_path_rate: As in the authors' code, attention drops each of its sequences on its own (the frames of spatial
         attention), and not whole examples.
-      weight_init: `authors`, or `scratch`: kernels of the blocks Glorot uniform, positions in time N(0, 0.2).
+      weight_init: `authors`, or `scratch`: kernels of the blocks Glorot uniform, the output projections before the
+        last 2.5 times as wide, positions in time N(0, 0.2).
       scan_layers, remat: See `BlockStack`.
       attention_kernel: See `dot_product_attention`.
       dtype, param_dtype: Of the computation (layer norms and softmax stay float32 inside) and of the parameters.
