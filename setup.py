@@ -50,6 +50,7 @@ setup(
         "kernels": ["tokamax>=0.0.8"],
         "test": [
             "beartype>=0.20,<1",
+            "django>=5,<7",  # its catalogues: real text without a network
             "pyright>=1.1.400,<2",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

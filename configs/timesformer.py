@@ -141,7 +141,8 @@ def motion(label: str = "label") -> Config:
     """Fashion-MNIST's images moving over photographs: six motions, or ten objects."""
     config = _small("motion/fashion", label, frames=8, pixels=32)
     config.batch_size = 64
-    config.duration = "12 epochs"
+    config.duration = "5 epochs"
+    config.eval_every = config.checkpoint.every = "0.5 epochs"
     config.log_every = "0.1 epochs"
 
     config.model.name = "timesformer:Ti/16"  # with patches of 8 pixels a run takes four times as long
@@ -149,7 +150,7 @@ def motion(label: str = "label") -> Config:
     config.model.mlp_dim = 384
     config.model.num_layers = 3
     config.model.num_heads = 3
-    config.optimizer.schedule.warmup = "0.3 epochs"
+    config.optimizer.schedule.warmup = "0.15 epochs"
     return config
 
 

@@ -82,12 +82,18 @@ def read_files(paths: Sequence[pathlib.Path], key: str) -> tuple[dict[pathlib.Pa
     opened, failed = {}, {}
     for path in paths:
         try:
-            opened[path] = VideoFile(path) if key == "video" else _read_image(path)
+            opened[path] = _read_video(path) if key == "video" else _read_image(path)
         except UnidentifiedImageError:
             failed[path] = "not an image"
         except (OSError, SyntaxError, ValueError, UserError) as error:
             failed[path] = str(error)
     return opened, failed
+
+
+def _read_video(path: pathlib.Path) -> VideoFile:
+    video = VideoFile(path)
+    video.read([video.num_frames - 1])  # what is cut off or damaged shows here, and not among the predictions
+    return video
 
 
 def _read_image(path: pathlib.Path) -> Image.Image:

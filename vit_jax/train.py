@@ -161,6 +161,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
         report = []
         if restored:
             state, meta = restored
+            check_same_data(workdir, meta, describe(config, data.labels, data.preprocessing))
         elif config.init_from:
             params, report = start_from(config, model, state.params, data.labels)
             state = state.replace(params=params, ema=None if state.ema is None else params)
@@ -308,6 +309,16 @@ def prepare_workdir(config: Config, workdir: epath.PathLike) -> epath.Path:
         except OSError as error:
             raise UserError(f"cannot write to the workdir {workdir}: {error.strerror or error}") from error
     return workdir
+
+
+def check_same_data(workdir: epath.Path, saved: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raises UserError if a checkpoint has other classes, or another vocabulary, than the data has now."""
+    for what in ("labels", "preprocessing"):
+        if saved[what] != json.loads(json.dumps(described[what])):
+            raise UserError(
+                f"the data have changed since {workdir} was trained: their {what} are others than those in its "
+                "checkpoint; bring the old data back, or give another --workdir"
+            )
 
 
 def summary(config, plan, data, state, first_step) -> list[str]:

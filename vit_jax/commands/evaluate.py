@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _views(args: argparse.Namespace, run: Any) -> list[Any]:
     """Returns the preprocessing of one view of a video, and of several if they are asked for."""
-    if args.clips is None and args.crops is None:
+    if args.clips is None and args.crops is None and not (args.few_shot and run.preprocessing.key == "video"):
         return [run.preprocessing]
     if run.preprocessing.key != "video":
         raise UserError(f"--clips and --crops are of videos; this checkpoint is of {run.preprocessing.key}")
@@ -112,6 +112,9 @@ def _few_shot(args: argparse.Namespace, run: Any, test: Any) -> Iterator[dict[st
     from vit_jax.data.sources import Subset
     from vit_jax.experiment import check_labels, eval_batches, open_split
 
+    if run.preprocessing.key == "text":
+        raise UserError(f"--few_shot is of images and videos; {args.checkpoint} translates")
+    preprocessing = _views(args, run)[0]
     split = args.train_split or run.config.data.train_split
     train = open_split(run.config, split, name=args.name, path=args.path, data_dir=args.data_dir)
     check_labels(train.labels, test.labels, f"{train.name} {split}", f"{test.name} {test.split}")
@@ -120,7 +123,7 @@ def _few_shot(args: argparse.Namespace, run: Any, test: Any) -> Iterator[dict[st
     needed = np.unique(np.concatenate(list(chosen.values())))
 
     def extracted(source: Any, description: str) -> dict[str, np.ndarray]:
-        batches, _ = eval_batches(run.config, source, run.preprocessing, args.batch_size)
+        batches, _ = eval_batches(run.config, source, preprocessing, args.batch_size)
         return extract(run.model, run.params, common.progress(batches, len(batches), description))
 
     learnt = extracted(Subset(train, needed.tolist()), "labelled examples")

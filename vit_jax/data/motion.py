@@ -60,7 +60,7 @@ class MotionConfig(tfds.core.BuilderConfig):
 
     objects: str = "fashion"
     zoom: bool = False
-    train_clips: int = 20_000
+    train_clips: int = 40_000
     test_clips: int = 2_000
     seed: int = 0
     num_frames: int = 8

@@ -21,7 +21,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -188,7 +188,7 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
 class Batches:
     """An iterator over batches, with `close`, which also happens when it ends, is dropped, or the program exits."""
 
-    def __init__(self, load: LoadBatch, first: int, last: int, num_workers: int, num_threads: int):
+    def __init__(self, load: Callable[[int], Batch], first: int, last: int, num_workers: int, num_threads: int):
         if num_workers < 0 or num_threads < 0:
             raise UserError(f"num_workers and num_threads must be 0 or more, not {num_workers} and {num_threads}")
         import grain

@@ -1,0 +1,148 @@
+"""Clips from a folder to a score: checked, trained on, evaluated in several views, predicted by the commands."""
+
+import contextlib
+import io
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib import pyplot  # noqa: F401  here, before HOME is another and its fonts would be searched for again
+from PIL import Image
+
+from vit_jax.__main__ import main
+from vit_jax.data.decode import VideoFile
+from vit_jax.experiment import load_run
+from vit_jax.predict import predict
+
+sys.path.insert(0, "tests/data")
+from tiny_clips import write_clip, write_sound
+
+pytestmark = pytest.mark.usefixtures("own_home")
+LABELS = ("still", "wave")
+EVAL_SIZE, SKIPPED = 6, 3  # of the split val
+FLAGS = {
+    "batch_size": 4,
+    "duration": "4 steps",
+    "eval_every": "2 steps",
+    "log_every": "2 steps",
+    "data.name": "video",
+    "data.label": "",
+    "data.eval_split": "val",
+    "data.channels": 3,
+    "data.image_size": (16, 16),
+    "data.num_frames": 4,
+    "data.sampling": "stride(frames=2)",
+    "data.train_transforms": "random_resize(16, 20)|random_crop|normalize(mean=0.5, std=0.5)",
+    "data.eval_transforms": "resize(16)|center_crop|normalize(mean=0.5, std=0.5)",
+    "data.eval_clips": 2,
+    "data.eval_crops": 3,
+}
+
+
+def run(*arguments, status=0):
+    """Runs a command in this process; returns what it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main([str(argument) for argument in arguments]) == status
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Clips of several containers, lengths and rates, and in `val` three that cannot be used."""
+    root = tmp_path_factory.mktemp("clips")
+    for split, count in (("train", 3), ("val", 2)):
+        for label in LABELS:
+            for index in range(count):
+                write_clip(root / split / label / f"{index}.mp4", 12 + index, fps=10 + 5 * index)
+    write_clip(root / "val" / "wave" / "short.avi", 2)
+    write_clip(root / "val" / "still" / "variable.mp4", times=[0, 50, 300, 320, 700, 900, 1000, 1500, 1600, 1700])
+    whole = write_clip(root / "val" / "still" / "cut.mp4", 12)
+    whole.write_bytes(whole.read_bytes()[:-300])
+    (root / "val" / "still" / "empty.mp4").write_bytes(b"")
+    write_sound(root / "val" / "wave" / "sound.mp4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checked(clips):
+    return clips, json.loads(run("data", "check", clips, "--workers=0", "--json", status=1))
+
+
+@pytest.fixture(scope="module")
+def trained(checked, own_home):
+    clips, _ = checked
+    workdir = clips.parent / "run"
+    overrides = [f"--config.{name}={value}" for name, value in (FLAGS | {"data.path": clips}).items()]
+    config = "--config=configs/timesformer.py:runlocal"
+    return workdir, run("train", config, f"--workdir={workdir}", "--config.compilation_cache=", *overrides)
+
+
+def test_each_kind_of_clip_is_told_apart(checked):
+    clips, found = checked
+    counts = {status: count for status, count in found["counts"].items() if count}
+    assert counts == {"ok": 10, "few-frames": 1, "variable-rate": 1, "truncated": 1, "empty": 1, "audio-only": 1}
+    assert sum(counts.values()) == len(list(clips.glob("*/*/*")))
+
+
+def test_training_says_how_many_clips_were_scored_and_how_many_not(trained):
+    workdir, printed = trained
+    assert f"video: 6 training and {EVAL_SIZE} evaluation clips, 2 classes" in printed
+    assert f"({EVAL_SIZE} examples in 6 views, {SKIPPED} skipped)" in printed
+    assert "input_wait" in printed
+    for picture in ("curves.png", "predictions.png"):
+        with Image.open(workdir / picture) as image:
+            image.load()
+
+
+def test_single_view_and_multi_view_are_both_reported(trained):
+    lines = run("evaluate", trained[0], "--clips=2", "--crops=3", "--json").splitlines()
+    single, several = map(json.loads, lines)
+    assert "views" not in single
+    assert several["views"] == 6
+    for result in (single, several):
+        assert (result["examples"], result["skipped"]) == (EVAL_SIZE, SKIPPED)
+    last = json.loads((trained[0] / "metrics.jsonl").read_text().splitlines()[-1])
+    assert several["loss"] == pytest.approx(last["loss"], rel=1e-6)
+    assert several["loss"] != single["loss"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 12, 64])
+def test_the_batch_never_changes_a_score(trained, batch_size):
+    result, reference = (
+        json.loads(run("evaluate", trained[0], "--json", *more)) for more in ((f"--batch_size={batch_size}",), ())
+    )
+    assert result["examples"] == EVAL_SIZE
+    assert result["loss"] == pytest.approx(reference["loss"], abs=1e-6)
+
+
+def test_probabilities_are_the_mean_over_the_views(trained, clips):
+    run_ = load_run(trained[0])
+    video = VideoFile(clips / "val" / "wave" / "0.mp4")
+    views = jnp.stack(run_.preprocessing.rows(video, None))
+    logits = run_.model.apply({"params": run_.params}, views, train=False)
+    expected = np.asarray(jnp.exp(logits) / jnp.exp(logits).sum(-1, keepdims=True))
+    np.testing.assert_allclose(predict(run_, [video])[0], expected.mean(0), atol=1e-6)
+
+
+def test_clips_are_predicted_one_by_one_and_frame_by_frame(trained, clips, tmp_path):
+    folder = clips / "val" / "still"
+    sheet = tmp_path / "sheet.png"
+    printed = run("predict", trained[0], folder, "--json", "--per_frame", f"--contact_sheet={sheet}", status=1)
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert [row["video"] for row in rows] == [str(folder / name) for name in ("0.mp4", "1.mp4", "variable.mp4")]
+    for row in rows:
+        assert {guess["label"] for guess in row["predictions"]} == set(LABELS)
+        assert sum(guess["probability"] for guess in row["predictions"]) == pytest.approx(1, abs=1e-5)
+        assert len(row["frames"]) == FLAGS["data.num_frames"]
+    with Image.open(sheet) as image:
+        assert min(image.size) > 100
+
+
+def test_what_is_not_for_clips_is_refused_by_name(trained, capsys):
+    assert main(["predict", str(trained[0]), "--text", "hello"]) == 2
+    assert "--text is not for a checkpoint of classification" in capsys.readouterr().err
+    assert main(["predict", str(trained[0])]) == 2
+    assert "nothing to predict: name videos" in capsys.readouterr().err
