@@ -1,7 +1,9 @@
-"""Results: measured numbers as CSV in `experiments/results/`, and the README's table made from them.
+"""Results: measured numbers as CSV in `experiments/results/`, and the README's tables made from them.
 
 python experiments/results.py add WORKDIR     # a finished run becomes a row of results/classification.csv
-python experiments/results.py readme          # write the table between the README's markers
+python experiments/results.py readme          # write the tables between the README's markers
+
+`motion.py` and `translation_baselines.py` write the other CSVs.
 """
 
 import argparse
@@ -17,8 +19,7 @@ from vit_jax.checkpoint import load_checkpoint
 
 HERE = pathlib.Path(__file__).parent
 README = HERE.parent / "README.md"
-CSV = HERE / "results" / "classification.csv"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+CSV, MOTION, TRANSLATION = (HERE / "results" / f"{name}.csv" for name in ("classification", "motion", "translation"))
 COLUMNS = (
     "data", "split", "model", "parameters", "top1", "loss", "examples", "skipped", "seed", "steps", "seconds",
     "hardware", "python", "jax", "date", "commit", "command",
@@ -65,16 +66,16 @@ def add(workdir: pathlib.Path) -> None:
         writer.writerows(sorted([*kept, row], key=lambda row: (row["data"], row["command"])))
 
 
-def read() -> list[dict[str, str]]:
-    """Returns the rows of the CSV."""
-    if not CSV.exists():
+def read(path: pathlib.Path = CSV) -> list[dict[str, str]]:
+    """Returns the rows of a CSV."""
+    if not path.exists():
         return []
-    with CSV.open(newline="") as file:
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def table() -> str:
-    """Returns the README's table, in Markdown."""
+def classification_table() -> str:
+    """Returns the table of single runs, in Markdown."""
     lines = [
         "| data | model | parameters | top-1 | examples | seed | wall time | hardware | commit |",
         "|---" * 9 + "|",
@@ -91,23 +92,68 @@ def table() -> str:
     return "\n".join([*lines, "", *commands])
 
 
-def readme_with_table(text: str) -> str:
-    """Returns the README's text with the table of today."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+def motion_table() -> str:
+    """Returns a row for each scheme and labelling, with the numbers of its seeds."""
+    lines = [
+        "| learned | attention | seeds | top-1 | family right | of these, direction right (95 % interval) |",
+        "|---" * 6 + "|",
+    ]
+    schemes: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in read(MOTION):
+        schemes.setdefault((row["learned"], row["scheme"]), []).append(row)
+    for (learned, scheme), rows in schemes.items():
+        cells = [learned, f"`{scheme}`", ", ".join(row["seed"] for row in rows), _percents(rows, "top1")]
+        if learned == "motion":
+            cells += [_percents(rows, "family"), "; ".join(map(_direction, rows))]
+        lines.append("| " + " | ".join([*cells, "", ""][:6]) + " |")
+    return "\n".join(lines)
+
+
+def _percents(rows: list[dict[str, str]], name: str) -> str:
+    return ", ".join(f"{float(row[name]):.1%}" for row in rows)
+
+
+def _direction(row: dict[str, str]) -> str:
+    value, low, high = (float(row[name]) for name in ("direction", "direction_low", "direction_high"))
+    return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def translation_table() -> str:
+    """Returns a row for each method and split."""
+    lines = ["| split | method | BLEU | chrF | perplexity | sentences |", "|---" * 6 + "|"]
+    for row in read(TRANSLATION):
+        averaged = f", {row['averaged']} checkpoints averaged" if row["averaged"] not in ("", "1") else ""
+        perplexity = f"{float(row['perplexity']):.1f}" if row["perplexity"] else ""
+        lines.append(
+            f"| {row['split']} | {row['method']}{averaged} | {float(row['bleu']):.1f} | {float(row['chrf']):.1f} "
+            f"| {perplexity} | {row['examples']} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"classification": classification_table, "motion": motion_table, "translation": translation_table}
+
+
+def readme_with_tables(text: str) -> str:
+    """Returns the README's text with the tables of today."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{table()}\n{end}{after}"
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("add", help="add a finished run").add_argument("workdir", type=pathlib.Path)
-    actions.add_parser("readme", help="write the README's table")
+    actions.add_parser("readme", help="write the README's tables")
     args = parser.parse_args()
     if args.action == "add":
         add(args.workdir)
     else:
-        README.write_text(readme_with_table(README.read_text()))
+        README.write_text(readme_with_tables(README.read_text()))
 
 
 if __name__ == "__main__":

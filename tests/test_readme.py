@@ -8,11 +8,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_results_table_is_made_from_the_csv():
+def test_the_tables_of_results_are_made_from_the_csvs():
     sys.path.insert(0, str(ROOT / "experiments"))
     import results
 
-    assert results.readme_with_table(README) == README, "run: python experiments/results.py readme"
+    assert results.readme_with_tables(README) == README, "run: python experiments/results.py readme"
     measured = {row["data"]: row for row in results.read()}
     assert float(measured["digits"]["top1"]) >= 0.97
     assert float(measured["fashion_mnist"]["top1"]) >= 0.90
