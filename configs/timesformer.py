@@ -141,7 +141,7 @@ def motion(label: str = "label") -> Config:
     """Fashion-MNIST's images moving over photographs: six motions, or ten objects."""
     config = _small("motion/fashion", label, frames=8, pixels=32)
     config.batch_size = 64
-    config.duration = "5 epochs"
+    config.duration = "6 epochs"
     config.eval_every = config.checkpoint.every = "0.5 epochs"
     config.log_every = "0.1 epochs"
 

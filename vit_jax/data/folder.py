@@ -62,7 +62,7 @@ class FolderSource:
             raise UserError(
                 f"split {split!r}: a folder's ids count within one split; read {' and '.join(sorted(bases))} apart"
             )
-        folder = _folder_of(self.path, bases.pop(), folders)
+        folder = folder_of(self.path, bases.pop(), folders)
         self.labels = class_names(folders)
         self.files, self._classes = _list_files(folder, self.labels)
         if not self.files:
@@ -75,7 +75,7 @@ class FolderSource:
                 f"{folder}: {len(self.skipped)} unreadable files, the first {file} ({reason}): mend or remove them"
             )
         self._folder = folder
-        self._ids = [index for index in _chosen(len(self.files), parts) if not found[index].problem]
+        self._ids = [index for index in chosen_from(len(self.files), parts) if not found[index].problem]
         if not self._ids:
             raise UserError(f"{folder}: split {split!r} has no readable image ({len(self.skipped)} skipped)")
         self.kinds = Counter((found[i].width, found[i].height, found[i].mode) for i in self._ids)
@@ -145,7 +145,7 @@ def parse_split(split: str) -> tuple[str, str, str]:
     return (match[1], match[2] or "0", match[3] or "100%") if "[" in split else (match[1], "", "")
 
 
-def _chosen(count: int, parts: list[tuple[str, str, str]]) -> list[int]:
+def chosen_from(count: int, parts: list[tuple[str, str, str]]) -> list[int]:
     if parts[0][1:] == ("", "") and len(parts) == 1:
         return list(range(count))
     order = np.random.Generator(np.random.PCG64(SHUFFLE_SEED)).permutation(count)
@@ -159,7 +159,7 @@ def _bound(text: str, count: int) -> int:
     return max(0, min(count, position + count if position < 0 else position))
 
 
-def _folder_of(path: Path, split: str, folders: dict[str, Path]) -> Path:
+def folder_of(path: Path, split: str, folders: dict[str, Path]) -> Path:
     for name in SPLITS.get(split, (split,)):
         if name in folders:
             return folders[name]

@@ -66,9 +66,9 @@ class MotionConfig(tfds.core.BuilderConfig):
     num_frames: int = 8
     image_size: tuple[int, int] = (32, 32)
     channels: int = 1
-    size: tuple[float, float] = (0.45, 0.7)
+    size: tuple[float, float] = (0.5, 0.7)
     shift: tuple[float, float] = (0.07, 0.13)
-    turn: tuple[float, float] = (0.06, 0.12)
+    turn: tuple[float, float] = (0.045, 0.09)
     growth: tuple[float, float] = (0.03, 0.08)
     contrast: float = 0.25
     grain: tuple[int, ...] = (1, 2, 4)

@@ -76,7 +76,7 @@ class VideoSource:
             raise UserError(f"split {split!r}: ids count within one split; read {' and '.join(sorted(bases))} apart")
         self._root, prefix, self._clips, self.labels = list_clips(self.path, bases.pop())
         self.files = [clip.file for clip in self._clips]
-        chosen = folder._chosen(len(self._clips), parts)
+        chosen = folder.chosen_from(len(self._clips), parts)
         problems = self._problems(chosen, prefix)
         self.skipped = [(self.files[index], problems[index]) for index in sorted(problems)]
         self._ids = [index for index in chosen if index not in problems]
@@ -217,7 +217,7 @@ def list_clips(path: Path, split: str) -> Listing:
     if video_lists.list_splits(path) or video_lists.list_file(path, split):
         return Listing(path, "", *video_lists.read_clips(path, split))
     folders = folder.split_folders(path)
-    root, labels = folder._folder_of(path, split, folders), folder.class_names(folders)
+    root, labels = folder.folder_of(path, split, folders), folder.class_names(folders)
     clips = [
         Clip(os.path.relpath(file, root), number)
         for number, label in enumerate(labels)
