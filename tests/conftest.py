@@ -9,7 +9,10 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported, which only some tests do
 jaxtyping.install_import_hook("vit_jax.models", "beartype.beartype")
 
-LONG = ("test_devices.py", "test_resume.py", "test_bad_input.py", "test_commands.py")
+LONG = (
+    "test_devices.py", "test_resume.py", "test_bad_input.py", "test_commands.py", "test_transformer_config.py",
+    "test_video_commands.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

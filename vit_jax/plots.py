@@ -1,6 +1,7 @@
 """Pictures: loss curves, and images with what was predicted for them."""
 
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,13 +67,13 @@ def heat_maps(
     longest = max(len(names) for _, _, *both in panels for names in both)
     side = max(3.5, 0.28 * longest + 1.2)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(side * len(panels), side + 0.8), squeeze=False, constrained_layout=True
+        1, len(panels), figsize=(side * len(panels), side + 2), squeeze=False, constrained_layout=True
     )
     for axis, (title, values, rows, columns) in zip(axes.flat, panels, strict=True):
         axis.imshow(values, cmap="Greens", vmin=0, vmax=max(float(values.max()), 1e-9))
         axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
         axis.set_yticks(range(len(rows)), rows, fontsize=8)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(textwrap.fill(title, int(8 * side)), fontsize=9)  # side by side without overlap
     figure.suptitle(heading, fontsize=10)
     return _save(figure, pathlib.Path(path))
 
