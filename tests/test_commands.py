@@ -119,8 +119,8 @@ def test_help_names_every_command_flag_and_config_key():
     assert all(name in help_of() for name in COMMANDS)
     flags = {
         ("train",): ("--config", "--workdir", "--quiet", "--coordinator", *keys()),
-        ("evaluate",): ("WORKDIR", "--name", "--path", "--split", "--json", "--few_shot", "--seed", "--clips", "--crops"),
-        ("predict",): ("WORKDIR", "INPUT", "--top", "--json", "--contact_sheet", "--per_frame", "--text", "--attention"),
+        ("evaluate",): ("WORKDIR", "--name", "--path", "--split", "--few_shot", "--seed", "--clips", "--crops"),
+        ("predict",): ("WORKDIR", "INPUT", "--top", "--contact_sheet", "--per_frame", "--text", "--attention"),
         ("data", "prepare"): ("NAME", "--path", "--data_dir"),
         ("data", "info"): ("NAME", "--path", "--data_dir", "--full", "--json"),
         ("data", "check"): ("PATH", "--split", "--min_frames", "--workers", "--json"),
