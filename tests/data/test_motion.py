@@ -150,9 +150,9 @@ def test_a_prepared_set_has_the_clips_as_drawn_and_two_labels(tmp_path):
 
 
 def test_an_unknown_set_of_motions_is_named_with_those_there_are(tmp_path):
-    with pytest.raises(UserError, match="no data set 'motion/digit', but motion/fashion, .*did you mean"):
+    with pytest.raises(UserError, match=r"no data set 'motion/digit', but motion/fashion, .*did you mean"):
         prepare("motion/digit", str(tmp_path))
-    with pytest.raises(UserError, match="Fashion-MNIST: .* are not all in"):
+    with pytest.raises(UserError, match=r"Fashion-MNIST: .* are not all in"):
         prepare("motion/fashion", str(tmp_path), str(tmp_path))
 
 
