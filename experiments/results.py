@@ -122,10 +122,14 @@ def translation_table() -> str:
     """Returns a row for each method and split."""
     lines = ["| split | method | BLEU | chrF | perplexity | sentences |", "|---" * 6 + "|"]
     for row in read(TRANSLATION):
-        averaged = f", {row['averaged']} checkpoints averaged" if row["averaged"] not in ("", "1") else ""
+        method = row["method"]
+        if row["parameters"]:
+            method = f"Transformer of {int(row['parameters']) / 1e6:.1f} M parameters"
+        if row["averaged"] not in ("", "1"):
+            method += f", {row['averaged']} checkpoints averaged"
         perplexity = f"{float(row['perplexity']):.1f}" if row["perplexity"] else ""
         lines.append(
-            f"| {row['split']} | {row['method']}{averaged} | {float(row['bleu']):.1f} | {float(row['chrf']):.1f} "
+            f"| {row['split']} | {method} | {float(row['bleu']):.1f} | {float(row['chrf']):.1f} "
             f"| {perplexity} | {row['examples']} |"
         )
     return "\n".join(lines)
