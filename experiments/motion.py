@@ -1,6 +1,7 @@
 """Which attention schemes tell a motion from its reverse: TimeSformers on the motion set, from scratch.
 
 python experiments/motion.py train runs/motion    # 3 seeds of each scheme, by motion and by object: hours on a CPU
+python experiments/motion.py train runs/motion --learned=object --seeds=0 --config.duration="2 epochs"
 python experiments/motion.py report runs/motion   # results/motion.csv, motion_curves.png and a table, of what is there
 
 A motion and its opposite have the same frames in another order, so that a model of single frames knows the family of a
@@ -146,7 +147,9 @@ def main() -> None:
     training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     for action in (training, actions.add_parser("report", help="score finished runs and write the results")):
         action.add_argument("runs", type=pathlib.Path, metavar="DIR", help="folder of the runs")
-    args, overrides = parser.parse_known_args()
+    # argparse would take one with a space in it for a name
+    overrides = [word for word in sys.argv[1:] if word.startswith("--config.")]
+    args = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
     if args.action == "train":
         train(args.runs, args.learned, args.schemes, args.seeds, overrides)
     else:
