@@ -133,7 +133,7 @@ def plot(runs: pathlib.Path) -> None:
     axes[0].annotate("the family known, the direction not", (0.99, 0.505), xycoords=("axes fraction", "data"),
                      ha="right", va="bottom", fontsize=8)  # fmt: skip
     axes[0].set_ylabel("top-1 accuracy")
-    axes[-1].legend(frameon=False, loc="lower right")
+    axes[0].legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.68))
     figure.savefig(CURVES, dpi=110)
     plt.close(figure)
 
