@@ -18,9 +18,9 @@ The argument is DATASET[,big]:
 
   The paper's BLEU is of tokenised text, German with its compounds split, and tends to be higher than sacrebleu's of
   detokenised text, which is what is measured here; compare like with like.
-- `messages`: interface strings of programs, English to Italian, which `data prepare` takes from packages; on a CPU. BLEU
-  30.4 on `test` and 16.5 on `heldout`, a program of which no string was seen, with seed 0 and 5 checkpoints averaged; a
-  translation memory has 20.4 and 0.9. 72 minutes on one CPU core that had other work to do as well.
+- `messages`: interface strings of programs, English to Italian, which `data prepare` takes from packages; on a CPU.
+  BLEU 30.4 on `test` and 16.5 on `heldout`, a program of which no string was seen, with seed 0 and 5 checkpoints
+  averaged; a translation memory has 20.4 and 0.9. 72 minutes on one CPU core that had other work to do as well.
 - `runlocal`: a few steps of next to nothing, to see that all works, on any folder of parallel text.
 """
 
