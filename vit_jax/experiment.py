@@ -130,7 +130,7 @@ class Examples:
             first_step=first_step,
             last_step=last_step,
             repeats=self.config.data.repeats,
-            **processes_and_workers(self.config),
+            **pipeline.processes_and_workers(self.config),
         )
 
     def eval_batches(self) -> pipeline.Batches:
@@ -202,17 +202,10 @@ def eval_batches(
     rows = batch_size or config.eval_batch_size or config.batch_size
     devices = jax.device_count()
     examples = max(rows // preprocessing.views // devices, 1) * devices
-    batches = pipeline.eval_batches(source, preprocessing, batch_size=examples, **processes_and_workers(config))
+    batches = pipeline.eval_batches(
+        source, preprocessing, batch_size=examples, **pipeline.processes_and_workers(config)
+    )
     return batches, len(source.skipped)
-
-
-def processes_and_workers(config: Config) -> dict[str, int]:
-    return {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-        "num_workers": config.data.num_workers,
-        "num_threads": config.data.num_threads,
-    }
 
 
 def check_labels(ours: tuple[str, ...], theirs: tuple[str, ...], us: str, them: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: loss curves, and images with what was predicted for them."""
+"""Pictures: curves of a run, images and clips with what was predicted for them, and matrices."""
 
 import pathlib
 import textwrap

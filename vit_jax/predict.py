@@ -9,14 +9,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vit_jax.data.decode import Video, VideoFile
+from vit_jax.data.video import VIDEO_SUFFIXES
 from vit_jax.errors import UserError
 from vit_jax.experiment import Examples, Run
 from vit_jax.plots import GREEN, RED, contact_sheet, film_strip
 
 IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
-VIDEO_SUFFIXES = frozenset(
-    f".{ext}" for ext in ("avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogg", "ogv", "ts", "webm", "wmv")
-)
 FRAMES_SHOWN = 4
 
 

@@ -4,14 +4,13 @@ import hashlib
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
 
 from vit_jax.config import Config
 from vit_jax.data import token_batches
-from vit_jax.data.pipeline import Batches
+from vit_jax.data.pipeline import Batches, processes_and_workers
 from vit_jax.data.text import TextSource, open_text
 from vit_jax.data.vocabulary import Vocabulary
 from vit_jax.errors import UserError
@@ -50,12 +49,12 @@ class Sentences:
             seed=self.config.seed,
             first_step=first_step,
             last_step=last_step,
-            **_processes_and_workers(self.config),
+            **processes_and_workers(self.config),
         )
 
     def eval_batches(self) -> Batches:
         """Yields this process's rows of batches that hold every pair of the evaluation split once."""
-        return token_batches.eval_batches(self._eval, **_processes_and_workers(self.config))
+        return token_batches.eval_batches(self._eval, **processes_and_workers(self.config))
 
     def summary(self) -> list[str]:
         source, target = self.config.data.languages
@@ -93,7 +92,7 @@ def sentence_batches(
       batch_size: Tokens a side of a batch; that of the config if None.
     """
     divided = _divide_for_evaluation(config, source, vocabulary, batch_size)
-    batches = token_batches.eval_batches(divided, **_processes_and_workers(config))
+    batches = token_batches.eval_batches(divided, **processes_and_workers(config))
     return batches, len(source.skipped) + divided.skipped
 
 
@@ -149,12 +148,3 @@ def _divide(
         return token_batches.divide(pairs, config.data.buckets, batch_size, multiple)
     except UserError as error:
         raise UserError(f"{source.name}, split {source.split!r}: {error}") from None
-
-
-def _processes_and_workers(config: Config) -> dict[str, Any]:
-    return {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-        "num_workers": config.data.num_workers,
-        "num_threads": config.data.num_threads,
-    }

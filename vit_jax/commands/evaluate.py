@@ -75,11 +75,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _views(args: argparse.Namespace, run: Any) -> list[Any]:
-    """Returns the preprocessing of one view of a video, and of several if they are asked for."""
-    if args.clips is None and args.crops is None and not (args.few_shot and run.preprocessing.key == "video"):
-        return [run.preprocessing]
-    if run.preprocessing.key != "video":
+    """Returns the preprocessing of one view of a video, and of several if they are asked for; else the checkpoint's."""
+    is_video, is_asked = run.preprocessing.key == "video", bool(args.clips or args.crops)
+    if is_asked and not is_video:
         raise UserError(f"--clips and --crops are of videos; this checkpoint is of {run.preprocessing.key}")
+    if not is_video or not (is_asked or args.few_shot):  # frozen features are of one view
+        return [run.preprocessing]
     asked = {name: getattr(args, name) or getattr(run.preprocessing, name) for name in ("clips", "crops")}
     one = dataclasses.replace(run.preprocessing, clips=1, crops=1)
     several = dataclasses.replace(run.preprocessing, **asked)

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from vit_jax.config import Config
 from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
 
@@ -108,6 +109,18 @@ def eval_batches(
         raise UserError(f"evaluation wants transforms without chance, not {names} in {preprocessing.transforms!r}")
     load = LoadBatch(source, preprocessing, batch_size, process_index, process_count)
     return Batches(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
+
+
+def processes_and_workers(config: Config) -> dict[str, int]:
+    """Returns the arguments that say which part of a batch is this process's, and what prepares it."""
+    import jax
+
+    return {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "num_workers": config.data.num_workers,
+        "num_threads": config.data.num_threads,
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ Rows of padding hold the empty sentence, so that no row is without a token to at
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -209,7 +208,7 @@ def train_batches(
 
     `num_workers` and `num_threads` as in `pipeline.train_batches`.
     """
-    load: Any = LoadTokens(batches, seed, process_index, process_count)
+    load = LoadTokens(batches, seed, process_index, process_count)
     return Batches(load, first_step, last_step, num_workers, num_threads)
 
 
@@ -222,5 +221,5 @@ def eval_batches(
     num_threads: int = 2,
 ) -> Batches:
     """Yields every pair once, in a fixed order, the shorter ones first; every process as many batches."""
-    load: Any = LoadTokens(batches, None, process_index, process_count)
+    load = LoadTokens(batches, None, process_index, process_count)
     return Batches(load, 0, len(batches), num_workers, num_threads)
