@@ -47,9 +47,9 @@ class Init(NamedTuple):
 
 
 _scaled = nn.initializers.variance_scaling
-# Zeros keep an image model's function. Without one they are a saddle that takes long to leave: the order of frames is in
-# products of positions in time, and of these with projections that are all zero or next to it. The factor 2.5**2 has
-# the branch of time weigh as much as the tokens.
+# Zeros keep an image model's function. Without one they are a saddle that takes long to leave: the order of frames is
+# in products of positions in time, and of these with projections that are all zero or next to it. The factor 2.5**2
+# has the branch of time weigh as much as the tokens.
 INITS = {
     "authors": Init(INIT, nn.initializers.zeros, nn.initializers.zeros),
     "scratch": Init(
