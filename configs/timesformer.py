@@ -21,8 +21,9 @@ The argument is DATASET[,WORD...]:
   and then fine-tuned on ImageNet-1k. A ViT-B/16 of any format in docs/checkpoints.md will do.
 - `howto100m`, with 8, 32, 64 or 96 frames: `howto100m,96`. Starts from a model trained by `k400`. Table 8: 56.8, 61.2,
   62.2, 62.6.
-- `motion`, with an attention scheme. Runs on a CPU. `motion,object` learns what moves in place of how it moves, and
-  starts, as the paper's models do, from an image model: that of `motion,frames`, which has single frames to learn from.
+- `motion`, with an attention scheme. Runs on a CPU. `motion,object` learns what moves in place of how it moves, and is
+  to start, as the paper's models do, from an image model: `motion,frames` trains one on single frames, for its
+  `init_from`.
 - `runlocal`: a few steps of next to nothing, to see that all works.
 """
 
@@ -159,6 +160,9 @@ def motion(learned: str = "motion") -> Config:
     config.model.num_heads = 3
     config.optimizer.schedule.warmup = "0.15 epochs"
 
+    if learned == "object":
+        config.duration = "2 epochs"
+        config.optimizer.schedule.peak = 5e-4
     if learned == "frames":
         config.model.attention_type = "space_only"
         config.data.sampling = "stride(frames=1)"

@@ -102,7 +102,8 @@ def motion_table() -> str:
     for row in read(MOTION):
         schemes.setdefault((row["learned"], row["scheme"]), []).append(row)
     for (learned, scheme), rows in schemes.items():
-        cells = [learned, f"`{scheme}`", ", ".join(row["seed"] for row in rows), _percents(rows, "top1")]
+        attention = "of an image model, from which the next start" if scheme == "frames" else f"`{scheme}`"
+        cells = [learned, attention, ", ".join(row["seed"] for row in rows), _percents(rows, "top1")]
         if learned == "motion":
             cells += [_percents(rows, "family"), "; ".join(map(_direction, rows))]
         lines.append("| " + " | ".join([*cells, "", ""][:6]) + " |")

@@ -36,7 +36,7 @@ PUBLISHED = {
     "howto100m,64": (64, 32, 224, (256, 320), 6, 3),
     "howto100m,96": (96, 32, 224, (256, 320), 4, 3),
 }
-SMALL = ("motion", "motion,space_only", "motion,object", "motion,axial,object", "runlocal")
+SMALL = ("motion", "motion,space_only", "motion,object", "motion,axial,object", "motion,frames", "runlocal")
 
 
 def load(arg):
@@ -115,7 +115,8 @@ def test_schemes(scheme):
 
 def test_the_small_ones_read_the_motion_sets():
     assert (load("motion").data.name, load("motion").data.label) == ("motion/fashion", "label")
-    assert load("motion,object").data.label == "object"
+    assert load("motion,object").data.label == load("motion,frames").data.label == "object"
+    assert load("motion,frames").model.attention_type == "space_only"
     assert (load("runlocal").data.name, load("runlocal").duration) == ("motion/digits_tiny", "20 steps")
     for arg in ("motion", "runlocal"):
         config = load(arg)

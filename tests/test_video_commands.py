@@ -5,6 +5,7 @@ import io
 import json
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,9 +76,13 @@ def checked(clips):
 def trained(checked, own_home):
     clips, _ = checked
     workdir = clips.parent / "run"
-    overrides = [f"--config.{name}={value}" for name, value in (FLAGS | {"data.path": clips}).items()]
-    config = "--config=configs/timesformer.py:runlocal"
-    return workdir, run("train", config, f"--workdir={workdir}", "--config.compilation_cache=", *overrides)
+    return workdir, train(workdir, clips)
+
+
+def train(workdir, clips, **flags):
+    flags = FLAGS | {"data.path": clips, "compilation_cache": ""} | flags
+    overrides = [f"--config.{name}={value}" for name, value in flags.items()]
+    return run("train", "--config=configs/timesformer.py:runlocal", f"--workdir={workdir}", *overrides)
 
 
 def test_each_kind_of_clip_is_told_apart(checked):
@@ -95,6 +100,25 @@ def test_training_says_how_many_clips_were_scored_and_how_many_not(trained):
     for picture in ("curves.png", "predictions.png"):
         with Image.open(workdir / picture) as image:
             image.load()
+
+
+def test_attention_in_time_starts_from_an_image_model_trained_on_frames(checked, tmp_path):
+    clips, _ = checked
+    frame = {"model.attention_type": "space_only", "data.num_frames": 1, "data.sampling": "stride(frames=1)"}
+    train(tmp_path / "frames", clips, **frame)
+    still = {"optimizer.schedule.peak": 0.0}
+    printed = train(tmp_path / "clips", clips, init_from=tmp_path / "frames", **still)
+    assert "attentions before the last are copies of its own" in printed
+    image, video = (load_run(tmp_path / name).params for name in ("frames", "clips"))
+    block = video["encoder"]["block_0"]
+    assert np.any(image["head"]["kernel"])
+    for mine, its in (
+        (video["head"], image["head"]),
+        (block["attention"], image["encoder"]["block_0"]["attention"]),
+        (block["temporal_attention"], image["encoder"]["block_0"]["attention"]),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, mine, its)
+    assert not np.any(video["time_embed"])
 
 
 def test_single_view_and_multi_view_are_both_reported(trained):

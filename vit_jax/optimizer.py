@@ -71,7 +71,7 @@ def make_schedule(config: Config, *, total_steps: int, steps_per_epoch: float, h
     if config.name == "constant":
         main = optax.constant_schedule(peak)
     elif config.name == "cosine":
-        main = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.end / peak)
+        main = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.end / peak if peak else 0.0)
     elif config.name == "linear":
         main = optax.linear_schedule(peak, config.end, decay_steps)
     elif config.name == "step":

@@ -274,14 +274,16 @@ def start_from(config: Config, model: nn.Module, params: PyTree, labels: tuple[s
     """Fills `params` from another run, or from foreign weights (`config.init_from`), and says how; all else is new.
 
     The head is kept if the classes are the same: by name in a run, by number in foreign weights. A TimeSformer may
-    start from an image ViT.
+    start from an image ViT, and one that attends in time from one that does not.
     """
     path, same_classes = epath.Path(config.init_from), None
     if is_workdir(path) or not path.exists():
         source, meta = load_checkpoint(path)
         same_classes = tuple(meta["labels"]) == labels
-        family, theirs = (name.partition(":")[0] for name in (config.model.name, meta["config"]["model"]["name"]))
-        if family == theirs:
+        models = (config.model, meta["config"]["model"])
+        family, theirs = (fields["name"].partition(":")[0] for fields in models)
+        in_time, theirs_in_time = (fields.get("attention_type") != "space_only" for fields in models)
+        if family == theirs and in_time == theirs_in_time:
             filled, report = transfer(source, params, source_labels=tuple(meta["labels"]), target_labels=labels)
             return filled, [f"from {path}, step {meta['step']}: {line}" for line in report]
     size = config.init_image_size

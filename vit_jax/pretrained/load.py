@@ -103,8 +103,8 @@ def load_pretrained(
     """Fills `params`, a tree of `model`, from a weight file, a folder or a workdir; returns it with a report.
 
     The head stays as it is in `params` if the model has another number of classes, positions are resampled if it has
-    another `image_size`; both are reported. A TimeSformer may be given the weights of an image ViT, from which it
-    starts as `models.from_image` says. See `from_pretrained`.
+    another `image_size`; both are reported. A TimeSformer may be given the weights of an image ViT, or of a TimeSformer
+    of space-only attention, which is one too; it starts from them as `models.from_image` says. See `from_pretrained`.
 
     Args:
       keep_head: Whether a TimeSformer takes over an image ViT's head; if None, where the numbers of classes agree.
@@ -114,11 +114,16 @@ def load_pretrained(
     """
     like = (model, image_model(model)) if isinstance(model, TimeSformer) else (model,)
     stored = open_stored(path, like=like, entry=entry, stored_image_size=stored_image_size, given={})
-    if isinstance(model, TimeSformer) and isinstance(stored.model, ViT):
+    if isinstance(model, TimeSformer) and _is_image_model(stored.model, model):
         return _fit_video(stored, model, params, keep_head)
     fresh = flatten_dict(params, sep="/")
     filled, rows = _fit(stored, model, lambda paths: {path: fresh[path] for path in paths})
     return filled, Report(stored.format, rows, _notes(stored, model))
+
+
+def _is_image_model(stored: nn.Module, model: TimeSformer) -> bool:
+    by_frame = isinstance(stored, TimeSformer) and stored.attention_type == "space_only" != model.attention_type
+    return by_frame or isinstance(stored, ViT)
 
 
 def _fit_video(stored: Stored, model: TimeSformer, params: Params, keep_head: bool | None) -> tuple[Params, Report]:
