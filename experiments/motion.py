@@ -1,7 +1,7 @@
 """Which attention schemes tell a motion from its reverse: TimeSformers on the motion set, from scratch.
 
 python experiments/motion.py train runs/motion    # 3 seeds of each scheme, by motion and by object: hours on a CPU
-python experiments/motion.py train runs/motion --learned=object --seeds=0 --config.duration="2 epochs"
+python experiments/motion.py train runs/motion --learned=motion --schemes=axial --seeds=3 --config.duration="9 epochs"
 python experiments/motion.py report runs/motion   # results/motion.csv, motion_curves.png and a table, of what is there
 
 A motion and its opposite have the same frames in another order, so that a model of single frames knows the family of a
@@ -20,14 +20,15 @@ training.
 import argparse
 import csv
 import functools
-import json
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
-from results import HERE, row_of
+from results import HERE, is_finished, row_of
 from scipy.stats import binomtest
+
+from vit_jax.metrics import read_metrics
 
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
 LABELS = ("motion", "object")
@@ -68,11 +69,6 @@ def finished(runs: pathlib.Path, learned: str, scheme: str) -> list[pathlib.Path
     return [workdir for workdir in sorted((runs / learned).glob(f"{scheme}-*")) if is_finished(workdir)]
 
 
-def is_finished(workdir: pathlib.Path) -> bool:
-    file = workdir / "runs.jsonl"
-    return file.exists() and json.loads(file.read_text().splitlines()[-1])["status"] == "finished"
-
-
 def score(workdir: pathlib.Path) -> dict[str, float]:
     """Scores the newest checkpoint on the test split of its run."""
     from vit_jax.evaluate import predict_rows
@@ -107,6 +103,8 @@ def report(runs: pathlib.Path) -> None:
             for workdir in finished(runs, learned, scheme):
                 row = {**row_of(workdir), **score(workdir), "learned": learned, "scheme": scheme}
                 rows.append({name: row.get(name, "") for name in COLUMNS})
+    if not rows:
+        sys.exit(f"{runs} holds no finished run")
     with CSV.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -133,6 +131,8 @@ def plot(runs: pathlib.Path) -> None:
     from matplotlib import pyplot as plt
 
     shown = [learned for learned in LABELS if any(finished(runs, learned, scheme) for scheme in SCHEMES)]
+    if not shown:
+        return
     figure, axes = plt.subplots(
         1, len(shown), figsize=(6.5 * len(shown), 4.2), sharey=True, squeeze=False, constrained_layout=True
     )
@@ -140,8 +140,7 @@ def plot(runs: pathlib.Path) -> None:
         for scheme, colour in COLOURS.items():
             label = scheme
             for workdir in finished(runs, learned, scheme):
-                lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-                points = [(row["step"], row["top1"]) for row in lines if row["split"] == "eval"]
+                points = [(row["step"], row["top1"]) for row in read_metrics(workdir) if row["split"] == "eval"]
                 axis.plot(*zip(*points, strict=True), color=colour, lw=1.3, label=label)
                 label = None  # one entry of the legend for all seeds
         axis.set(title=f"{learned} of the test clips", xlabel="step", ylim=(0, 1))

@@ -12,10 +12,13 @@ import json
 import pathlib
 import re
 import sys
+from typing import Any
 
 import jax
 
 from vit_jax.checkpoint import load_checkpoint
+from vit_jax.metrics import read_metrics
+from vit_jax.provenance import read_runs
 
 HERE = pathlib.Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -26,18 +29,28 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def is_finished(workdir: pathlib.Path) -> bool:
+    return (workdir / "runs.jsonl").exists() and read_runs(workdir)[-1]["status"] == "finished"
+
+
+def first_start(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the first line of a run's `runs.jsonl`; the seconds are empty if it was not trained in one go."""
+    start = read_runs(workdir)[0]
+    in_one_go = start["status"] == "finished" and not start.get("resumed_from")
+    command = re.sub(r" --(workdir|config\.data\.(data_dir|path)|config\.compilation_cache)=\S+", "", start["command"])
+    return {**start, "command": command, "seconds": start["seconds"] if in_one_go else ""}
+
+
 def row_of(workdir: pathlib.Path) -> dict[str, object]:
-    """Returns the row of a run that was trained from start to end by one command.
+    """Returns the row of a run.
 
     Raises:
-      SystemExit: It is not finished, or was made in several starts, whose seconds say nothing.
+      SystemExit: It is not finished.
     """
-    config = json.loads((workdir / "config.json").read_text())
-    runs = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()]
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    if runs[0]["status"] != "finished":
-        sys.exit(f"{workdir} was not trained in one go: {runs[0]['status']}")
-    run, result = runs[0], [row for row in rows if row["split"] == "eval"][-1]
+    if not is_finished(workdir):
+        sys.exit(f"{workdir} holds no finished run: its command goes on with it")
+    config, run = json.loads((workdir / "config.json").read_text()), first_start(workdir)
+    result = [row for row in read_metrics(workdir) if row["split"] == "eval"][-1]
     return {
         "data": config["data"]["name"],
         "split": config["data"]["eval_split"],
@@ -52,7 +65,7 @@ def row_of(workdir: pathlib.Path) -> dict[str, object]:
         "jax": run["packages"]["jax"],
         "date": run["started"][:10],
         "commit": run["commit"],
-        "command": re.sub(r" --(workdir|config\.data\.data_dir|config\.compilation_cache)=\S+", "", run["command"]),
+        "command": run["command"],
     }
 
 
@@ -82,7 +95,8 @@ def classification_table() -> str:
     ]
     commands = []
     for number, row in enumerate(read(), start=1):
-        minutes = f"{float(row['seconds']) / 60:.0f} min" if float(row["seconds"]) > 180 else f"{row['seconds']} s"
+        seconds = float(row["seconds"] or 0)
+        minutes = "several starts" if not seconds else f"{seconds / 60:.0f} min" if seconds > 180 else f"{seconds} s"
         lines.append(
             f"| {row['data']} {row['split']} <sup>{number}</sup> | {row['model']} | {int(row['parameters']):,} "
             f"| {float(row['top1']):.2%} | {row['examples']} (skipped {row['skipped']}) | {row['seed']} | {minutes} "

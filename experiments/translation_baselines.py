@@ -20,16 +20,15 @@ import argparse
 import csv
 import datetime
 import functools
-import json
 import pathlib
 import platform
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from results import first_start
 
 from vit_jax.data.text import TextSource, open_text, text_splits
 from vit_jax.data.token_batches import encode_pairs
@@ -75,26 +74,23 @@ def baseline_rows(train: TextSource, splits: Sequence[TextSource]) -> Iterator[d
         found = {"copy": split.sources, "translation memory": translation_memory(train, split.sources)}
         for method, translations in found.items():
             counts = {"examples": len(split), "skipped": len(split.skipped)}
-            scores = bleu_and_chrf(translations, split.targets)
+            scores = bleu_and_chrf(translations, split.targets, split.languages[1])
             yield {"method": method, "split": split.split, **scores, **counts, **measured}
 
 
 def run_rows(workdir: pathlib.Path, run: Run, averaged: int, splits: Sequence[TextSource]) -> Iterator[dict[str, Any]]:
     """Yields a row of a run for each split; without its seconds if it was trained in several starts."""
-    starts = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()]
-    start = starts[0]
-    command = re.sub(r" --(workdir|config\.data\.path|config\.compilation_cache)=\S+", "", start["command"])
+    start = first_start(workdir)
     described = {
         "method": run.config.model.name,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
         "averaged": averaged,
         "seed": run.config.seed,
         "steps": run.step,
-        "seconds": start["seconds"] if [start["status"] for start in starts] == ["finished"] else "",
         "jax": start["packages"]["jax"],
-        **{name: start[name] for name in ("hardware", "python", "commit")},
+        **{name: start[name] for name in ("seconds", "hardware", "python", "commit")},
         "date": start["started"][:10],
-        "command": f"{command} --workdir=DIR",
+        "command": f"{start['command']} --workdir=DIR",
     }
     for split in splits:
         yield {"split": split.split, **score(run, split), **described}
@@ -107,7 +103,7 @@ def score(run: Run, split: TextSource) -> dict[str, Any]:
     while max(config.data.buckets) < longest:
         config.data.buckets = (*config.data.buckets, 2 * max(config.data.buckets))
     parallel, task = make_parallel("pmap"), make_task(config, run.preprocessing)
-    size = max(config.batch_size, jax.device_count() * max(config.data.buckets))
+    size = max(config.batch_size, *config.data.buckets)
     batches, skipped = eval_batches(config, split, run.preprocessing, size)
     predict = parallel.compile_predict(functools.partial(task.predict, run.model))
     result = evaluate(predict, parallel.put_state(run.params), batches, task, parallel)

@@ -2,10 +2,10 @@
 
 import csv
 import functools
-import importlib.util
 import json
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 from vit_jax import config as schema
 from vit_jax.data.text import TextSource
 from vit_jax.data.vocabulary import Vocabulary
-from vit_jax.errors import UserError
+from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluate import evaluate
 from vit_jax.experiment import eval_batches, load_run, make_model, make_task, open_data, open_split
 from vit_jax.metrics import TIMINGS
@@ -184,13 +184,49 @@ def test_a_run_goes_on_where_it_was_left(trained, config, tmp_path):
         assert ours == theirs
 
 
+def test_an_interruption_while_a_resumed_run_evaluates_is_one(trained, config, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained[0], copy)
+    rows = [row for row in (copy / "metrics.jsonl").read_text().splitlines() if '"eval"' not in row]
+    (copy / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr("vit_jax.train.evaluate", lambda *_, **__: None)
+    with pytest.raises(Interrupted, match="stopped after step 40 of 40, which is saved"):
+        train_and_evaluate(config, copy, quiet=True)
+
+
+def test_a_resumed_run_traces_what_is_left_of_the_steps_asked_for(trained, config, tmp_path):
+    copy, traced = tmp_path / "copy", config.copy_and_resolve_references()
+    shutil.copytree(trained[0], copy)
+    shutil.rmtree(copy / "checkpoints" / "40")
+    traced.profile = (18, 22)
+    train_and_evaluate(traced, copy, quiet=True)
+    assert list((copy / "profile").rglob("*.xplane.pb"))
+    traced.profile = (22, 18)
+    with pytest.raises(UserError, match="first, last"):
+        train_and_evaluate(traced, copy, quiet=True)
+
+
+def test_other_data_are_not_taken_for_damage(trained, config, monkeypatch):
+    fewer = learn_vocabulary(["open the file", "close it"], 280)
+    monkeypatch.setattr("vit_jax.sentences.learn_vocabulary", lambda *_: fewer)
+    with pytest.raises(UserError, match=r"the data have changed .* their preprocessing"):
+        train_and_evaluate(config, trained[0], quiet=True)
+
+
+def test_fine_tuning_keeps_the_vocabulary_of_the_parameters(trained, config):
+    other = config.copy_and_resolve_references()
+    other.data.train_split, other.init_from = "train[:50%]", str(trained[0])
+    assert open_data(other).preprocessing == load_run(trained[0]).preprocessing
+    other.init_from = ""
+    assert open_data(other).preprocessing != load_run(trained[0]).preprocessing
+
+
 @pytest.fixture(scope="module")
 def baselines():
-    script = CONFIG.parent.parent / "experiments" / "translation_baselines.py"
-    spec = importlib.util.spec_from_file_location("translation_baselines", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(CONFIG.parent.parent / "experiments"))
+    import translation_baselines
+
+    return translation_baselines
 
 
 def test_one_script_scores_baselines_and_a_run_on_every_sentence(trained, folder, baselines, tmp_path):
@@ -252,14 +288,31 @@ def test_a_cache_that_cannot_be_written_is_done_without(own_home, tmp_path, monk
     ("overrides", "message"),
     [
         ({"data__path": ""}, "config.data.path: the folder with its splits"),
-        ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for 1 sentence.*take 64 or more"),
-        ({"accum_steps": 9}, "has no room for 9 sentence.*take 576"),
+        ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for a sentence of 64 tokens"),
+        ({"accum_steps": 0}, "config.accum_steps=0: at least 1"),
+        ({"data__languages": "en"}, r"config.data.languages=\('en',\): two are wanted"),
         ({"data__vocab_size": 100_000}, "data.vocab_size=100000: the training text has"),
         ({"data__train_split": "trian"}, "no split 'trian'; did you mean 'train'"),
         ({"data__train_split": "train[-2:]", "data__vocab_size": 270}, "no sentence left: 1 are longer than 64"),
         ({"data__buckets": "(1,)"}, "config.data.buckets=.*increasing lengths"),
     ],
 )
-def test_a_mistake_is_named(folder, own_home, overrides, message):
+def test_a_mistake_in_the_data_is_named(folder, own_home, overrides, message):
     with pytest.raises(UserError, match=message):
         open_data(load("runlocal", **{"data__path": folder, "data__vocab_size": 300, **overrides}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"checkpoint__best": "belu"}, "config.checkpoint.best='belu' is no score of translation; did you mean 'bleu'"),
+        ({"task__beam_size": 0}, "config.task: beam_size must be at least 1"),
+        ({"task__label_smoothing": 1.0}, "config.task: label_smoothing=1.0 must be"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_the_start(config, tmp_path, overrides, message):
+    wrong = config.copy_and_resolve_references()
+    wrong.update_from_flattened_dict({name.replace("__", "."): value for name, value in overrides.items()})
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from vit_jax.errors import RunError, UserError, nearest
+from vit_jax.errors import RunError, UserError
 
 PyTree = Any
 _LOWER_IS_BETTER = ("loss", "perplexity")
@@ -44,7 +44,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
         )
-        self._best = best
         for path in self.directory.iterdir() if self.directory.exists() else ():
             if ".orbax-checkpoint-tmp" in path.name:  # the manager removes what an earlier process left unfinished
                 logging.warning("%s is half-written, passed over", path)
@@ -55,8 +54,6 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        if metrics and self._best not in metrics:
-            raise UserError(f"config.checkpoint.best={self._best!r}{nearest(self._best, metrics)}")
         with self._explained():
             self._manager.save(step, args=args, metrics=metrics or None, force=True)
 
@@ -130,9 +127,8 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
     Raises:
       UserError: There is no checkpoint, or none is whole.
     """
-    workdir = _absolute(workdir)
-    if workdir.parent.name == "checkpoints" and workdir.name.isdigit():
-        workdir, step = workdir.parent.parent, int(workdir.name)
+    workdir, named = _split(workdir)
+    step = named if step is None else step
     directory = workdir / "checkpoints"
     steps = saved_steps(workdir)
     if step is not None:
@@ -145,7 +141,7 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
     alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
     for step in steps:
         try:
-            meta = json.loads((directory / str(step) / "meta" / "metadata").read_text())
+            meta = _read_meta(directory / str(step))
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone) as checkpointer:
                 path = directory / str(step) / "state"
                 metadata = checkpointer.metadata(path).item_metadata
@@ -183,6 +179,30 @@ def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, di
         params = jax.tree.map(lambda x: np.asarray(x, np.float64) / count, params)
         total = params if total is None else jax.tree.map(np.add, total, params)
     return jax.tree.map(lambda x, dtype: x.astype(dtype), total, dtypes), {**meta, "averaged": steps}
+
+
+def load_meta(workdir: epath.PathLike) -> dict[str, Any] | None:
+    """Reads what a workdir's newest checkpoint, or `WORKDIR/checkpoints/STEP`, holds beside arrays.
+
+    None if there is none of which it can be read.
+    """
+    workdir, named = _split(workdir)
+    for step in saved_steps(workdir) if named is None else [named]:
+        with contextlib.suppress(OSError, ValueError):
+            return _read_meta(workdir / "checkpoints" / str(step))
+    return None
+
+
+def _read_meta(checkpoint: epath.Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "meta" / "metadata").read_text())
+
+
+def _split(path: epath.PathLike) -> tuple[epath.Path, int | None]:
+    """Splits `WORKDIR/checkpoints/STEP`; of a workdir there is no step."""
+    path = _absolute(path)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    return path, None
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:

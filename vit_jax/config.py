@@ -98,14 +98,15 @@ DATA = {
     ),
     "eval_clips": Key(1, "of video: clips of each example in evaluation, whose probabilities are averaged"),
     "eval_crops": Key(1, "of video: crops of each of these clips, along the longer side"),
-    "cache": Key(str, "of video: folder for decoded, resized copies; none if unset", False),
-    "cache_gb": Key(50.0, "of video: size at which nothing more is put into the cache", False),
-    "cache_side": Key(320, "of video: shorter side of the copies in the cache, in pixels"),
+    "frames_fps": Key(30.0, "of video: frames a second of folders of frames"),
+    "cache": Key(str, "of video: folder for decoded, resized copies (JPEG, which changes pixels); none if unset"),
+    "cache_gb": Key(50.0, "of video: size at which nothing more is put into the cache. Never changes a batch", False),
+    "cache_side": Key(320, "of video: shorter side of the copies in the cache, in pixels; not below image_size"),
     "languages": Key(("en", "it"), "of text: source and target, as its files name them"),
-    "vocab_size": Key(8_000, "of text: sub-words, shared by both languages, learned from the training split"),
+    "vocab_size": Key(8_000, "of text: sub-words of both languages, learned from the training split or of init_from"),
     "buckets": Key((16, 32, 64), "of text: lengths, in tokens, to which sentences are padded; longer ones are skipped"),
-    "repeats": Key(1, "repeated augmentation: times an image stands in a batch"),
-    "strict": Key(False, "refuse a folder with unreadable images instead of skipping them"),
+    "repeats": Key(1, "repeated augmentation: times an image or a clip stands in a batch"),
+    "strict": Key(False, "refuse a folder with images or clips that cannot be read instead of skipping them"),
     "num_workers": Key(0, "processes that prepare batches; 0 for threads of this one. Never changes a batch", False),
     "num_threads": Key(2, "threads that prepare batches. Never changes a batch", False),
 }
@@ -152,7 +153,7 @@ OPTIMIZER = {
 CHECKPOINT = {
     "every": Key("1 epochs", "duration between checkpoints; one is always written at the end", False),
     "keep_last": Key(2, "newest checkpoints kept", False),
-    "keep_best": Key(1, "best checkpoints kept, by `best`", False),
+    "keep_best": Key(1, "best checkpoints kept, by `best`, of those written when there was an evaluation", False),
     "best": Key("top1", "metric of evaluation by which checkpoints are best", False),
 }
 
@@ -276,7 +277,7 @@ def steps(name: str, duration: str, steps_per_epoch: float) -> int:
     Raises:
       UserError: It is not a number of steps or epochs.
     """
-    match = re.fullmatch(r"\s*([\d_.]+(?:e\d+)?)\s*(step|epoch)s?\s*", duration)
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?(?:e\d+)?|\.\d+)\s*(step|epoch)s?\s*", duration)
     if not match:
         raise UserError(f"config.{name}={duration!r} is no duration; write it as '90 epochs' or '10_000 steps'")
     return round(float(match[1]) * (steps_per_epoch if match[2] == "epoch" else 1))

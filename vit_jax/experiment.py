@@ -65,11 +65,16 @@ def make_task(config: Config, preprocessing: Any, labels: tuple[str, ...] = ()) 
         known = next(name for name, keys in _TASKS.items() if preprocessing.key in keys)
         raise UserError(f"config.task.name={task.name!r} does not learn from {preprocessing.key}; {known!r} does")
     if task.name == "translation":
-        return Translation(
-            vocabulary=preprocessing,
-            max_length=max(config.data.buckets),
-            **{name: task[name] for name in ("label_smoothing", "beam_size", "length_penalty", "extra_length")},
-        )
+        fields = ("label_smoothing", "beam_size", "length_penalty", "extra_length")
+        try:
+            return Translation(
+                vocabulary=preprocessing,
+                max_length=max(config.data.buckets),
+                language=config.data.languages[-1],
+                **{name: task[name] for name in fields},
+            )
+        except ValueError as error:
+            raise UserError(f"config.task: {error}") from error
     losses = ("softmax", "sigmoid")
     if task.loss not in losses:
         raise UserError(f"unknown config.task.loss {task.loss!r}{nearest(task.loss, losses)}")
@@ -84,12 +89,14 @@ class Data(Protocol):
     """The two splits of a config, and the batches made of them.
 
     Attributes:
+      train: The source of the training split.
       labels: Names of the classes; none of text.
       preprocessing: Of evaluation, with which a checkpoint predicts.
       unit: What `batch_size` counts, as "images".
       skipped: Examples of the evaluation split that are not scored.
     """
 
+    train: Any
     labels: tuple[str, ...]
     preprocessing: Any
     unit: str

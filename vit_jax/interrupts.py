@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+AGREE_EVERY = 5  # steps, of several processes: a round trip each time, and the time there is to save is short
+
 
 class Interrupts:
     """While entered, the first SIGTERM or SIGINT is only noted; a second ends the process at once.
@@ -15,9 +17,8 @@ class Interrupts:
     In a job of several processes all of them learn of a signal that reached any.
     """
 
-    def __init__(self, every: int = 1):
-        """`every`: steps between two agreements of several processes; each costs a round trip."""
-        self._every, self.signum, self._before = every, 0, {}
+    def __init__(self):
+        self.signum, self._before = 0, {}
 
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -34,15 +35,13 @@ class Interrupts:
         self.signum = signum
         name = signal.Signals(signum).name
         # not print(): the signal may have come in the middle of one
-        os.write(
-            sys.stderr.fileno(), f"\nvit_jax: {name}: saving after this step; once more to leave at once\n".encode()
-        )
+        os.write(sys.stderr.fileno(), f"\nvit_jax: {name}: saving the state; once more to leave at once\n".encode())
 
     def requested(self, step: int = 0) -> bool:
         """Returns whether to stop; every process must ask at the same points, and all get the same answer."""
         if jax.process_count() == 1:
             return self.signum != 0
-        if step % self._every:
+        if step % AGREE_EVERY:
             return False
         self.signum = int(np.max(multihost_utils.process_allgather(np.int32(self.signum))))
         return self.signum != 0

@@ -135,7 +135,8 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def scale_by_layer(decay: float) -> optax.GradientTransformation:
     """Scales updates by `decay` to the number of layers above: head and final norm 0, patches and positions most.
 
-    As in BEiT (arXiv:2106.08254): layer 0 holds what comes before the blocks, layer i + 1 is `block_i`.
+    As in BEiT (arXiv:2106.08254): layer 0 holds what comes before the blocks, layer i + 1 is `block_i`, of an encoder
+    or of a decoder.
     """
 
     def update(updates, params):
@@ -152,7 +153,7 @@ def _top(params: Params) -> int:
 def _layer(path: str, top: int) -> int:
     if block := re.search(r"(?:^|/)block_(\d+)/", path):
         return int(block[1]) + 1
-    return top if re.match(r"(norm|pool|representation|head)/", path) else 0
+    return top if re.match(r"((encoder_|decoder_)?norm|pool|representation|head)/", path) else 0
 
 
 def match(pattern: str, params: Params, key: str) -> Any:

@@ -17,13 +17,22 @@ from typing import Any
 import jax
 from etils import epath
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow")
+from vit_jax.checkpoint import saved_steps
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow",
+    "av", "sentencepiece", "sacrebleu",
+)  # fmt: skip
 
 
 @contextmanager
 def recorded(workdir: epath.PathLike) -> Iterator[None]:
-    """Appends a line to `runs.jsonl` on leaving, with the status and the wall seconds since entering."""
+    """Appends a line to `runs.jsonl` on leaving, with the status and the wall seconds since entering.
+
+    A process that is killed leaves no line: `resumed_from`, the step whose checkpoint was there, tells of it.
+    """
     entry = {
+        "resumed_from": max(saved_steps(workdir), default=0),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command(),
         "commit": commit(),

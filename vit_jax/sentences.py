@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
+from vit_jax.checkpoint import load_meta
 from vit_jax.config import Config
 from vit_jax.data import token_batches
 from vit_jax.data.pipeline import Batches, processes_and_workers
@@ -22,7 +23,7 @@ class Sentences:
     """Parallel text, as `experiment.Data`. The vocabulary is learned from the training split, the same by each process.
 
     Attributes:
-      preprocessing: The vocabulary.
+      preprocessing: The vocabulary: that of the run in `init_from`, whose parameters are of its sub-words, or learned.
       skipped: Pairs of the evaluation split that are not scored: a side is empty, or longer than the longest bucket.
     """
 
@@ -32,7 +33,11 @@ class Sentences:
     def __init__(self, config: Config):
         self.config, data = config, config.data
         self.train, self.eval = (open_sentences(config, split) for split in (data.train_split, data.eval_split))
-        self.preprocessing = learn_vocabulary([*self.train.sources, *self.train.targets], data.vocab_size)
+        self.preprocessing = vocabulary_of(config.init_from) or learn_vocabulary(
+            [*self.train.sources, *self.train.targets], data.vocab_size
+        )
+        if config.accum_steps < 1:
+            raise UserError(f"config.accum_steps={config.accum_steps}: at least 1")
         rows = jax.device_count() * config.accum_steps
         self._train = _divide(config, self.train, self.preprocessing, config.batch_size, rows)
         self._eval = _divide_for_evaluation(config, self.eval, self.preprocessing)
@@ -75,9 +80,11 @@ def open_sentences(config: Config, split: str, path: str | None = None) -> TextS
     """Opens a split of the text at `path`, or `config.data.path`.
 
     Raises:
-      UserError: There is no path, or see `open_text`.
+      UserError: There is no path, there are not two languages, or see `open_text`.
     """
     path = path or config.data.path
+    if len(config.data.languages) != 2:
+        raise UserError(f"config.data.languages={tuple(config.data.languages)}: two are wanted, as en,it")
     if not path:
         raise UserError("text wants config.data.path: the folder with its splits, as train.tsv")
     return open_text(path, split, config.data.languages)
@@ -94,6 +101,14 @@ def sentence_batches(
     divided = _divide_for_evaluation(config, source, vocabulary, batch_size)
     batches = token_batches.eval_batches(divided, **processes_and_workers(config))
     return batches, len(source.skipped) + divided.skipped
+
+
+def vocabulary_of(workdir: str | None) -> Vocabulary | None:
+    """Reads the vocabulary of a run; None if there is no run, or it is not of text."""
+    meta = load_meta(workdir) if workdir else None
+    if meta is None or meta["preprocessing"].get("key") != Vocabulary.key:
+        return None
+    return Vocabulary.from_dict(meta["preprocessing"])
 
 
 def learn_vocabulary(sentences: list[str], size: int) -> Vocabulary:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import time
 from typing import Any
 
@@ -15,9 +16,9 @@ from etils import epath
 from flax import struct
 
 from vit_jax import config as schema
-from vit_jax.checkpoint import Checkpoints, load_checkpoint, saved_steps
+from vit_jax.checkpoint import Checkpoints, load_checkpoint, load_meta, saved_steps
 from vit_jax.config import Config
-from vit_jax.errors import Interrupted, UserError
+from vit_jax.errors import Interrupted, UserError, nearest
 from vit_jax.evaluate import evaluate
 from vit_jax.experiment import describe, make_model, make_task, open_data
 from vit_jax.interrupts import Interrupts
@@ -121,8 +122,8 @@ def make_plan(config: Config, steps_per_epoch: float) -> Plan:
     def steps(key, value):
         return max(schema.steps(key, value, steps_per_epoch), 1)
 
-    if len(config.profile) not in (0, 2):
-        raise UserError(f"config.profile={config.profile} must be (first, last) steps")
+    if config.profile and (len(config.profile) != 2 or not 0 < config.profile[0] <= config.profile[1]):
+        raise UserError(f"config.profile={config.profile} must be (first, last) steps, the first of them 1 or later")
     if not schema.steps("duration", config.duration, steps_per_epoch):
         raise UserError(f"config.duration={config.duration!r} is less than one step of {steps_per_epoch:.1f} an epoch")
     return Plan(
@@ -148,20 +149,26 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
     plan = make_plan(config, data.steps_per_epoch)
     model = make_model(config, data.preprocessing, data.labels)
     task = make_task(config, data.preprocessing, data.labels)
+    if (best := config.checkpoint.best) not in task.scores:
+        raise UserError(f"config.checkpoint.best={best!r} is no score of {task.name}{nearest(best, task.scores)}")
     state, tx, schedule = init_state(config, model, task, plan)
     workdir = prepare_workdir(config, workdir)  # last, so that a mistake in the config leaves no workdir behind
 
     with contextlib.ExitStack() as stack:
-        interrupts = stack.enter_context(Interrupts(every=plan.log_every))
+        interrupts = stack.enter_context(Interrupts())
         checkpoints = Checkpoints(
             workdir, **{name: config.checkpoint[name] for name in ("keep_last", "keep_best", "best")}
         )
         stack.callback(checkpoints.close)
+        described = describe(config, data.labels, data.preprocessing)
+        if saved := load_meta(workdir):
+            check_same_data(workdir, saved, described)
         restored = checkpoints.restore_latest(parallel.abstract(state))
         report = []
         if restored:
             state, meta = restored
-            check_same_data(workdir, meta, describe(config, data.labels, data.preprocessing))
+            if (before := meta.get("train_examples")) not in (None, now := len(data.train)):
+                report = [f"{before:,} training examples when this was saved, {now:,} now: the order is another"]
         elif config.init_from:
             params, report = start_from(config, model, state.params, data.labels)
             state = state.replace(params=params, ema=None if state.ema is None else params)
@@ -195,29 +202,37 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
 
         def save(step, result):
             window.flush()  # raises if this step is not finite: what is saved is good
-            described = describe(config, data.labels, data.preprocessing)
-            meta = {**described, "window": window.sums, "metrics": result or {}}
+            meta = {**described, "train_examples": len(data.train), "window": window.sums, "metrics": result or {}}
             checkpoints.save(step, parallel.globalise(state), meta, result)
+
+        def stopped(step):
+            message = f"stopped after step {step} of {plan.total}, which is saved; the same command goes on from there"
+            return Interrupted(interrupts.signum, message)
 
         result = metrics.last("eval")
         if first_step and (first_step % plan.eval_every == 0 or first_step == plan.total):
             result = evaluate_now(first_step)  # the run was stopped between a step and its evaluation
+            if result is None:
+                raise stopped(first_step)
         batches = data.train_batches(first_step, plan.total)
         stack.callback(batches.close)
-        trace_first, trace_last = config.profile or (0, 0)
+        first_traced, last_traced = config.profile or (0, 0)
+        first_traced = max(first_traced, first_step + 1)
+        tracing = stack.enter_context(contextlib.ExitStack())
         window.clear_clock()
         for step in range(first_step + 1, plan.total + 1):
-            if step == trace_first:
+            if step == first_traced <= last_traced:
                 jax.profiler.start_trace(str(workdir / "profile"))
+                tracing.callback(jax.profiler.stop_trace)
             asked = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - asked
             state, sums = step_fn(state, parallel.put_batch(batch))
             examples = int(batch["mask"].sum()) * jax.process_count()
             window.add(step, sums, examples=examples, waited=waited)
-            if step == trace_last:
+            if step == last_traced:
                 window.flush()
-                jax.profiler.stop_trace()
+                tracing.close()
 
             last, evaluated, stop = step == plan.total, None, interrupts.requested(step)
             if not stop and (last or step % plan.eval_every == 0):
@@ -228,10 +243,7 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
                 save(step, evaluated)
             if stop:
                 checkpoints.wait()
-                message = (
-                    f"stopped after step {step} of {plan.total}, which is saved; the same command goes on from there"
-                )
-                raise Interrupted(interrupts.signum, message)
+                raise stopped(step)
         checkpoints.wait()
     return result or {}
 
@@ -330,10 +342,14 @@ def summary(config, plan, data, state, first_step) -> list[str]:
     each = config.batch_size // devices // config.accum_steps
     kind = jax.devices()[0].device_kind
     about, *more = data.summary()
+    both = math.lcm(plan.eval_every, plan.checkpoint_every)
+    rare = config.checkpoint.keep_best and both > plan.eval_every
+    where = f"every {both:,} steps" if both < plan.total else "at the end alone"
     return [
         f"{config.model.name}: {parameters:,} parameters; {about}",
         f"{plan.total:,} steps of {config.batch_size} {data.unit} = {each} x {devices} {kind} device(s) x "
         f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
         *([f"resuming after step {first_step:,}"] if first_step else []),
+        *([f"evaluation and checkpoint fall together {where}: of these the best is kept"] if rare else []),
         *more,
     ]

@@ -15,7 +15,7 @@ from vit_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from vit_jax.evaluate import evaluate
 from vit_jax.models import build_model
 from vit_jax.parallel import make_parallel
-from vit_jax.tasks.translation import Translation
+from vit_jax.tasks.translation import Translation, bleu_and_chrf
 
 WORDS = ["open", "close", "save", "file", "window", "new", "old", "page", "line", "print"]
 RNG = np.random.default_rng(0)
@@ -196,6 +196,19 @@ def test_scores_are_those_of_sacrebleu_with_its_signatures():
     assert (result["loss"], result["perplexity"], result["examples"]) == (2.0, pytest.approx(math.exp(2)), 4)
     line = Translation(VOCABULARY, 40).headline({**result, "bleu": 31.24, "chrf": 55.0, "skipped": 2})
     assert line == "BLEU 31.2, chrF 55.0, perplexity 7.39 (4 sentences, 2 skipped)"
+
+
+def test_bleu_is_tokenised_as_the_language_of_the_target_is():
+    found, wanted = ["\u6211\u4eec\u660e\u5929\u53bb\u5317\u4eac"], ["\u6211\u4eec\u4eca\u5929\u53bb\u5317\u4eac"]
+    chinese = bleu_and_chrf(found, wanted, "zh")
+    assert chinese["bleu"] > bleu_and_chrf(found, wanted, "it")["bleu"]
+    assert "tok:zh" in str(chinese["bleu_signature"])
+
+
+def test_a_loss_beyond_floats_has_an_infinite_perplexity():
+    tokens = np.array([[5, EOS_ID]])
+    rows = {"reference": tokens, "translation": tokens, "nll": np.array([1e4]), "tokens": np.ones(1)}
+    assert Translation(VOCABULARY, 40).score(rows)["perplexity"] == math.inf
 
 
 def test_a_perfect_translation_scores_100():

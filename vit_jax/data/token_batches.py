@@ -76,7 +76,8 @@ class TokenBatches:
 
     Attributes:
       lengths: Of the buckets, increasing.
-      rows: Of a batch of each bucket, over all processes.
+      rows: Pairs of a batch of each bucket, over all processes.
+      multiple: Of which the rows of a batch are one; those beyond its pairs are padding.
       ids: The pairs of each bucket, in order.
       skipped: Pairs longer than the longest bucket.
     """
@@ -84,6 +85,7 @@ class TokenBatches:
     pairs: TokenPairs
     lengths: tuple[int, ...]
     rows: tuple[int, ...]
+    multiple: int
     ids: tuple[np.ndarray, ...]
     skipped: int
 
@@ -94,10 +96,14 @@ class TokenBatches:
     @property
     def padding(self) -> float:
         """Share of the tokens of an epoch, source and target together, that are padding."""
-        sizes = [self.lengths[bucket] * self.rows[bucket] for bucket, _ in self._places]
+        sizes = [self.lengths[bucket] * self.padded_rows(bucket) for bucket, _ in self._places]
         kept = np.concatenate(self.ids)
         real = sum(int(np.diff(ends)[kept].sum()) + len(kept) for ends in self.pairs.ends)
         return 1 - real / (2 * sum(sizes))
+
+    def padded_rows(self, bucket: int) -> int:
+        """Rows of a batch of a bucket: those of its pairs, filled up to `multiple`."""
+        return -(-self.rows[bucket] // self.multiple) * self.multiple
 
     @functools.cached_property
     def _places(self) -> list[tuple[int, int]]:
@@ -129,21 +135,22 @@ def _order(length: int, seed: int, epoch: int, stream: int) -> np.ndarray:
 
 
 def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple: int = 1) -> TokenBatches:
-    """Divides pairs into batches of at most `batch_size` tokens a side, padding included.
+    """Divides pairs into batches of at most `batch_size` tokens a side, the padding of sentences included.
 
     Args:
       buckets: Lengths in tokens; a pair goes into the shortest that holds its longer side and the end.
-      multiple: Of which the rows of a batch are one: devices of all processes, times micro-batches.
+      multiple: Devices of all processes, times micro-batches. It changes neither the batches nor their order, only how
+        many rows of padding they have.
 
     Raises:
-      UserError: The buckets are no lengths, a batch has no room for `multiple` of the longest, or no pair fits.
+      UserError: The buckets are no lengths, a batch has no room for one of the longest, or no pair fits.
     """
     if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 2:
         raise UserError(f"config.data.buckets={tuple(buckets)}: increasing lengths are wanted, of 2 tokens or more")
-    if batch_size < multiple * buckets[-1]:
+    if batch_size < buckets[-1]:
         raise UserError(
-            f"a batch of {batch_size} tokens a side has no room for {multiple} sentence(s) of {buckets[-1]} tokens "
-            f"(config.data.buckets; one for each device and micro-batch): take {multiple * buckets[-1]} or more"
+            f"a batch of {batch_size} tokens a side has no room for a sentence of {buckets[-1]} tokens, the longest of "
+            "config.data.buckets"
         )
     bucket_of = np.searchsorted(buckets, pairs.lengths())
     ids = [np.flatnonzero(bucket_of == bucket) for bucket in range(len(buckets))]
@@ -157,7 +164,8 @@ def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple:
     return TokenBatches(
         pairs=pairs,
         lengths=tuple(map(int, buckets)),
-        rows=tuple(batch_size // length // multiple * multiple for length in buckets),
+        rows=tuple(batch_size // length for length in buckets),
+        multiple=multiple,
         ids=tuple(ids),
         skipped=skipped,
     )
@@ -174,8 +182,7 @@ class LoadTokens:
 
     def __call__(self, step: int) -> Batch:
         bucket, ids = self.batches.ids_at(step, self.seed)
-        length, rows = (values[bucket] for values in (self.batches.lengths, self.batches.rows))
-        each = rows // self.process_count
+        length, each = self.batches.lengths[bucket], self.batches.padded_rows(bucket) // self.process_count
         ids = ids[self.process_index * each : (self.process_index + 1) * each]
         source, target = (np.full((each, width), PAD_ID, np.int32) for width in (length, length + 1))
         source[:, 0], target[:, 0], target[:, 1] = EOS_ID, BOS_ID, EOS_ID

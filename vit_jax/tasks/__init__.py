@@ -27,7 +27,8 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
 
 class Task(Protocol):
     name: str
-    metric: str  # of `score`: the one that says how good a model is
+    scores: tuple[str, ...]  # numbers of `score` by which checkpoints may be ranked
+    metric: str  # of these: the one that says how good a model is
 
     def init_inputs(self, model: nn.Module) -> tuple[jax.Array, ...]:
         """Returns zeros of the shapes the model takes, for one example."""

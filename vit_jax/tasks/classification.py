@@ -31,6 +31,7 @@ class Classification:
     mix_probability: float = 1.0
 
     name = "classification"
+    scores = ("loss", "top1", "top5")
     metric = "top1"
 
     def init_inputs(self, model) -> tuple[jax.Array, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ from vit_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from vit_jax.models import decoding
 from vit_jax.tasks import Sum, weighted_sum
 
+_LOG_MAX = math.log(sys.float_info.max)
+
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
@@ -21,20 +24,33 @@ class Translation:
 
     Attributes:
       max_length: Tokens of the longest sentence of a batch, its end included.
+      language: Of the target, as "it": how sacrebleu tokenises for BLEU.
       label_smoothing: epsilon; every token of the vocabulary gets epsilon / vocab_size. Deviation: tensor2tensor
         divides it among the wrong tokens alone, and subtracts the least loss that this allows.
       beam_size, length_penalty, extra_length: See `decoding.translate`.
+
+    Raises:
+      ValueError: A field cannot be, or sacrebleu lacks what it needs for the language.
     """
 
     vocabulary: Vocabulary
     max_length: int
+    language: str = ""
     label_smoothing: float = 0.1
     beam_size: int = 4
     length_penalty: float = 0.6
     extra_length: int = 50
 
     name = "translation"
+    scores = ("loss", "perplexity", "bleu", "chrf")
     metric = "bleu"
+
+    def __post_init__(self):
+        if self.beam_size < 1 or self.length_penalty < 0 or self.extra_length < 0:
+            raise ValueError("beam_size must be at least 1, length_penalty and extra_length not negative")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must be at least 0 and below 1")
+        make_bleu(self.language)
 
     def init_inputs(self, model) -> tuple[jax.Array, ...]:
         return (jnp.zeros((1, self.max_length), jnp.int32),) * 2
@@ -48,7 +64,7 @@ class Translation:
         if train and self.label_smoothing:
             epsilon = self.label_smoothing
             loss = normaliser - (1 - epsilon) * chosen - epsilon * logits.mean(axis=-1)
-        correct = (chosen >= logits.max(axis=-1)).astype(jnp.float32)
+        correct = (labels == logits.argmax(axis=-1)).astype(jnp.float32)
         metrics = {"nll": weighted_sum(nll, weights), "token_accuracy": weighted_sum(correct, weights)}
         return weighted_sum(loss, weights), metrics
 
@@ -86,8 +102,8 @@ class Translation:
             [self.vocabulary.decode(tokens) for tokens in rows[name]] for name in ("translation", "reference")
         )
         loss = float(np.sum(rows["nll"], dtype=np.float64) / np.sum(rows["tokens"], dtype=np.float64))
-        likelihood = {"loss": loss, "perplexity": math.exp(loss)}
-        return {**likelihood, **bleu_and_chrf(found, references), "examples": len(found)}
+        likelihood = {"loss": loss, "perplexity": math.exp(loss) if loss < _LOG_MAX else math.inf}
+        return {**likelihood, **bleu_and_chrf(found, references, self.language), "examples": len(found)}
 
     def headline(self, result) -> str:
         return (
@@ -96,16 +112,29 @@ class Translation:
         )
 
 
-def bleu_and_chrf(translations: list[str], references: list[str]) -> dict[str, float | str]:
-    """Scores translations, one reference each, with sacrebleu (arXiv:1804.08771); in percent.
+def make_bleu(language: str) -> Any:
+    """Returns sacrebleu's BLEU with its tokenisation for a language.
+
+    Raises:
+      ValueError: That needs a package which is not there.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    try:
+        return BLEU(trg_lang=language)
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(f"BLEU of {language!r}: {' '.join(str(error).split())}") from error
+
+
+def bleu_and_chrf(translations: list[str], references: list[str], language: str) -> dict[str, float | str]:
+    """Scores translations into a language, one reference each, with sacrebleu (arXiv:1804.08771); in percent.
 
     The signatures name what the numbers depend on: casing, tokenisation, smoothing, version.
     """
-    from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     scores: dict[str, float | str] = {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    for name, metric in (("bleu", make_bleu(language)), ("chrf", CHRF())):
         scores[name] = metric.corpus_score(translations, [references]).score
         scores[f"{name}_signature"] = str(metric.get_signature())
     return scores
