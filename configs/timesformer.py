@@ -161,8 +161,9 @@ def motion(learned: str = "motion") -> Config:
     config.optimizer.schedule.warmup = "0.15 epochs"
 
     if learned == "object":
-        config.duration = "2 epochs"
+        config.duration = "3 epochs"
         config.optimizer.schedule.peak = 5e-4
+        config.data.train_transforms = f"flip|{config.data.train_transforms}"
     if learned == "frames":
         config.model.attention_type = "space_only"
         config.data.sampling = "stride(frames=1)"
@@ -204,7 +205,7 @@ def _small(dataset: str, label: str, *, frames: int, pixels: int) -> Config:
     config.data.image_size = (pixels, pixels)
     config.data.channels = 1
     config.data.sampling = "first"
-    # no crop, no flip: left would become right
+    # no crop, and for motions no flip: left would become right
     config.data.train_transforms = config.data.eval_transforms = "normalize(mean=0.5, std=0.5)"
 
     config.optimizer.schedule.peak = 1e-3

@@ -9,6 +9,7 @@ A duration is a string: `"300 epochs"`, `"0.5 epochs"`, `"10_000 steps"`.
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
@@ -21,7 +22,7 @@ Config = Any  # a ConfigDict, whose declared types say nothing of its keys
 class Key(NamedTuple):
     default: Any  # a type stands for an optional value of that type, None until it is set
     meaning: str
-    affects_results: bool = True  # whether a run may not be resumed with another value
+    affects_results: bool | Callable = True  # whether, or what of it: no run is resumed with another value
 
 
 MODEL = {
@@ -99,7 +100,7 @@ DATA = {
     "eval_clips": Key(1, "of video: clips of each example in evaluation, whose probabilities are averaged"),
     "eval_crops": Key(1, "of video: crops of each of these clips, along the longer side"),
     "frames_fps": Key(30.0, "of video: frames a second of folders of frames"),
-    "cache": Key(str, "of video: folder for decoded, resized copies (JPEG, which changes pixels); none if unset"),
+    "cache": Key(str, "of video: folder for decoded, resized copies (JPEG: changes pixels); none if unset", bool),
     "cache_gb": Key(50.0, "of video: size at which nothing more is put into the cache. Never changes a batch", False),
     "cache_side": Key(320, "of video: shorter side of the copies in the cache, in pixels; not below image_size"),
     "languages": Key(("en", "it"), "of text: source and target, as its files name them"),
@@ -244,10 +245,15 @@ def load_config(path_and_args: str, overrides: list[str]) -> Config:
 def differences(old: Config, new: Config) -> list[str]:
     """Returns `key: old -> new` for what differs between two configs and changes results."""
     known, was, now = keys(), flatten(old), flatten(new)
+
+    def what_counts(name, value):
+        effect = known[name].affects_results if name in known else True
+        return effect(value) if callable(effect) else value if effect else None
+
     return [
         f"{name}: {was.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name) and (name not in known or known[name].affects_results)
+        if what_counts(name, was.get(name)) != what_counts(name, now.get(name))
     ]
 
 

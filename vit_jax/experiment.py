@@ -173,10 +173,16 @@ def open_split(config: Config, split: str, **other: str | None) -> Any:
     path = other.get("path") or (data.path if name == data.name else None)
     if name == "text":
         return open_sentences(config, split, path)
-    cache = {key: data[key] for key in ("cache", "cache_gb", "cache_side")} if name == "video" else {}
+    clips = ("cache", "cache_gb", "cache_side", "frames_fps")
+    options = {key: data[key] for key in clips} if name == "video" else {}
+    if options.get("cache") and data.cache_side < min(data.image_size):
+        raise UserError(
+            f"config.data.cache_side={data.cache_side} is below config.data.image_size={tuple(data.image_size)}: "
+            "copies would be enlarged again; raise it, or unset config.data.cache"
+        )
     data_dir = other.get("data_dir") or data.data_dir
     label = data.label if name == data.name else None
-    return open_source(name, split, path=path, data_dir=data_dir, strict=data.strict, label=label, **cache)
+    return open_source(name, split, path=path, data_dir=data_dir, strict=data.strict, label=label, **options)
 
 
 def make_preprocessing(config: Config, kind: str, *, train: bool) -> pipeline.AnyPreprocessing:

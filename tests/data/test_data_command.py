@@ -1,5 +1,6 @@
 import argparse
 import json
+import re
 
 import pytest
 from tiny_clips import write_clip
@@ -120,3 +121,17 @@ def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit):
         run("prepare", "--help")
     assert "--data_dir" in capsys.readouterr().out
+
+
+def test_info_of_text_counts_pairs_and_lists_what_is_skipped(tmp_path, capsys):
+    (tmp_path / "train.tsv").write_text("open\tapri\nclose\t\nsave\tsalva\n")
+    (tmp_path / "test.tsv").write_text("print\tstampa\n")
+    assert run("info", "text", f"--path={tmp_path}") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"train +2 +1  8 and 9\n", printed)
+    assert re.search(r"test +1 +0  5 and 6\n", printed)
+    assert "skipped in train: train.tsv, line 2 (empty target)" in printed
+    with pytest.raises(UserError, match="two are wanted"):
+        run("info", "text", f"--path={tmp_path}", "--languages=en")
+    with pytest.raises(UserError, match="data prepare messages"):
+        run("info", "messages", f"--data_dir={tmp_path}")

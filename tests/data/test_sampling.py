@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.data.make_sampling_goldens import GOLDENS
+from vit_jax.data.decode import ArrayVideo
 from vit_jax.data.sampling import Stride, parse_sampling
 from vit_jax.errors import UserError
 
@@ -143,6 +144,16 @@ def test_the_same_generator_gives_the_same_frames():
     for sampling in ("stride(frames=3)", "stride(frames=3, fps=30)", "stride(seconds=0.1)", "segments"):
         first, second = (parse_sampling(sampling)(regular(90), 8, np.random.default_rng(5)) for _ in range(2))
         assert first == second
+
+
+def test_a_video_without_a_rate_has_frames_all_the_same():
+    video = ArrayVideo(np.zeros((20, 2, 2, 3), np.uint8), 0.0, "mine train 3")
+    for sampling in ("stride(frames=32, fps=30)", "stride(seconds=1)"):
+        with pytest.raises(UserError, match=r"^mine train 3: .* set config\.data\.sampling to 'stride"):
+            parse_sampling(sampling)(video, 4, None)
+    assert parse_sampling("stride(frames=5)")(video, 4, None) == [2, 7, 12, 17]
+    assert parse_sampling("first")(video, 4, None) == [0, 1, 2, 3]
+    assert len(parse_sampling("segments")(video, 4, np.random.default_rng(0))) == 4
 
 
 def test_a_sampling_is_data():

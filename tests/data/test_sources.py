@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.data import prepare, sources
+from vit_jax.data.clips import ClipPreprocessing
 from vit_jax.data.sources import InMemory, Subset, TfdsSource, example_name, open_source
 from vit_jax.errors import UserError
 
@@ -171,6 +172,21 @@ def test_the_feature_called_label_goes_before_others_and_stored_bytes_are_kept(t
     example = source.__getitems__([0])[0]
     assert (example["label"], example["image"].mode, example["id"]) == (2, "L", 0)
     assert source.labels == ("0", "1", "2")
+
+
+def test_clips_of_a_set_that_says_no_rate(tmp_path):
+    def features(tfds):
+        return {
+            "video": tfds.features.Tensor(shape=(6, 8, 8, 3), dtype=np.uint8, encoding="bytes"),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }
+
+    prepare_by_hand(tmp_path, "moves", features, [{"video": np.zeros((6, 8, 8, 3), np.uint8), "label": 1}])
+    video = open_source("moves", "train", data_dir=str(tmp_path)).__getitems__([0])[0]["video"]
+    assert ClipPreprocessing(2, (8, 8), 3, "stride(frames=4)", "normalize(0.5, 0.5)").rows(video, None)
+    for sampling in ("stride(frames=4, fps=30)", "stride(seconds=1)"):
+        with pytest.raises(UserError, match=r"^moves train 0: how many frames make a second is not known"):
+            ClipPreprocessing(2, (8, 8), 3, sampling, "normalize(0.5, 0.5)").rows(video, None)
 
 
 def test_a_set_without_class_labels_is_refused(tmp_path):

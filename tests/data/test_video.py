@@ -1,16 +1,14 @@
-"""Folders and lists of clips: what is found, what is refused, excerpts, copies in the cache."""
+"""Folders and lists of clips: what is found, what is refused, excerpts."""
 
 import os
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_clips import grey, levels, write_clip
 
-from vit_jax.data import video_cache
-from vit_jax.data.decode import ArrayVideo, VideoFile
+from vit_jax.data.decode import ArrayVideo
 from vit_jax.data.sources import Source, example_name
 from vit_jax.data.video import Excerpt, list_clips, open_videos, split_names
 from vit_jax.data.video_check import Check
@@ -142,6 +140,23 @@ def test_parts_of_clips(tmp_path, touch):
     assert all(video.fps == pytest.approx(10) for video in videos)
     assert near(levels(videos[0].read(range(4))), [grey(index) for index in (3, 4, 5, 6)])
     assert [videos[0].index_at(time) for time in (-1, 0, 0.09, 0.1, 0.3, 9)] == [0, 0, 0, 1, 3, 3]
+
+
+def test_folders_of_frames_have_the_rate_that_is_said(tmp_path, touch, write_images):
+    write_images(tmp_path / "1", 12)
+    touch("train.csv", text="1,0,,\n1,0,0.5,1\n1,0,1.1,9\n1,0,2,3\n")
+    for checked in range(2):
+        source = open_videos(tmp_path, "train", frames_fps=10.0)
+        videos = [example["video"] for example in source.__getitems__(range(3))]
+        assert [(video.num_frames, round(video.seconds, 6)) for video in videos] == [(12, 1.2), (5, 0.5), (1, 0.1)]
+        assert levels(videos[1].read(range(5))) == [5, 6, 7, 8, 9]
+        assert source.skipped == ([("1", "lasts 1.2 s, is to be taken from 2 s")] if checked else [])
+        check(tmp_path)
+    assert open_videos(tmp_path, "train", frames_fps=5.0).skipped == []
+    assert [file for file, _ in open_videos(tmp_path, "train").skipped] == ["1"] * 3  # 0.4 s of 30 a second
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=rf"config\.data\.frames_fps must be above 0, not {wrong}"):
+            open_videos(tmp_path, "train", frames_fps=wrong)
 
 
 def test_an_excerpt_by_brute_force():
@@ -295,72 +310,3 @@ def test_folders_that_are_none(touch, tmp_path):
     touch("empty/a/notes.txt")
     with pytest.raises(UserError, match="no videos and no folders of frames"):
         list_clips(tmp_path / "empty", "train")
-
-
-def test_a_cached_clip_is_the_clip(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_cache, "BLOCK_BYTES", 3 * 32 * 48 * 3)
-    file = write_clip(tmp_path / "set" / "a" / "1.mkv", times=[0, 100, 150, 400, 900, 950, 1300, 1400])
-    original, cache = VideoFile(file), tmp_path / "cache"
-
-    def open_cached():
-        return open_videos(tmp_path / "set", "train", cache=str(cache)).__getitems__([0])[0]["video"]
-
-    for _ in range(2):  # made, and found
-        video = open_cached()
-        assert (video.num_frames, video.fps, video.seconds) == (8, original.fps, original.seconds)
-        times = np.arange(0, 1.6, 0.01)
-        assert [video.index_at(time) for time in times] == [original.index_at(time) for time in times]
-        for copy, image in zip(video.read([6, 0, 6]), original.read([6, 0, 6]), strict=True):
-            assert copy.size == image.size
-            assert np.abs(np.asarray(copy, int) - np.asarray(image, int)).max() <= 2
-    assert [entry.suffix for entry in cache.iterdir()] == [".zip"]
-
-    write_clip(file, 5)
-    assert open_cached().num_frames == 5
-    assert len(list(cache.iterdir())) == 2
-
-
-def test_the_cache_shrinks_and_mends_itself(tmp_path):
-    write_clip(tmp_path / "set" / "a" / "1.avi", 3, size=(64, 96))
-    source = open_videos(tmp_path / "set", "train", cache=str(tmp_path / "cache"), cache_side=16)
-    assert source.__getitems__([0])[0]["video"].read([1])[0].size == (24, 16)
-    (copy,) = (tmp_path / "cache").iterdir()
-    whole = copy.read_bytes()
-    copy.write_bytes(whole[: len(whole) // 2])
-    assert near(levels(source.__getitems__([0])[0]["video"].read([1])), [grey(1)])
-    assert len(copy.read_bytes()) == len(whole)
-
-
-def test_a_cache_serves_several_at_once(tmp_path):
-    for index in range(2):
-        write_clip(tmp_path / "set" / "a" / f"{index}.avi", 12)
-    sources = [open_videos(tmp_path / "set", "train", cache=str(tmp_path / "cache")) for _ in range(8)]
-
-    def read(place):
-        return levels(sources[place].__getitems__([place % 2])[0]["video"].read([11]))
-
-    with ThreadPoolExecutor(8) as pool:
-        assert near(list(pool.map(read, range(8))), [[grey(11)]] * 8)
-    assert [entry.suffix for entry in (tmp_path / "cache").iterdir()] == [".zip", ".zip"]
-
-
-def test_a_full_cache_says_so_once_and_gives_the_originals(tmp_path, capsys):
-    for index in range(4):
-        write_clip(tmp_path / "set" / "a" / f"{index}.avi", 6)
-    source = open_videos(tmp_path / "set", "train", cache=str(tmp_path / "cache"))
-    source.__getitems__([0])[0]["video"].read([0])
-    (copy,) = (tmp_path / "cache").iterdir()
-    room = 2.5 * copy.stat().st_size / 1e9
-    source = open_videos(tmp_path / "set", "train", cache=str(tmp_path / "cache"), cache_gb=room)
-    for example in source.__getitems__(range(4)):
-        assert near(levels(example["video"].read([2])), [grey(2)])
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-    assert capsys.readouterr().err.count("nothing more is put into it") == 1
-
-
-def test_a_cache_that_cannot_be(tmp_path, touch):
-    touch("set/a/1.mp4", "file")
-    with pytest.raises(UserError, match=r"config\.data\.cache="):
-        open_videos(tmp_path / "set", "train", cache=str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cache_side"):
-        open_videos(tmp_path / "set", "train", cache=str(tmp_path / "cache"), cache_side=0)

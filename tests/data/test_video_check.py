@@ -68,7 +68,7 @@ def test_each_kind_is_told_apart(clips):
     fine = records["train/a/fine.avi"]
     assert (fine.frames, fine.fps, fine.seconds, fine.width, fine.height, fine.detail) == (12, 10.0, 1.2, 48, 32, "")
     frames = records["train/a/frames"]
-    assert (frames.frames, frames.width, frames.height) == (10, 20, 10)
+    assert (frames.frames, frames.fps, frames.seconds, frames.width, frames.height) == (10, 0.0, 0.0, 20, 10)
     assert records["train/a/uneven.mkv"].detail == "0.05 to 0.25 seconds a frame"
     assert "frame 1.png" in records["train/a/holed"].detail
     assert records["train/a/two.mp4"].detail == "2 of at least 8"
@@ -95,26 +95,40 @@ def test_what_can_be_used_agrees_with_what_is_read(clips):
     assert len(source) == 5
 
 
+DOUBTFUL = [name for name in KINDS if KINDS[name] in ("truncated", "unreadable")]  # these are decoded every time
+
+
 def test_only_what_has_changed_is_decoded_again(clips):
     assert len(run(clips)[1]) == len(KINDS)
-    assert run(clips)[1] == []
+    assert run(clips)[1] == DOUBTFUL
     write_clip(clips / "train" / "a" / "text.mov", 9)
     os.utime(clips / "train" / "a" / "fine.avi", (1e9, 1e9))
     statuses, done = run(clips)
-    assert sorted(done) == ["train/a/fine.avi", "train/a/text.mov"]
+    assert sorted(done) == sorted(["train/a/fine.avi", *DOUBTFUL])
     assert statuses["train/a/text.mov"] == "ok"
     (clips / "train" / "a" / "empty.webm").unlink()
-    assert run(clips)[1] == []
+    assert run(clips)[1] == [name for name in DOUBTFUL if name != "train/a/text.mov"]
     assert "train/a/empty.webm" not in read_manifest(clips)
+
+
+def test_an_error_that_passes_leaves_the_manifest(clips, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(video_check, "opened", refuse)
+        assert run(clips)[0]["train/a/fine.avi"] == "unreadable"
+    assert read_manifest(clips)["train/a/fine.avi"].detail == "[Errno 13] Permission denied"
+    assert run(clips)[0] == KINDS
 
 
 def test_another_least_number_of_frames(clips):
     run(clips)
     statuses, done = run(clips, min_frames=11)
-    assert sorted(done) == ["train/a/frames", "train/a/uneven.mkv"]
+    assert sorted(done) == sorted(["train/a/frames", "train/a/uneven.mkv", *DOUBTFUL])
     assert statuses["train/a/uneven.mkv"] == "few-frames"
     statuses, done = run(clips, min_frames=2)
-    assert sorted(done) == ["train/a/frames", "train/a/two.mp4", "train/a/uneven.mkv"]
+    assert sorted(done) == sorted(["train/a/frames", "train/a/two.mp4", "train/a/uneven.mkv", *DOUBTFUL])
     assert statuses["train/a/two.mp4"] == "ok"
     assert statuses["train/a/uneven.mkv"] == "variable-rate"
 
@@ -131,6 +145,18 @@ def test_splits_by_themselves_and_lists(tmp_path):
     assert run(tmp_path) == ({"1.avi": "ok", "empty.avi": "empty", "gone.avi": "ok"}, ["gone.avi"])
 
 
+def test_checks_of_two_splits_at_once_keep_each_others_records(tmp_path):
+    for split in ("train", "val"):
+        write_clip(tmp_path / split / "a" / "1.avi", 9)
+        write_clip(tmp_path / split / "a" / "2.avi", 9)
+    train, val = Check(tmp_path, "train"), Check(tmp_path, "val")
+    for check in (train, val):
+        assert len(list(check.run(0))) == 2
+    train.save()
+    assert list(read_manifest(tmp_path)) == ["train/a/1.avi", "train/a/2.avi", "val/a/1.avi", "val/a/2.avi"]
+    assert [record.path for record in train.records] == ["train/a/1.avi", "train/a/2.avi"]
+
+
 def test_an_interrupted_check_goes_on(clips, monkeypatch):
     def interrupt(file, name, min_frames):
         if name == "train/a/sound.mp4":
@@ -144,7 +170,7 @@ def test_an_interrupted_check_goes_on(clips, monkeypatch):
     before = [name for name in sorted(KINDS) if name < "train/a/sound.mp4"]
     assert sorted(read_manifest(clips)) == before
     statuses, done = run(clips)
-    assert sorted(done) == [name for name in sorted(KINDS) if name not in before]
+    assert sorted(done) == [name for name in sorted(KINDS) if name not in before or name in DOUBTFUL]
     assert statuses == KINDS
 
 
@@ -170,6 +196,24 @@ def test_a_clip_that_crashes_the_decoder_is_unreadable(tmp_path):
     assert {record.status for record in records if record.path != "bad"} == {"ok"}
 
 
+def note(file, name, min_frames):
+    return Record(name)
+
+
+def test_a_process_may_die_between_two_records(tmp_path, monkeypatch):
+    pools, make = [], video_check._pool
+    monkeypatch.setattr(video_check, "_pool", lambda workers: pools.append(make(workers)) or pools[-1])
+    monkeypatch.setattr(video_check, "_examine_alone", lambda job, examine: examine(*job))
+    names = [f"{number:02d}" for number in range(12)]
+    records = examine_all(iter([(tmp_path / name, name, 1) for name in names]), 1, note)
+    found = [next(records)]
+    (process,), manager = pools[0]._processes.values(), pools[0]._executor_manager_thread
+    process.kill()
+    manager.join()  # has marked the pool as broken
+    assert sorted(record.path for record in [*found, *records]) == names
+    assert len(pools) > 1
+
+
 def test_errors_of_no_known_kind_are_of_the_clip(clips, monkeypatch):
     def fail(*_):
         raise RuntimeError("codec of the\nmoon")
@@ -186,6 +230,29 @@ def test_a_folder_that_cannot_be_written_has_its_manifest_among_the_caches(tmp_p
     assert not beside.exists()
     assert read_manifest(tmp_path) == {record.path: record}
     assert [file.name for file in elsewhere.parent.iterdir()] == [elsewhere.name]
+
+
+def test_of_two_manifests_the_newer_record_counts(tmp_path, monkeypatch):
+    beside, elsewhere = manifest_files(tmp_path)
+    write_manifest(tmp_path, [Record("old.mp4", 1), Record("changed.mp4", 1)])
+    os.utime(beside, (1e9, 1e9))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    write_manifest(tmp_path, [Record("changed.mp4", 2), Record("new.mp4", status="empty")])
+    frames = {"old.mp4": 1, "changed.mp4": 2, "new.mp4": 0}
+    assert {name: record.frames for name, record in read_manifest(tmp_path).items()} == frames
+    os.utime(elsewhere, (1e8, 1e8))
+    assert read_manifest(tmp_path)["changed.mp4"].frames == 1
+
+
+def test_new_broken_clips_of_a_folder_that_cannot_be_written_are_skipped(tmp_path, monkeypatch):
+    write_clip(tmp_path / "a" / "1.avi", 9)
+    run(tmp_path)
+    os.utime(tmp_path / "manifest.csv", (1e9, 1e9))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (tmp_path / "a" / "2.avi").touch()
+    assert run(tmp_path)[1] == ["a/2.avi"]
+    assert [file for file, _ in open_videos(tmp_path, "train").skipped] == ["a/2.avi"]
+    assert run(tmp_path)[1] == []
 
 
 @pytest.mark.parametrize("text", ["video,label\na,1\n", "", None])

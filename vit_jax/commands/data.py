@@ -7,6 +7,7 @@ python -m vit_jax data prepare messages --path DEBS    # English-Italian text, f
 python -m vit_jax data prepare cifar10          # rewrite TFRecords as ArrayRecord, without TensorFlow
 python -m vit_jax data info fashion_mnist
 python -m vit_jax data info folder --path ~/photos --json
+python -m vit_jax data info text --path ~/parallel --languages=en,de
 python -m vit_jax data check ~/clips            # decode every video, and note which are broken
 """
 
@@ -29,11 +30,11 @@ drawn from them), or rewrites a set that an older TFDS has prepared in TFRecord 
 neither needs TensorFlow, and the TFRecords stay. 'messages' is parallel text for data.name=text: the interface strings
 of the packages in --path, or without it of the installed Python packages."""
 _INFO = """Prints the splits, the classes and their counts, the sizes of the images, the files that cannot be read and
-the checksums of the files. A set above 1 GiB is read in full only with --full."""
+the checksums of the files; of text the pairs of sentences. A set above 1 GiB is read in full only with --full."""
 _CHECK = """Decodes every clip of a folder of videos, by its lists or its class folders, and writes into manifest.csv
 what each is: ok, variable-rate and few-frames, which are used, or truncated, empty, audio-only, unreadable and missing,
-which training and evaluation then skip. Clips that have not changed since the last check are not decoded again. Exit
-status 1 if there are any that cannot be used."""
+which training and evaluation then skip. Clips that have not changed since the last check are not decoded again, but for
+truncated and unreadable ones: a disk that fails looks the same. Exit status 1 if there are any that cannot be used."""
 _MOST_BROKEN = 20  # that are named
 
 
@@ -48,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
 
     info = actions.add_parser("info", help="say what is in a set", description=_INFO)
-    info.add_argument("name", metavar="NAME", help=f"{_NAME}, or folder")
-    info.add_argument("--path", metavar="DIR", help="the folder, for NAME folder")
+    info.add_argument("name", metavar="NAME", help=f"{_NAME}; folder, text or messages")
+    info.add_argument("--path", metavar="DIR", help="the folder, for NAME folder and text")
+    info.add_argument("--languages", default="en,it", metavar="FROM,TO", help="of text (default: en,it)")
     info.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
     info.add_argument("--full", action="store_true", help="count classes and checksum files however large the set is")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -114,8 +116,37 @@ def _info(args: argparse.Namespace) -> None:
 
     if args.name == "video":
         raise UserError(f"of a folder of clips: python -m vit_jax data check {args.path or 'DIR'}")
-    info = describe(args.name, path=args.path, data_dir=args.data_dir, full=args.full)
-    print(json.dumps(info, indent=2) if args.json else "\n".join(_lines(info)))
+    if args.name in ("text", "messages"):
+        info, lines = _text(args), _text_lines
+    else:
+        info, lines = describe(args.name, path=args.path, data_dir=args.data_dir, full=args.full), _lines
+    print(json.dumps(info, indent=2) if args.json else "\n".join(lines(info)))
+
+
+def _text(args: argparse.Namespace) -> dict[str, Any]:
+    from vit_jax.data.describe import describe_text
+    from vit_jax.data.prepare import data_root
+
+    path = args.path or (data_root(args.data_dir) / "messages" if args.name == "messages" else None)
+    if path is None:
+        raise UserError("text is in a folder of yours: --path DIR")
+    if args.name == "messages" and not os.path.isdir(path):
+        raise UserError(f"{path} is not there: python -m vit_jax data prepare messages --path DEBS")
+    languages = args.languages.split(",")
+    if len(languages) != 2:
+        raise UserError(f"--languages {args.languages}: two are wanted, as en,it")
+    return describe_text(path, languages)
+
+
+def _text_lines(info: dict[str, Any]) -> list[str]:
+    source, target = info["languages"]
+    lines = [f"{info['path']}: {source} to {target}", "", f"{'split':12} {'pairs':>10} {'skipped':>8}  characters"]
+    for name, split in info["splits"].items():
+        characters = " and ".join(f"{count:,}" for count in split["characters"])
+        lines.append(f"{name:12} {split['pairs']:>10,} {len(split['skipped']):>8,}  {characters}")
+    for name, split in info["splits"].items():
+        lines += [f"skipped in {name}: {where} ({reason})" for where, reason in split["skipped"]]
+    return lines
 
 
 def _lines(info: dict[str, Any]) -> list[str]:

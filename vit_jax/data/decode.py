@@ -28,8 +28,8 @@ class Video(Protocol):
     Attributes:
       name: File or example, for messages.
       num_frames: Number of frames.
-      fps: Frames a second, on average.
-      seconds: From the first frame's beginning to the last one's end.
+      fps: Frames a second, on average; 0 if they are not known.
+      seconds: From the first frame's beginning to the last one's end; wants `fps`.
     """
 
     name: str
@@ -150,7 +150,10 @@ class _Unexpected(Exception):
 
 
 class FrameFolder:
-    """A folder of images, one a frame, in the order of the numbers in their names: frame_9 before frame_10."""
+    """A folder of images, one a frame, in the order of the numbers in their names: frame_9 before frame_10.
+
+    How many of them make a second it does not say: `fps`.
+    """
 
     def __init__(self, path: str | Path, fps: float = 30.0, name: str | None = None):
         self.path, self.fps, self.name = Path(path), fps, name or str(path)

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.data import folder, sources
+from vit_jax.data import folder, sources, text
 from vit_jax.data.decode import Video
 from vit_jax.data.sources import Source
 
@@ -35,6 +36,22 @@ def describe(name: str, *, path: str | None = None, data_dir: str | None = None,
         "missing_classes": folder.missing_classes(root) if name == "folder" else {},
         "sha256": {file.name: sha256(file) for file in files} if read_all else {},
     }
+
+
+def describe_text(path: str | Path, languages: Sequence[str] = ("en", "it")) -> dict[str, Any]:
+    """Returns what is known about a folder of parallel text, as JSON-compatible values; see `text.open_text`."""
+    root = Path(path).expanduser()
+    names = text.text_splits(root, languages) if root.is_dir() else []
+    opened = {split: text.open_text(root, split, languages) for split in names or ["train"]}  # which says what is wrong
+    splits = {
+        split: {
+            "pairs": len(source),
+            "characters": [sum(map(len, side)) for side in (source.sources, source.targets)],
+            "skipped": source.skipped,
+        }
+        for split, source in opened.items()
+    }
+    return {"path": str(root), "languages": list(languages), "splits": splits}
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,10 @@ from vit_jax.errors import UserError
 
 
 class Sampling(Protocol):
-    """Returns the numbers of `num_frames` frames: a random clip, or clip number `clip` of `num_clips` in testing."""
+    """Returns the numbers of `num_frames` frames: a random clip, or clip number `clip` of `num_clips` in testing.
+
+    Raises `UserError` if it goes by a rate that the video does not have.
+    """
 
     def __call__(
         self, video: Video, num_frames: int, rng: np.random.Generator | None, clip: int = 0, num_clips: int = 1
@@ -59,6 +62,11 @@ class Stride:
     def __call__(
         self, video: Video, num_frames: int, rng: np.random.Generator | None, clip: int = 0, num_clips: int = 1
     ) -> list[int]:
+        if (self.seconds or self.fps) and not video.fps:
+            raise UserError(
+                f"{video.name}: how many frames make a second is not known (a TFDS set says it in its metadata: fps); "
+                "set config.data.sampling to 'stride(frames=...)', without fps, or to 'segments'"
+            )
         if self.seconds is not None:
             start = self._start(video.seconds - (num_frames - 1) * self.seconds, rng, clip, num_clips)
             return [video.index_at(start + frame * self.seconds) for frame in range(num_frames)]

@@ -53,7 +53,7 @@ def open_source(
     data_dir: str | None = None,
     strict: bool = False,
     label: str | None = None,
-    **cache: Any,
+    **clips: Any,
 ) -> Source:
     """Opens one split of a data set.
 
@@ -61,7 +61,7 @@ def open_source(
     `data_dir` (default: `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`); `split` may be sliced as in TFDS,
     `train[:99%]`. The digits are prepared on first use, which takes a second and no network; everything else must be
     there. `strict` refuses a folder with unreadable files, which are otherwise skipped and listed. `label` is the
-    feature of a TFDS set that holds the labels, if not the usual one; `cache` is of `video`, see `open_videos`. Small
+    feature of a TFDS set that holds the labels, if not the usual one; `clips` is of `video`, see `open_videos`. Small
     sets of equal images stay decoded in memory.
 
     Raises `UserError` naming what is missing and how to get it.
@@ -77,7 +77,7 @@ def open_source(
 
         if not path:
             raise UserError("data set 'video' needs a path: the folder of the clips, or of their lists")
-        return open_videos(path, split, strict=strict, **cache)
+        return open_videos(path, split, strict=strict, **clips)
     if path:
         raise UserError(f"only 'folder', 'video' and 'text' are read from a path, not {name!r}: leave the path out")
     return in_memory_if_small(TfdsSource(name, split, directory_of(name, data_dir), label))
@@ -198,7 +198,7 @@ class TfdsSource:
         features = builder.info.features
         self.kind, self._key = _input_feature(self.name, features)
         self._clip_shape = features[self._key].shape
-        self._fps = (builder.info.metadata or {}).get("fps", 0.0)
+        self._fps = (builder.info.metadata or {}).get("fps", 0.0)  # 0: not known
         self._label, classes, self._is_multi = _label_feature(self.name, features, self.label_key)
         self.labels = tuple(str(label) for label in classes.names)
         self.image_shape = _fixed_shape(features[self._key]) if self.kind == "image" else None

@@ -1,5 +1,6 @@
 """A folder of clips as it is: a sub-folder per class, or lists; files in any format of FFmpeg, or folders of frames."""
 
+import math
 import os
 import shlex
 import sys
@@ -42,12 +43,14 @@ def open_videos(
     cache: str | None = None,
     cache_gb: float = 50.0,
     cache_side: int = 320,
+    frames_fps: float = 30.0,
 ) -> "VideoSource":
     """Opens a split of the clips at `path`; with `cache`, a folder, decoded copies of them are kept there.
 
     See `VideoSource` and `VideoCache`. Raises `UserError` naming what is missing and how to get it.
     """
-    return VideoSource(path, split, strict=strict, cache=VideoCache(cache, cache_gb, cache_side) if cache else None)
+    copies = VideoCache(cache, cache_gb, cache_side) if cache else None
+    return VideoSource(path, split, strict=strict, cache=copies, frames_fps=frames_fps)
 
 
 class VideoSource:
@@ -55,7 +58,8 @@ class VideoSource:
 
     With a list, `train.csv` or the like (see `video_lists.read_rows`), its paths count from `path`, and an example's id
     is its place in the list. Else splits, classes, slices and ids are those of a folder of images (see `FolderSource`);
-    a clip is a file named like a video, or a folder of images without any; other files are ignored.
+    a clip is a file named like a video, or a folder of images without any, which are its frames, `frames_fps` a second;
+    other files are ignored.
 
     Nothing is decoded on opening. What `python -m vit_jax data check` has found out about a clip is taken from
     `manifest.csv` for as long as size and time of its file stay: clips that cannot be decoded, or end before the start
@@ -68,8 +72,18 @@ class VideoSource:
     kind = "video"
     image_shape = None
 
-    def __init__(self, path: str | Path, split: str, *, strict: bool = False, cache: VideoCache | None = None):
-        self.path, self.split, self._cache = Path(path).expanduser(), split, cache
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        *,
+        strict: bool = False,
+        cache: VideoCache | None = None,
+        frames_fps: float = 30.0,
+    ):
+        if not 0 < frames_fps < math.inf:
+            raise UserError(f"config.data.frames_fps must be above 0, not {frames_fps}")
+        self.path, self.split, self._cache, self._frames_fps = Path(path).expanduser(), split, cache, frames_fps
         parts = [folder.parse_split(part) for part in split.split("+")]
         bases = {base for base, _, _ in parts}
         if len(bases) > 1:
@@ -98,7 +112,7 @@ class VideoSource:
             if record is None or not record.is_of(now):
                 unchecked += 1
                 missing += [clip.file] if now is None else []
-            elif problem := _problem(clip, record):
+            elif problem := self._problem(clip, record):
                 problems[index] = problem
         if missing:
             raise UserError(
@@ -112,6 +126,12 @@ class VideoSource:
                 file=sys.stderr,
             )
         return problems
+
+    def _problem(self, clip: Clip, record: Record) -> str:
+        if not record.is_usable:
+            return record.reason
+        seconds = record.length(self._frames_fps)
+        return f"lasts {seconds:g} s, is to be taken from {clip.start:g} s" if clip.start >= seconds else ""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -127,9 +147,10 @@ class VideoSource:
     def _open(self, clip: Clip) -> Video:
         file = self._root / clip.file
         if self._cache is None:
-            return open_clip(file, clip)
-        key = (file.resolve(), stamp(file), clip.start, clip.end)
-        return self._cache.open(key, lambda: open_clip(file, clip), clip.file)
+            return open_clip(file, clip, self._frames_fps)
+        rate = [self._frames_fps] if file.is_dir() else []  # of files it decides nothing
+        key = (file.resolve(), stamp(file), clip.start, clip.end, *rate)
+        return self._cache.open(key, lambda: open_clip(file, clip, self._frames_fps), clip.file)
 
     def class_counts(self) -> list[int]:
         """How many examples each class has."""
@@ -196,11 +217,13 @@ class Listed:
             return question(self._video)
         except UserError as error:
             raise UserError(f"{error}; {self._advice}") from None
+        except OSError as error:
+            raise UserError(f"{self.name}: {error.strerror or error}; {self._advice}") from None
 
 
-def open_clip(file: Path, clip: Clip) -> Video:
+def open_clip(file: Path, clip: Clip, frames_fps: float = 30.0) -> Video:
     """Opens a file or a folder of frames, or the part of it that is meant; raises `UserError` naming it as listed."""
-    video = FrameFolder(file, name=clip.file) if file.is_dir() else VideoFile(file, name=clip.file)
+    video = FrameFolder(file, frames_fps, clip.file) if file.is_dir() else VideoFile(file, clip.file)
     return video if clip.is_whole else Excerpt(video, clip.start, clip.end)
 
 
@@ -237,12 +260,6 @@ def _walk(class_folder: Path) -> Iterator[str]:
             folders[:] = []
             yield parent
         yield from (os.path.join(parent, name) for name in videos)
-
-
-def _problem(clip: Clip, record: Record) -> str:
-    if not record.is_usable:
-        return record.reason
-    return f"lasts {record.seconds:g} s, is to be taken from {clip.start:g} s" if clip.start >= record.seconds else ""
 
 
 def _check(path: Path) -> str:

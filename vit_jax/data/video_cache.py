@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -32,6 +32,8 @@ class VideoCache:
     the folder has `gigabytes` (1e9 bytes) nothing more is put into it. Several processes may share it: copies appear
     whole.
 
+    A clip without a copy gives what the copy would: pixels, and so batches, never depend on what the cache holds.
+
     Raises `UserError` if the folder cannot be written.
     """
 
@@ -39,33 +41,31 @@ class VideoCache:
         self.folder, self.limit, self.side = Path(folder).expanduser(), int(gigabytes * 1e9), side
         if side < 1:
             raise UserError(f"config.data.cache_side must be pixels, above 0, not {side}")
-        try:
+        with self._blamed():
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"config.data.cache={str(folder)!r}: {error.strerror}") from None
         self._is_full = False
 
     def open(self, key: Sequence[object], open_original: Callable[[], Video], name: str) -> Video:
-        """Returns the copy, made now if need be, or the original if there is no room; `key` is all that decides it."""
+        """Returns the copy, made now if need be and if there is room; `key` is all that decides it."""
         digest = hashlib.sha256(repr((VERSION, self.side, *map(str, key))).encode()).hexdigest()
         file = self.folder / f"{digest[:32]}.zip"
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or damaged
             return CachedVideo(file, name)
         original = open_original()
         if self._is_full or not self._add(file, original):
-            return original
+            return UncachedVideo(original, self.side)
         return CachedVideo(file, name)
 
     def _add(self, file: Path, video: Video) -> bool:
         """Returns whether there was room for a copy of the video."""
-        room = self.limit - _size(self.folder)
+        with self._blamed():
+            room = self.limit - _size(self.folder)
         partial = file.with_name(f".{file.name}.partial{os.getpid()}-{threading.get_ident()}")
         try:
             if room > 0 and self._write(partial, video, room):
-                partial.replace(file)
+                with self._blamed():
+                    partial.replace(file)
                 return True
-        except OSError as error:
-            raise UserError(f"config.data.cache={str(self.folder)!r}: {error.strerror}") from None
         finally:
             partial.unlink(missing_ok=True)
         self._is_full = True
@@ -78,16 +78,27 @@ class VideoCache:
     def _write(self, file: Path, video: Video, room: int) -> bool:
         first = video.read([0])[0]
         block = max(BLOCK_BYTES // (first.width * first.height * 3), 1)
-        with file.open("wb") as output, zipfile.ZipFile(output, "w") as archive:
-            for start in range(0, video.num_frames, block):
-                numbers = range(start, min(start + block, video.num_frames))
-                for number, image in zip(numbers, video.read(numbers), strict=True):
-                    archive.writestr(_frame_name(number), _jpeg(_shrunk(image, self.side)))
-                if output.tell() > room:
+        for start in range(0, video.num_frames, block):
+            numbers = range(start, min(start + block, video.num_frames))
+            frames = _jpegs(video, numbers, self.side)
+            with self._blamed():
+                with zipfile.ZipFile(file, "a" if start else "w") as archive:
+                    for number, frame in zip(numbers, frames, strict=True):
+                        archive.writestr(_frame_name(number), frame)
+                if file.stat().st_size > room:
                     return False
-            about = {"fps": video.fps, "seconds": video.seconds, "times": _times(video)}
+        about = {"fps": video.fps, "seconds": video.seconds, "times": _times(video)}
+        with self._blamed(), zipfile.ZipFile(file, "a") as archive:
             archive.writestr("clip.json", json.dumps(about))
         return True
+
+    @contextlib.contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Around what is done to the folder, and to nothing else: an error while a clip is read is the clip's."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"config.data.cache={str(self.folder)!r}: {error.strerror}") from None
 
 
 class CachedVideo:
@@ -109,13 +120,25 @@ class CachedVideo:
     def read(self, indices: Sequence[int]) -> list[Image.Image]:
         try:
             with zipfile.ZipFile(self.file) as archive:
-                images = {
-                    index: Image.open(io.BytesIO(archive.read(_frame_name(index)))) for index in sorted(set(indices))
-                }
-                for image in images.values():
-                    image.load()
+                images = {index: _image(archive.read(_frame_name(index))) for index in sorted(set(indices))}
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.name}: its copy {self.file} cannot be read ({error}): delete it") from None
+        return [images[index] for index in indices]
+
+
+class UncachedVideo:
+    """A clip for whose copy there is no room: it gives what the copy would, made anew at every reading."""
+
+    def __init__(self, video: Video, side: int):
+        self.name, self._video, self._side = video.name, video, side
+        self.fps, self.seconds, self.num_frames = video.fps, video.seconds, video.num_frames
+
+    def index_at(self, seconds: float) -> int:
+        return self._video.index_at(round(seconds * TICKS) / TICKS)
+
+    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+        wanted = sorted(set(indices))
+        images = dict(zip(wanted, map(_image, _jpegs(self._video, wanted, self._side)), strict=True))
         return [images[index] for index in indices]
 
 
@@ -145,10 +168,20 @@ def _shrunk(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
+def _jpegs(video: Video, indices: Sequence[int], side: int) -> list[bytes]:
+    return [_jpeg(_shrunk(image, side)) for image in video.read(indices)]
+
+
 def _jpeg(image: Image.Image) -> bytes:
     output = io.BytesIO()
     image.save(output, "JPEG", quality=QUALITY, subsampling=0)
     return output.getvalue()
+
+
+def _image(jpeg: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(jpeg))
+    image.load()
+    return image
 
 
 def _frame_name(number: int) -> str:

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from vit_jax.data.video_manifest import BROKEN, Record, manifest_files, read_man
 
 SAVE_SECONDS = 30  # between two writings of the manifest
 MIN_FRAMES = 8
+DOUBTFUL = ("truncated", "unreadable")  # so a clip also looks on a disk that fails, or without leave to read it
 
 Stamp = tuple[int, int]
 Job = tuple[Path, str, int]  # file, its name in the manifest, frames that are enough
@@ -27,15 +28,15 @@ Job = tuple[Path, str, int]  # file, its name in the manifest, frames that are e
 class Check:
     """The clips of some splits of a folder, and what is known about them.
 
-    `todo` are the paths to be decoded: those without a record of the file as it is now. `run` decodes them, in
-    `workers` processes (0: in this one), and writes the manifest now and then and at the end, even if it is
-    interrupted: a later check goes on.
+    `todo` are the paths to be decoded: those without a record of the file as it is now, and those that seemed truncated
+    or unreadable. `run` decodes them, in `workers` processes (0: in this one), and writes the manifest now and then and
+    at the end, even if it is interrupted: a later check goes on.
 
     Raises `UserError` where there are no clips.
     """
 
     def __init__(self, path: str | Path, split: str | None = None, *, min_frames: int = MIN_FRAMES):
-        self.path, self.min_frames = Path(path).expanduser(), min_frames
+        self.path, self.split, self.min_frames = Path(path).expanduser(), split, min_frames
         if split is None and not self.path.is_dir():
             list_clips(self.path, "train")  # says what is wrong
         splits = [split] if split else split_names(self.path)
@@ -43,13 +44,14 @@ class Check:
         files = {lst.prefix + clip.file: lst.root / clip.file for lst in listings for clip in lst.clips}
         self.files = dict(sorted(files.items()))
         self.manifest = manifest_files(self.path)[0]
-        known = read_manifest(self.path)
-        self._known = {name: record for name, record in known.items() if split or name in self.files}
+        self._known, self._found = read_manifest(self.path), dict[str, Record]()
         self.todo = [name for name, file in self.files.items() if not self._is_known(name, file)]
+        for name in self.todo:
+            self._known.pop(name, None)
 
     def _is_known(self, name: str, file: Path) -> bool:
         record = self._known.get(name)
-        if record is None or not record.is_of(stamp(file)):
+        if record is None or record.status in DOUBTFUL or not record.is_of(stamp(file)):
             return False
         return not record.is_usable or (record.status == "few-frames") == (record.frames < self.min_frames)
 
@@ -59,7 +61,7 @@ class Check:
         saved = time.monotonic()
         try:
             for record in examine_all(jobs, min(workers, len(self.todo)), examine):
-                self._known[record.path] = record
+                self._known[record.path] = self._found[record.path] = record
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self.save()
                     saved = time.monotonic()
@@ -68,8 +70,13 @@ class Check:
             self.save()
 
     def save(self) -> None:
-        """Writes the manifest, with what it says of other splits; clips that are no longer there leave it."""
-        self.manifest = write_manifest(self.path, self._known.values())
+        """Writes the manifest: what it says by now, as other checks may be at work, and what this one has found.
+
+        In a check of all splits, clips that are no longer there leave it.
+        """
+        records = read_manifest(self.path) | self._found
+        kept = [record for name, record in records.items() if self.split or name in self.files]
+        self.manifest = write_manifest(self.path, kept)
 
     @property
     def records(self) -> list[Record]:
@@ -85,7 +92,8 @@ def examine_all(jobs: Iterator[Job], workers: int, examine: Callable[..., Record
     pool, running = _pool(workers), {}
     try:
         while True:
-            running |= {pool.submit(examine, *job): job for job in itertools.islice(jobs, 4 * workers - len(running))}
+            more = list(itertools.islice(jobs, 4 * workers - len(running)))
+            running |= {_submitted(pool, examine, job): job for job in more}
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -102,6 +110,15 @@ def examine_all(jobs: Iterator[Job], workers: int, examine: Callable[..., Record
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _submitted(pool: ProcessPoolExecutor, examine: Callable[..., Record], job: Job) -> Future[Record]:
+    try:
+        return pool.submit(examine, *job)
+    except BrokenProcessPool as error:  # a process has died since the last look
+        future: Future[Record] = Future()
+        future.set_exception(error)
+        return future
 
 
 def _start_worker() -> None:
@@ -136,7 +153,10 @@ def examine(file: Path, name: str, min_frames: int = MIN_FRAMES) -> Record:
 
 
 class Decoded(NamedTuple):
-    """What came of decoding: number of frames, length and frames' times in seconds, size in pixels, upright."""
+    """What came of decoding: number of frames, length and frames' times in seconds, size in pixels, upright.
+
+    A folder of frames has no length; its times are the frames' numbers.
+    """
 
     frames: int
     seconds: float
@@ -170,8 +190,7 @@ def _decode_folder(file: Path, name: str) -> Decoded:
     video = FrameFolder(file, name=name)
     for index in range(video.num_frames):
         image = video.read([index])[0]
-    times = np.arange(video.num_frames) / video.fps
-    return Decoded(video.num_frames, video.seconds, times, 0.0, image.width, image.height)
+    return Decoded(video.num_frames, 0.0, np.arange(video.num_frames), 0.0, image.width, image.height)
 
 
 def _judge(name: str, now: Stamp, found: Decoded, min_frames: int) -> Record:
@@ -182,7 +201,8 @@ def _judge(name: str, now: Stamp, found: Decoded, min_frames: int) -> Record:
         status, detail = "few-frames", f"{found.frames} of at least {min_frames}"
     elif np.any(np.abs(gaps - usual) > max(0.1 * usual, 1.5 * found.unit)):
         status, detail = "variable-rate", f"{gaps.min():.3g} to {gaps.max():.3g} seconds a frame"
-    numbers = {"fps": round(found.frames / found.seconds, 3), "seconds": round(found.seconds, 3)}
+    fps = found.frames / found.seconds if found.seconds else 0.0
+    numbers = {"fps": round(fps, 3), "seconds": round(found.seconds, 3)}
     size = {"width": found.width, "height": found.height}
     return _record(name, now, status, detail, frames=found.frames, **numbers, **size)
 

@@ -22,7 +22,8 @@ class Record:
 
     Attributes:
       path: As in the list, or relative to the folder that is checked.
-      frames, fps, seconds: Frames that can be decoded, frames a second on average, and length.
+      frames, fps, seconds: Frames that can be decoded, frames a second on average, and length; of a folder of frames
+        the last two are 0, as it does not say them.
       width, height: In pixels, upright.
       status: One of `USABLE` or `BROKEN`.
       detail: What is wrong.
@@ -44,6 +45,10 @@ class Record:
     def is_of(self, stamp: tuple[int, int] | None) -> bool:
         """Whether it tells of the file as it is now: of the same size and time, or still missing."""
         return (self.bytes, self.modified) == (stamp or (0, 0))
+
+    def length(self, frames_fps: float) -> float:
+        """In seconds, where folders of frames have `frames_fps` frames a second."""
+        return self.seconds if self.bytes else self.frames / frames_fps
 
     @property
     def is_usable(self) -> bool:
@@ -72,12 +77,15 @@ def stamp(path: Path) -> tuple[int, int] | None:
 def read_manifest(folder: Path) -> dict[str, Record]:
     """Returns the records by path; none if the folder has not been checked.
 
-    Raises `UserError` if the manifest is not one of ours.
+    Where there is a manifest at either place, both count, and of two records of a clip that of the newer file.
+
+    Raises `UserError` if a manifest is not one of ours.
     """
-    for file in manifest_files(folder):
-        if file.is_file():
-            return _read(file)
-    return {}
+    found = [file for file in manifest_files(folder) if file.is_file()]
+    records: dict[str, Record] = {}
+    for file in sorted(found, key=lambda file: file.stat().st_mtime_ns):
+        records |= _read(file)
+    return records
 
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> Path:
