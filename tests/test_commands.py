@@ -159,6 +159,16 @@ def test_quiet_prints_the_result_only(trained, images):
     assert [line.split()[0] for line in lines] == ["test", "to"]
 
 
+def test_the_result_is_printed_before_a_picture_can_fail(trained, images, monkeypatch, capsys):
+    def plot_predictions(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("vit_jax.predict.plot_predictions", plot_predictions)
+    with pytest.raises(MemoryError):
+        main([str(argument) for argument in tiny.command(trained[0], "--quiet", data__path=images, **FOLDER)[3:]])
+    assert capsys.readouterr().out.startswith("test accuracy ")
+
+
 def test_a_half_written_line_of_metrics_is_dropped_on_resuming(trained, images):
     workdir = trained[0].parent / "half"
     shutil.copytree(trained[0], workdir)

@@ -1,11 +1,14 @@
 """Translations of any sentences: the same whatever stands beside them, in the order they were given."""
 
 import dataclasses
+import io
+import json
 
 import jax
 import numpy as np
 import pytest
 
+from vit_jax.__main__ import main
 from vit_jax.config import default_config
 from vit_jax.data.vocabulary import Vocabulary
 from vit_jax.errors import UserError
@@ -118,6 +121,39 @@ def test_a_sentence_beyond_learned_positions_is_named(make_run):
 def test_text_that_is_no_unicode(run):
     with pytest.raises(UserError, match="surrogate"):
         translate(run, ["a\udcff"])
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    return lambda content: monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_files_and_standard_input_are_sentences_line_by_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
+    monkeypatch.setattr("vit_jax.experiment.load_run", lambda *_, **__: run)
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfsave\r\n\r\n")
+    for inputs, typed, sentences in (
+        ([str(tmp_path / "x.txt"), "-"], b"page\r\n", ["save", "", "page"]),
+        ([], b"\xef\xbb\xbfpage\nsave\n", ["page", "save"]),
+        ([], b"", []),
+    ):
+        stdin(typed)
+        assert main(["predict", "run", *inputs, "--json"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["source"] for row in rows] == sentences
+        same([(row["translation"], row["score"]) for row in rows], translate(run, sentences))
+
+
+def test_text_that_is_no_utf8_is_named_by_its_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
+    monkeypatch.setattr("vit_jax.experiment.load_run", lambda *_, **__: run)
+    (tmp_path / "x.txt").write_bytes(b"save\n\xe9\n")
+    stdin(b"\xff")
+    for inputs, message in (
+        ([str(tmp_path / "x.txt")], f"{tmp_path}/x.txt, line 2: byte 0xe9 is no UTF-8; convert it (iconv -t utf-8)"),
+        (["-"], "standard input, line 1: byte 0xff is no UTF-8"),
+        ([str(tmp_path / "y.txt")], f"no file {tmp_path}/y.txt; a sentence itself is given as --text"),
+    ):
+        assert main(["predict", "run", *inputs]) == 2
+        assert capsys.readouterr().err.startswith(f"vit_jax: {message}")
 
 
 def test_attention_is_drawn_whatever_the_signs(run, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Clips from a folder to a score: checked, trained on, evaluated in several views, predicted by the commands."""
 
 import contextlib
+import dataclasses
+import functools
 import io
 import json
 import sys
@@ -13,9 +15,10 @@ from matplotlib import pyplot  # noqa: F401  here, before HOME is another and it
 from PIL import Image
 
 from vit_jax.__main__ import main
-from vit_jax.data.decode import VideoFile
+from vit_jax.data.decode import FrameFolder, VideoFile
+from vit_jax.errors import UserError
 from vit_jax.experiment import load_run
-from vit_jax.predict import predict
+from vit_jax.predict import find_files, plot_predictions, predict, read_files
 
 sys.path.insert(0, "tests/data")
 from tiny_clips import write_clip, write_sound
@@ -149,6 +152,87 @@ def test_probabilities_are_the_mean_over_the_views(trained, clips):
     logits = run_.model.apply({"params": run_.params}, views, train=False)
     expected = np.asarray(jnp.exp(logits) / jnp.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(predict(run_, [video])[0], expected.mean(0), atol=1e-6)
+
+
+def test_frames_are_of_one_clip_and_averaged_over_its_crops_alone(trained, clips):
+    run_ = load_run(trained[0])
+    video = VideoFile(clips / "train" / "wave" / "2.mp4")
+    single = dataclasses.replace(run_.preprocessing, clips=1)
+    views = jnp.stack(single.rows(video, None))
+    apply = jax.jit(functools.partial(run_.model.apply, train=False, capture=("frame_logits",)))
+    logits = apply({"params": run_.params}, views)[1]["frame_logits"]
+    assert logits.shape == (FLAGS["data.eval_crops"], FLAGS["data.num_frames"], len(LABELS))
+    found = predict(run_, [video], per_frame=True)
+    np.testing.assert_allclose(found[0], jax.nn.softmax(logits).mean(0), atol=1e-6)
+    first, *_ = run_.preprocessing.rows(video, None)
+    assert not np.array_equal(first, views[0])  # two clips are of other times than the one
+
+
+def test_the_pictures_of_a_run_take_no_more_memory_than_its_evaluation(trained, tmp_path, monkeypatch):
+    run_, asked = load_run(trained[0]), []
+    for batch_size, share in ((0, FLAGS["batch_size"]), (2, 2)):
+        run_.config.eval_batch_size = batch_size
+        monkeypatch.setattr(
+            "vit_jax.predict.predict", lambda *a, **k: asked.append(k["batch_size"]) or predict(*a, **k)
+        )
+        plot_predictions(run_, tmp_path / "predictions.png")
+        assert asked.pop() == share
+
+
+def test_views_of_a_video_stay_together_however_small_the_batch(trained, clips):
+    run_, shapes = load_run(trained[0]), []
+    videos = [VideoFile(clips / "val" / "wave" / f"{index}.mp4") for index in (0, 1)]
+    apply = type(run_.model).apply
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(run_.model), "apply", lambda *a, **k: shapes.append(a[2].shape) or apply(*a, **k))
+        found = predict(run_, videos, batch_size=1)
+    assert [shape[0] for shape in shapes] == [6]
+    np.testing.assert_allclose(found, predict(run_, videos), atol=1e-6)
+
+
+@pytest.fixture
+def frames(trained, clips, tmp_path):
+    """Folders of the 12 frames of a clip, two of them with a frame that cannot be read, which shows only when used."""
+    video = VideoFile(clips / "train" / "wave" / "0.mp4")
+    for name, bad in (("good", None), ("bad", 2), ("late", 8)):
+        folder = tmp_path / "frames" / "wave" / name
+        folder.mkdir(parents=True)
+        for index, frame in enumerate(video.read(range(12))):
+            frame.save(folder / f"{index}.png")
+        if bad is not None:
+            (folder / f"{bad}.png").write_bytes((folder / f"{bad}.png").read_bytes()[:60])
+    return tmp_path / "frames"
+
+
+def test_folders_of_frames_are_clips(trained, clips, frames):
+    good = frames / "wave" / "good"
+    assert read_files([good], "video", 7.0)[0][good].fps == 7
+    (printed,) = run("predict", trained[0], good).splitlines()
+    assert printed.startswith(f"{good}\t")
+    video = VideoFile(clips / "train" / "wave" / "0.mp4")
+    run_ = load_run(trained[0])
+    np.testing.assert_allclose(predict(run_, [FrameFolder(good)]), predict(run_, [video]), atol=1e-6)
+    assert find_files([str(frames), str(good)], "video") == [
+        frames / "wave" / name for name in ("bad", "good", "late", "good")
+    ]
+
+
+@pytest.mark.parametrize(("options", "skipped"), [((), {"bad": 2}), (("--per_frame",), {"bad": 2, "late": 8})])
+def test_damage_within_a_clip_ends_that_clip_alone(trained, frames, capsys, options, skipped):
+    sheet = frames / "sheet.png"
+    assert main(["predict", str(trained[0]), str(frames), "--json", f"--contact_sheet={sheet}", *options]) == 1
+    out, err = capsys.readouterr()
+    names = [json.loads(line)["video"].rpartition("/")[2] for line in out.splitlines()]
+    assert names == [name for name in ("good", "late") if name not in skipped]
+    *reasons, wrote = err.splitlines()
+    assert wrote == f"vit_jax: wrote {sheet}"
+    for line, (name, frame) in zip(reasons, skipped.items(), strict=True):
+        assert line.startswith(f"vit_jax: skipped {frames}/wave/{name}: frame {frame}.png cannot be read")
+
+
+def test_a_broken_video_raises_where_nobody_asks_for_the_rest(trained, frames):
+    with pytest.raises(UserError, match=r"bad: frame 2\.png cannot be read"):
+        predict(load_run(trained[0]), [FrameFolder(frames / "wave" / name) for name in ("good", "bad")])
 
 
 def test_clips_are_predicted_one_by_one_and_frame_by_frame(trained, clips, tmp_path):

@@ -18,13 +18,16 @@ TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
 
 
 def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> Path:
-    """Draws loss and `metric` against the step, from `metrics.jsonl`, into `WORKDIR/curves.png`."""
+    """Draws loss and `metric` against the step, from `metrics.jsonl`, into `WORKDIR/curves.png`.
+
+    Where training has `nll`, the loss without smoothing, that is what is drawn: evaluation does not smooth either.
+    """
     plt = _pyplot()
     rows = read_metrics(workdir)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for axis, name, title in zip(axes, ("loss", metric), ("loss", TITLES.get(metric, metric)), strict=True):
         for split, style in (("train", {"color": GREY, "lw": 1}), ("eval", {"color": GREEN, "lw": 2, "marker": "."})):
-            points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
+            points = [(row["step"], _value(row, name)) for row in rows if row["split"] == split and name in row]
             if points:
                 axis.plot(*zip(*points, strict=True), label=split, **style)
         axis.set(xlabel="step", title=title)
@@ -32,6 +35,10 @@ def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> Path:
         axis.legend(frameon=False)
     figure.suptitle(headline, fontsize=10)
     return _save(figure, pathlib.Path(workdir) / "curves.png")
+
+
+def _value(row: dict[str, Any], name: str) -> float:
+    return row.get("nll", row[name]) if name == "loss" else row[name]
 
 
 def contact_sheet(

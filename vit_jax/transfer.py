@@ -19,7 +19,7 @@ def transfer(
     """Fills `target`, freshly initialised, from `source`; returns it with a report, a line for what was changed.
 
     Positions are resampled to the target's grid (ViT, section 3.2), but relative ones. The head is kept if the class
-    names are the same, in the same order; otherwise the target's own (zero) stays, whatever its shape.
+    names are the same, in the same order; otherwise the target's own stays, initialised anew, whatever its shape.
 
     Raises:
       UserError: Any other parameter is missing, extra or of another shape; it is named.
@@ -32,7 +32,8 @@ def transfer(
         if is_head and not same_classes:
             loaded[path] = value
             if path == "head/kernel":
-                report.append(f"head replaced: {len(source_labels)} classes -> {len(target_labels)} others, from zero")
+                counts = f"{len(source_labels)} classes -> {len(target_labels)} others"
+                report.append(f"head replaced: {counts}, initialised anew")
             continue
         if path not in theirs:
             raise UserError(f"init_from has no parameter {path}; is its model the same?")

@@ -82,6 +82,22 @@ def test_workers_do_not_change_the_batches(digits, augmented, num_workers):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize(("num_workers", "waiting"), [(0, [4]), (1, [2, 1]), (8, [2, 1])])
+def test_few_batches_wait_in_each_worker(plain, monkeypatch, num_workers, waiting):
+    import grain
+
+    seen = []
+
+    def recording(make, field):
+        return lambda *args, **fields: seen.append(fields[field]) or make(*args, **fields)
+
+    for name, field in (("ReadOptions", "prefetch_buffer_size"), ("MultiprocessingOptions", "per_worker_buffer_size")):
+        monkeypatch.setattr(grain, name, recording(getattr(grain, name), field))
+    options = {"batch_size": 4, "seed": 0, "first_step": 0, "last_step": 99, "num_workers": num_workers}
+    train_batches(Numbers(10), plain, num_threads=2, **options).close()
+    assert seen == waiting
+
+
 @pytest.mark.parametrize("process_count", [2, 3, 4])
 def test_processes_read_blocks_of_the_same_batches(digits, augmented, process_count):
     whole = train(digits, augmented)

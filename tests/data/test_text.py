@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vit_jax.data.text import open_text, text_splits
+from vit_jax.data.text import decode_lines, open_text, text_splits
 from vit_jax.errors import UserError
 
 PAIRS = [("Open the file", "Apri il file"), ("Close", "Chiudi"), ("  yes ", "sì"), ("one, two", "uno, due")]
@@ -81,6 +81,16 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
     write(tmp_path, "train.en", b"\xef\xbb\xbf" + f"{odd}\r\nsecond\r\n".encode())
     write(tmp_path, "train.it", "uno\ndue\n")
     assert pairs_of(open_text(tmp_path, "train")) == [(odd, "uno"), ("second", "due")]
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [(b"", []), (b"\n", [""]), (b"a", ["a"]), (b"a\r\n\r\nb\r", ["a", "", "b"]), (b"\xef\xbb\xbfa\n", ["a"])],
+)
+def test_bytes_from_anywhere_are_lines_alike(content, lines):
+    assert decode_lines(content, "here") == lines
+    with pytest.raises(UserError, match=rf"here, line {max(len(lines), 1)}: byte 0xff is no UTF-8"):
+        decode_lines(content.removesuffix(b"\n") + b"\xff", "here")
 
 
 @pytest.mark.parametrize(

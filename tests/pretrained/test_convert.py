@@ -1,5 +1,7 @@
 """The convert command, workdirs as a source, and foreign weights as the start of a run."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from vit_jax import from_pretrained, save_pretrained
 from vit_jax.__main__ import main
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import default_config
+from vit_jax.data.clips import ClipPreprocessing
 from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.vocabulary import Vocabulary
 from vit_jax.errors import UserError
 from vit_jax.experiment import describe, make_model
 from vit_jax.models.positions import resample
@@ -36,15 +40,18 @@ def config():
     return config
 
 
+def save(path, params, *described):
+    checkpoints = Checkpoints(path)
+    checkpoints.save(3, State(params), describe(*described), None)
+    checkpoints.wait()
+    checkpoints.close()
+    return path
+
+
 @pytest.fixture
 def workdir(config, tiny, tmp_path):
     """A run of the model that `tiny(gelu="exact")` makes."""
-    checkpoints = Checkpoints(tmp_path / "run")
-    meta = describe(config, LABELS, Preprocessing((8, 12), 3, CHAIN))
-    checkpoints.save(3, State(tiny(gelu="exact")[1]), meta, None)
-    checkpoints.wait()
-    checkpoints.close()
-    return tmp_path / "run"
+    return save(tmp_path / "run", tiny(gelu="exact")[1], config, LABELS, Preprocessing((8, 12), 3, CHAIN))
 
 
 def convert(*arguments):
@@ -75,6 +82,34 @@ def test_a_run_loads_as_it_is_and_at_another_size(workdir, tiny):
     assert larger.labels == ()
     with pytest.raises(UserError, match="the weights have hidden_dim=8, vit:S/4 has 384"):
         from_pretrained(workdir, "vit:S/4")
+
+
+def test_a_run_on_clips_keeps_its_sampling_and_its_views(config, tiny, tmp_path):
+    config.model.name = "timesformer:Ti/4"
+    _, params = tiny(config.model.name, num_frames=3)
+    clips = ClipPreprocessing(3, (8, 12), 3, "stride(seconds=0.5)", CHAIN, clips=2, crops=3)
+    save(tmp_path / "run", params, config, LABELS, clips)
+    assert from_pretrained(tmp_path / "run").preprocessing == clips
+    other = {"num_frames": 5, "image_size": (12, 12)}
+    larger = from_pretrained(tmp_path / "run", preprocessing=CHAIN.replace("9", "12"), **other)
+    assert larger.preprocessing == dataclasses.replace(clips, transforms=CHAIN.replace("9", "12"), **other)
+    assert larger.report.resized == ["pos_embed", "time_embed"]
+
+
+def test_a_run_on_text_has_no_other_format(config, randomised, tmp_path, capsys):
+    config.task.name, config.model.name = "translation", "transformer:base"
+    for name in ("gelu", "norm_epsilon"):
+        config.model[name] = None
+    vocabulary = Vocabulary.train(["open the file", "close it"], 280)
+    model = make_model(config, vocabulary)
+    tokens = jax.numpy.zeros((1, 4), int)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens, train=False)["params"])
+    workdir = save(tmp_path / "run", randomised(shapes), config, (), vocabulary)
+    message = f"{workdir} holds a model of text, which has no foreign formats: vit_jax.experiment.load_run loads it"
+    with pytest.raises(UserError, match=message):
+        from_pretrained(workdir)
+    assert convert(workdir, tmp_path / "new", "--format=npz") == 2
+    assert capsys.readouterr().err == f"vit_jax: {message}\n"
 
 
 def test_the_table_tells_what_was_loaded_resized_and_skipped(tiny, tmp_path, capsys):

@@ -3,7 +3,7 @@
 python -m vit_jax predict runs/quickstart image.png folder/
 python -m vit_jax predict runs/motion clip.mp4 --top=3 --per_frame --json
 python -m vit_jax predict runs/messages --text "Save the file" --attention=maps.png
-python -m vit_jax predict runs/messages sentences.txt < more.txt    # a translation a line; "-" is standard input
+python -m vit_jax predict runs/messages sentences.txt - < more.txt    # a translation a line; "-" is standard input
 
 Preprocessing, labels and vocabulary are those the checkpoint holds.
 """
@@ -26,14 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
-        help="images or videos, or folders of them; files of text, a sentence a line",
+        help="images or videos (folders of frames too), or folders of them; files of text, a sentence a line",
     )
-    parser.add_argument("--batch_size", type=int, default=64, metavar="N", help="inputs at once [64]")
+    parser.add_argument(
+        "--batch_size", type=int, default=64, metavar="N", help="images, views of videos, or sentences at once [64]"
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
     parser.add_argument("--average", type=int, default=1, metavar="N", help="average the newest N checkpoints [1]")
     vision = parser.add_argument_group("images and videos")
     vision.add_argument("--top", type=int, default=5, metavar="K", help="labels of each [5]")
-    vision.add_argument("--per_frame", action="store_true", help="also the first label of every frame of a clip")
+    vision.add_argument(
+        "--per_frame", action="store_true", help="also the first label of every frame of one clip, its crops averaged"
+    )
     vision.add_argument("--contact_sheet", metavar="PNG", help="also draw them with their first label")
     text = parser.add_argument_group("text")
     text.add_argument("--text", action="append", default=[], metavar="SENTENCE", help="a sentence; may be repeated")
@@ -74,13 +78,15 @@ def _classify(args: argparse.Namespace, run: Any) -> int:
     from vit_jax.predict import find_files, predict, preview, read_files
 
     key = run.preprocessing.key
-    inputs, failed = read_files(find_files(args.inputs, key), key)
+    inputs, failed = read_files(find_files(args.inputs, key), key, run.config.data.frames_fps)
+    paths, unread = list(inputs), {}
 
     def probabilities(**options: Any) -> np.ndarray:
         return predict(
             run,
             list(inputs.values()),
             batch_size=args.batch_size,
+            failed=unread,
             track=lambda starts: common.progress(starts, len(starts), "predicting"),
             **options,
         )
@@ -88,11 +94,15 @@ def _classify(args: argparse.Namespace, run: Any) -> int:
     def guesses(p: np.ndarray, top: int) -> list[tuple[str, float]]:
         return [(run.labels[i], float(p[i])) for i in np.argsort(-p, kind="stable")[:top]]
 
-    found = [guesses(p, args.top) for p in probabilities()]
-    frames: Any = [[]] * len(found)
-    if args.per_frame:
-        frames = [[guesses(p, 1)[0] for p in clip] for clip in probabilities(per_frame=True)]
-    for path, guess, by_frame in zip(inputs, found, frames, strict=True):
+    found = probabilities()
+    frames = probabilities(per_frame=True) if args.per_frame else [()] * len(found)
+    failed |= {paths[place]: reason for place, reason in unread.items()}
+    shown = {
+        path: (guesses(p, args.top), [guesses(frame, 1)[0] for frame in clip])
+        for path, p, clip in zip(paths, found, frames, strict=True)
+        if path not in failed
+    }
+    for path, (guess, by_frame) in shown.items():
         if args.json:
             line: dict[str, Any] = {key: str(path), "predictions": _named(guess)}
             print(json.dumps({**line, **({"frames": _named(by_frame)} if by_frame else {})}))
@@ -101,12 +111,12 @@ def _classify(args: argparse.Namespace, run: Any) -> int:
             for i, (label, probability) in enumerate(by_frame):
                 print(f"{path}\tframe {i}\t{label} {probability:.4f}")
     for path, reason in failed.items():
-        print(f"vit_jax: skipped {path}: {reason}", file=sys.stderr)
-    if args.contact_sheet and inputs:
-        titles = [f"{guess[0][0]} {guess[0][1]:.0%}" for guess in found]
-        heading = f"{args.checkpoint}, step {run.step}: {len(inputs)} {key}s"
-        pictures = [preview(video) for video in inputs.values()] if key == "video" else list(inputs.values())
-        contact_sheet(args.contact_sheet, pictures, titles, [GREY] * len(inputs), heading)
+        print(f"vit_jax: skipped {path}: {reason.removeprefix(f'{path}: ')}", file=sys.stderr)
+    if args.contact_sheet and shown:
+        titles = [f"{guess[0][0]} {guess[0][1]:.0%}" for guess, _ in shown.values()]
+        heading = f"{args.checkpoint}, step {run.step}: {len(shown)} {key}s"
+        pictures = [preview(inputs[path]) if key == "video" else inputs[path] for path in shown]
+        contact_sheet(args.contact_sheet, pictures, titles, [GREY] * len(shown), heading)
         print(f"vit_jax: wrote {args.contact_sheet}", file=sys.stderr)
     return 1 if failed else 0
 
@@ -140,11 +150,11 @@ def _translate(args: argparse.Namespace, run: Any) -> int:
 
 def _lines(path: str) -> list[str]:
     """Reads sentences, one a line, from a file or from standard input."""
+    from vit_jax.data.text import decode_lines, read_lines
+
+    if path == "-":
+        return decode_lines(sys.stdin.buffer.read(), "standard input")
     try:
-        content = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
-        return content.decode("utf-8").removesuffix("\n").split("\n") if content else []
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; convert it, as iconv -f LATIN1 -t UTF-8 does") from None
+        return read_lines(pathlib.Path(path))
     except FileNotFoundError:
         raise UserError(f"no file {path}; a sentence itself is given as --text") from None

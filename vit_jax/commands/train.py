@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if jax.process_index() == 0:
         run = load_run(args.workdir)
         headline = run.task.headline(result)
+        print(f"test {headline}", flush=True)  # first: a picture may fail
         files = [plot_curves(args.workdir, run.task.metric, headline), *_show_predictions(run, args.workdir)]
-        print(f"test {headline}")
         print("to look at: " + ", ".join(str(path) for path in files))
     return 0
 

@@ -212,12 +212,14 @@ class Batches:
         self.close = weakref.finalize(self, _close, self._held)
         if last <= first:
             return
-        reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+        # Batches of video are of hundreds of MB, and Grain has up to four more of each worker on their way.
+        ahead = num_threads if num_workers else 2 * num_threads
+        reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
         dataset: Any = grain.MapDataset.range(first, last).map(load).to_iter_dataset(reading)
         if num_workers:
             _allow_workers()
             workers = min(num_workers, last - first)
-            options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+            options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=1)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
         self._held.append(iter(dataset))
 

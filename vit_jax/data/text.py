@@ -105,18 +105,23 @@ def _source(split: str, languages: tuple[str, str], rows: Iterable[Row]) -> Text
 
 
 def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a UTF-8 file; a byte-order mark is dropped.
+    """Returns the lines of a UTF-8 file, as `decode_lines` does."""
+    return decode_lines(path.read_bytes(), str(path))
+
+
+def decode_lines(content: bytes, name: str) -> list[str]:
+    """Returns the lines of UTF-8 text; a byte-order mark is dropped.
 
     Raises:
-      UserError: A line is no UTF-8; the message names it.
+      UserError: A line is no UTF-8; the message names it, and what it is of.
     """
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is no UTF-8; convert the file (iconv -t utf-8)"
+            f"{name}, line {line}: byte 0x{content[error.start]:02x} is no UTF-8; convert it (iconv -t utf-8)"
         ) from None
     lines = text.split("\n")
     if not lines[-1]:

@@ -244,14 +244,14 @@ def list_clips(path: Path, split: str) -> Listing:
     clips = [
         Clip(os.path.relpath(file, root), number)
         for number, label in enumerate(labels)
-        for file in sorted(_walk(root / label))
+        for file in sorted(walk_clips(root / label))
     ]
     if not clips:
         raise UserError(f"{root} has no videos and no folders of frames in its class folders {', '.join(labels)}")
     return Listing(root, "" if root == path else f"{root.name}/", clips, labels)
 
 
-def _walk(class_folder: Path) -> Iterator[str]:
+def walk_clips(class_folder: Path) -> Iterator[str]:
     for parent, folders, files in os.walk(class_folder, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "."]
         names = [name for name in files if name[0] != "."]

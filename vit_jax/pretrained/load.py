@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vit_jax.data.clips import ClipPreprocessing
 from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
@@ -30,11 +31,14 @@ _FREE = ("image_size", "num_frames", *_REPLACEABLE.values(), *NOT_THE_FUNCTION) 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model that predicts by itself; `preprocessing` is None and `labels` are empty where nobody says them."""
+    """A model that predicts by itself; `preprocessing` is None and `labels` are empty where nobody says them.
+
+    Preprocessing is of images, or of one frame; of a run of ours on videos it is of clips.
+    """
 
     model: nn.Module
     params: Params
-    preprocessing: Preprocessing | None
+    preprocessing: Any
     labels: tuple[str, ...]
     report: Report
 
@@ -78,17 +82,25 @@ def from_pretrained(
     model = _build(stored.base, **{**stored.fields, **overrides})
     params, rows = _fit(stored, model, lambda paths: _initial(model, paths))
     chain = preprocessing or stored.preprocessing(model)
-    is_image = model.in_channels in (1, 3)  # others than grey and RGB are no pictures
     notes = _notes(stored, model)
     if chain is None:
         notes += ("preprocessing: the file does not say it; give preprocessing=, a chain of transforms",)
     return Pretrained(
         model=model,
         params=params,
-        preprocessing=Preprocessing(model.image_size, model.in_channels, chain) if is_image and chain else None,
+        preprocessing=_preprocessing(stored, model, chain),
         labels=stored.labels if model.num_classes == stored.model.num_classes else (),
         report=Report(stored.format, rows, notes),
     )
+
+
+def _preprocessing(stored: Stored, model: Any, chain: str | None) -> Preprocessing | ClipPreprocessing | None:
+    if not chain or model.in_channels not in (1, 3):  # others than grey and RGB are no pictures
+        return None
+    fields = {"image_size": model.image_size, "channels": model.in_channels, "transforms": chain}
+    if stored.clips is None:
+        return Preprocessing(**fields)
+    return dataclasses.replace(stored.clips, num_frames=model.num_frames, **fields)
 
 
 def load_pretrained(

@@ -10,6 +10,7 @@ import flax.linen as nn
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from vit_jax.data.clips import ClipPreprocessing
 from vit_jax.errors import UserError
 from vit_jax.experiment import load_run
 from vit_jax.models import build_model
@@ -33,6 +34,7 @@ class Stored:
       skipped: Tensors that no model needs.
       notes: What was taken for granted.
       preprocessing: The transforms for a model like this one, of any size; None where nobody says them.
+      clips: How a run of ours samples videos.
     """
 
     format: str
@@ -45,6 +47,7 @@ class Stored:
     notes: tuple[str, ...]
     labels: tuple[str, ...]
     preprocessing: Callable[[Any], str | None]
+    clips: ClipPreprocessing | None = None
 
 
 def open_stored(
@@ -85,6 +88,10 @@ def is_workdir(path: epath.PathLike) -> bool:
 
 def _open_workdir(path, name, like, given) -> Stored:
     run = load_run(path)
+    if run.preprocessing.key == "text":
+        raise UserError(
+            f"{path} holds a model of text, which has no foreign formats: vit_jax.experiment.load_run loads it"
+        )
     model: Any = run.model
     variant = _of_family(type(model), like)
     names = {field.name for field in dataclasses.fields(model)} - {"parent", "name"}
@@ -102,6 +109,7 @@ def _open_workdir(path, name, like, given) -> Stored:
         notes=(),
         labels=run.labels,
         preprocessing=lambda model: run.preprocessing.transforms,
+        clips=run.preprocessing if isinstance(run.preprocessing, ClipPreprocessing) else None,
     )
 
 

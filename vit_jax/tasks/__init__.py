@@ -1,6 +1,6 @@
 """What is learned. A task turns a model's outputs into a loss, predictions and scores; models know nothing of it."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
 
 class Task(Protocol):
     name: str
-    scores: tuple[str, ...]  # numbers of `score` by which checkpoints may be ranked
+    scores: ClassVar[tuple[str, ...]]  # numbers of `score` by which checkpoints may be ranked
     metric: str  # of these: the one that says how good a model is
 
     def init_inputs(self, model: nn.Module) -> tuple[jax.Array, ...]:

@@ -1,6 +1,7 @@
 """Classification of images and videos: one label an example, or several."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ class Classification:
     mix_probability: float = 1.0
 
     name = "classification"
-    scores = ("loss", "top1", "top5")
+    scores: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
     metric = "top1"
 
     def init_inputs(self, model) -> tuple[jax.Array, ...]:

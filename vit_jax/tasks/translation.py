@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class Translation:
     extra_length: int = 50
 
     name = "translation"
-    scores = ("loss", "perplexity", "bleu", "chrf")
+    scores: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bleu", "chrf")
     metric = "bleu"
 
     def __post_init__(self):
