@@ -107,10 +107,11 @@ def test_training_says_how_many_clips_were_scored_and_how_many_not(trained):
 
 def test_attention_in_time_starts_from_an_image_model_trained_on_frames(checked, tmp_path):
     clips, _ = checked
+    quick = {"data.eval_clips": 1, "data.eval_crops": 1, "duration": "3 steps", "eval_every": "3 steps"}
     frame = {"model.attention_type": "space_only", "data.num_frames": 1, "data.sampling": "stride(frames=1)"}
-    train(tmp_path / "frames", clips, **frame)
+    train(tmp_path / "frames", clips, **quick, **frame)
     still = {"optimizer.schedule.peak": 0.0}
-    printed = train(tmp_path / "clips", clips, init_from=tmp_path / "frames", **still)
+    printed = train(tmp_path / "clips", clips, init_from=tmp_path / "frames", **quick, **still)
     assert "attentions before the last are copies of its own" in printed
     image, video = (load_run(tmp_path / name).params for name in ("frames", "clips"))
     block = video["encoder"]["block_0"]
