@@ -107,6 +107,15 @@ def test_json_round_trip_keeps_every_value():
     assert schema.from_dict(json.loads(config.to_json())) == config
 
 
+def test_a_run_from_before_a_key_was_there_has_its_default():
+    old = json.loads(schema.default_config().to_json())
+    del old["data"]["frames_fps"]
+    new = schema.default_config()
+    assert schema.differences(old, new) == []
+    new.data.frames_fps = 12.0
+    assert schema.differences(old, new) == ["data.frames_fps: 30.0 -> 12.0"]
+
+
 def test_differences_name_what_changes_results_only():
     old = json.loads(schema.load_config(QUICKSTART, []).to_json())
     new = schema.load_config(QUICKSTART, ["--config.seed=3", "--config.data.num_workers=2"])

@@ -280,6 +280,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(own_home, tmp_path, monk
         ({"data__path": ""}, "config.data.path: the folder with its splits"),
         ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for a sentence of 64 tokens"),
         ({"accum_steps": 0}, "config.accum_steps=0: at least 1"),
+        ({"init_from": "nowhere"}, "config.init_from=nowhere: no run on text is there"),
         ({"data__languages": "en"}, r"config.data.languages=\('en',\): two are wanted"),
         ({"data__vocab_size": 100_000}, "data.vocab_size=100000: the training text has"),
         ({"data__train_split": "trian"}, "no split 'trian'; did you mean 'train'"),

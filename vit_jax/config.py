@@ -244,7 +244,8 @@ def load_config(path_and_args: str, overrides: list[str]) -> Config:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Returns `key: old -> new` for what differs between two configs and changes results."""
-    known, was, now = keys(), flatten(old), flatten(new)
+    known, now = keys(), flatten(new)
+    was = flatten(default_config()) | flatten(old)  # keys that have since appeared
 
     def what_counts(name, value):
         effect = known[name].affects_results if name in known else True

@@ -33,9 +33,10 @@ class Sentences:
     def __init__(self, config: Config):
         self.config, data = config, config.data
         self.train, self.eval = (open_sentences(config, split) for split in (data.train_split, data.eval_split))
-        self.preprocessing = vocabulary_of(config.init_from) or learn_vocabulary(
-            [*self.train.sources, *self.train.targets], data.vocab_size
-        )
+        if config.init_from:
+            self.preprocessing = vocabulary_of(config.init_from)
+        else:
+            self.preprocessing = learn_vocabulary([*self.train.sources, *self.train.targets], data.vocab_size)
         if config.accum_steps < 1:
             raise UserError(f"config.accum_steps={config.accum_steps}: at least 1")
         rows = jax.device_count() * config.accum_steps
@@ -103,11 +104,15 @@ def sentence_batches(
     return batches, len(source.skipped) + divided.skipped
 
 
-def vocabulary_of(workdir: str | None) -> Vocabulary | None:
-    """Reads the vocabulary of a run; None if there is no run, or it is not of text."""
-    meta = load_meta(workdir) if workdir else None
+def vocabulary_of(workdir: str) -> Vocabulary:
+    """Reads the vocabulary of a run.
+
+    Raises:
+      UserError: There is no run, or it is not of text.
+    """
+    meta = load_meta(workdir)
     if meta is None or meta["preprocessing"].get("key") != Vocabulary.key:
-        return None
+        raise UserError(f"config.init_from={workdir}: no run on text is there, whose vocabulary this one is to have")
     return Vocabulary.from_dict(meta["preprocessing"])
 
 
