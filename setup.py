@@ -33,7 +33,7 @@ setup(
         "ml-collections>=1.1,<2",
         "ml-dtypes>=0.5,<1",
         "numpy>=2,<3",
-        "optax>=0.2.6,<0.3",
+        "optax>=0.2.7,<0.3",
         "orbax-checkpoint>=0.11.30,<0.13",
         "pillow>=11,<14",
         "rich>=13,<16",

@@ -1,5 +1,6 @@
 """Schedules, masks, layer decay and freezing against their formulas."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +86,7 @@ def test_a_wrong_schedule_is_named(settings, message):
         schedule(**settings)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "adafactor", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb", "adafactor", "lion", "muon"])
 def test_weight_decay_reaches_kernels_only(name):
     with_decay, _, _ = update(name=name, weight_decay=0.5)
     without, _, _ = update(name=name)
@@ -97,9 +98,9 @@ def test_weight_decay_reaches_kernels_only(name):
     assert not any(changed["norm"].values())
 
 
-def test_adamw_and_adafactor_decay_by_learning_rate_times_weight_decay():
+def test_decoupled_decay_is_by_learning_rate_times_weight_decay():
     zero = jax.tree.map(jnp.zeros_like, GRADIENTS)
-    for name in ("adamw", "adafactor", "lion"):
+    for name in ("adamw", "adafactor", "lion", "muon"):
         params, _, _ = update(gradients=zero, name=name, weight_decay=0.5)
         np.testing.assert_allclose(params["head"]["kernel"], 1 - 0.1 * 0.5, rtol=1e-6, err_msg=name)
 
@@ -112,6 +113,28 @@ def test_sgd_momentum_with_coupled_decay_and_nesterov():
         buffer = 0.9 * buffer + g
         p = p - 0.1 * (g + 0.9 * buffer)
     np.testing.assert_allclose(params["head"]["kernel"], p, rtol=1e-5)
+
+
+def test_muon_orthogonalizes_the_matrices_of_blocks_and_leaves_the_rest_to_adam():
+    """Heads are part of one matrix; the scale is that of arXiv:2502.16982, 0.2 of the root of the longer side."""
+    attention = {name: {"kernel": (6, 2, 3)} for name in ("query", "key", "value")} | {"out": {"kernel": (2, 3, 6)}}
+    shapes = {**SHAPES, "encoder": {"block_0": {"attention": attention, "mlp": {"in": {"kernel": (6, 24)}}}}}
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda x: isinstance(x, tuple))
+    gradients = jax.tree.map(lambda p: jnp.asarray(NUMBERS.normal(size=p.shape), jnp.float32), params)
+    _, delta, _ = update(params, gradients, name="muon")
+    block, gradient = delta["encoder"]["block_0"], gradients["encoder"]["block_0"]
+    for steps, size, shape in (
+        (block["attention"]["query"], 6, (6, 6)),
+        (block["attention"]["out"], 6, (6, 6)),
+        (block["mlp"]["in"], 24, (6, 24)),
+    ):
+        singular = np.linalg.svd(np.reshape(steps["kernel"], shape), compute_uv=False)
+        np.testing.assert_allclose(singular / (0.1 * 0.2 * size**0.5), 1, atol=0.35)  # Newton-Schulz is that rough
+    assert jnp.vdot(block["mlp"]["in"]["kernel"], gradient["mlp"]["in"]["kernel"]) < 0
+    adam = optax.nadam(0.1)
+    expected, _ = adam.update(gradients, adam.init(params), params)
+    for path in ("patch_embed", "norm", "head"):
+        chex.assert_trees_all_close(delta[path], expected[path], rtol=1e-5)
 
 
 def test_clipping_is_by_the_global_norm():

@@ -135,11 +135,11 @@ SCHEDULE = {
 }
 
 OPTIMIZER = {
-    "name": Key("adamw", "adamw, sgd, lamb, adafactor or lion"),
-    "b1": Key(0.9, "adamw, lamb, lion: decay of the first moment"),
-    "b2": Key(0.999, "adamw, lamb, lion: decay of the second moment"),
-    "eps": Key(1e-8, "adamw, lamb"),
-    "momentum": Key(0.9, "sgd, adafactor; 0 for none"),
+    "name": Key("adamw", "adamw, sgd, lamb, adafactor, lion or muon"),
+    "b1": Key(0.9, "adamw, lamb, lion, and what muon leaves to Adam: decay of the first moment"),
+    "b2": Key(0.999, "the same: decay of the second moment"),
+    "eps": Key(1e-8, "adamw, lamb, muon"),
+    "momentum": Key(0.9, "sgd, adafactor, muon; 0 for none"),
     "nesterov": Key(False, "sgd"),
     "mu_dtype": Key(str, "dtype of the first moment, as bfloat16; float32 if unset"),
     "weight_decay": Key(0.0, "decoupled, times the learning rate (optax); coupled L2 for sgd"),

@@ -123,12 +123,41 @@ def _adafactor(config, schedule, mask):
     )
 
 
+def _muon(config, schedule, mask):
+    """Muon (Jordan 2024) of the kernels in blocks, Adam of all else, at one rate and both with Nesterov momentum.
+
+    As in Moonlight (arXiv:2502.16982) updates are scaled to the size of AdamW's, so that its learning rates and decay
+    serve. Queries, keys and values are matrices of all heads together, as in its code.
+    """
+    muon = optax.contrib.muon(
+        1.0,
+        beta=config.momentum,
+        eps=config.eps,
+        mu_dtype=config.mu_dtype,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=lambda params: _map_path(_matrix, params),
+        consistent_rms=0.2,
+    )
+    return optax.chain(muon, optax.add_decayed_weights(-config.weight_decay, mask), optax.scale_by_schedule(schedule))
+
+
+def _matrix(path: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes are the inputs and which the outputs of a matrix; None if it is no kernel of a block."""
+    if not re.search(r"(?:^|/)block_\d+/.*kernel$", path):
+        return None
+    last_inputs = leaf.ndim - 1 if path.endswith("/out/kernel") else 1  # the heads are outputs, or inputs of `out`
+    axes = tuple(range(leaf.ndim))
+    return optax.contrib.MuonDimensionNumbers(axes[:last_inputs], axes[last_inputs:])
+
+
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": _adamw,
     "sgd": _sgd,
     "lamb": _lamb,
     "adafactor": _adafactor,
     "lion": _lion,
+    "muon": _muon,
 }
 
 

@@ -246,6 +246,15 @@ def test_flip_mirrors_half_of_the_time():
     assert 0.42 < np.mean(flips) < 0.58
 
 
+def test_rot90_turns_by_each_quarter_as_often():
+    image = noise(4, 4)
+    quarters = [np.rot90(image, turn).tobytes() for turn in range(4)]
+    turned = [quarters.index(np.asarray(geometry.Rot90()(image, rng(seed))).tobytes()) for seed in range(400)]
+    assert min(np.bincount(turned, minlength=4)) > 70
+    with pytest.raises(UserError, match="rot90: a 3x4 image is not square"):
+        geometry.Rot90()(noise(3, 4), rng())
+
+
 def test_random_affine_without_strength_changes_nothing():
     still = geometry.RandomAffine(degrees=0, shift=0, scale=(1.0, 1.0))
     image = noise(9, 7)

@@ -232,6 +232,20 @@ class Flip(Transform):
 
 
 @dataclass(frozen=True)
+class Rot90(Transform):
+    """Turns a square image by none, one, two or three quarters, each as likely: for what has no upright."""
+
+    random: ClassVar[bool] = True
+    _quarters: ClassVar = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if image.width != image.height:
+            raise UserError(f"rot90: a {image.height}x{image.width} image is not square: put a crop before it")
+        turn = rng.integers(4)
+        return image.transpose(self._quarters[turn - 1]) if turn else image
+
+
+@dataclass(frozen=True)
 class RandomAffine(Transform):
     """Turns by up to `degrees` either way, shifts by up to `shift` of each side, scales within `scale`, all uniform.
 

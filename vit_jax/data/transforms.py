@@ -29,6 +29,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "random_resize": geometry.RandomResize,
     "random_resized_crop": geometry.RandomResizedCrop,
     "resize": geometry.Resize,
+    "rot90": geometry.Rot90,
 }
 
 Call = tuple[str, list, dict[str, Any]]  # a step as written: name, positional arguments, named arguments
