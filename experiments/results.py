@@ -117,10 +117,10 @@ def motion_table() -> str:
         schemes.setdefault((row["learned"], row["scheme"]), []).append(row)
     for (learned, scheme), rows in schemes.items():
         attention = "of an image model, from which the next start" if scheme == "frames" else f"`{scheme}`"
-        cells = [learned, attention, ", ".join(row["seed"] for row in rows), _percents(rows, "top1")]
-        if learned == "motion":
-            cells += [_percents(rows, "family"), "; ".join(map(_direction, rows))]
-        lines.append("| " + " | ".join([*cells, "", ""][:6]) + " |")
+        direction = "; ".join(map(_direction, rows)) if learned == "motion" else ""
+        seeds = ", ".join(row["seed"] for row in rows)
+        cells = [learned, attention, seeds, _percents(rows, "top1"), _percents(rows, "family"), direction]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
