@@ -1,6 +1,7 @@
 """Checkpoints by themselves: what is inside, which are kept, and what reading one may not do."""
 
 import json
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -166,6 +167,25 @@ def test_what_cannot_be_written_is_one_line_with_what_is_kept(tmp_path, monkeypa
         checkpoints.save(2, state, {}, None)
     assert "\n" not in str(caught.value)
     checkpoints.close()
+
+
+def test_what_changes_while_it_is_written_is_saved_as_it_was(tmp_path, monkeypatch):
+    changed, dumps = threading.Event(), json.dumps
+
+    def late(*args, **kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            assert changed.wait(timeout=60)
+        return dumps(*args, **kwargs)
+
+    monkeypatch.setattr(json, "dumps", late)
+    checkpoints, window, weights = Checkpoints(tmp_path), {"loss": [0.5, 1.0]}, jnp.arange(4.0)
+    checkpoints.save(1, State({"w": weights}, None), {"window": window}, None)
+    window["loss"][0] += 0.25  # as the next step does
+    window["top1"] = [1.0, 1.0]
+    changed.set()
+    checkpoints.wait()
+    checkpoints.close()
+    assert load_checkpoint(tmp_path)[1]["window"] == {"loss": [0.5, 1.0]}
 
 
 def test_the_json_part_is_json(tmp_path, config, params):

@@ -5,6 +5,7 @@ preprocessing. A workdir holds them as `checkpoints/STEP/{state,meta}`.
 """
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -53,6 +54,7 @@ class Checkpoints:
         """Starts saving; `metrics`, those of an evaluation at this step, rank it among the best."""
         if step in self._manager.all_steps():
             return
+        meta = copy.deepcopy(meta)  # written in the background, where Orbax copies arrays alone beforehand
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._explained():
             self._manager.save(step, args=args, metrics=metrics or None, force=True)
