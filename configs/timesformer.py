@@ -147,7 +147,8 @@ def motion(learned: str = "motion") -> Config:
     68 % of the objects, in a quarter of an hour after an hour of two for the image model.
     """
     label = "label" if learned == "motion" else "object"
-    config = _small("motion/fashion", label, frames=1 if learned == "frames" else 8, pixels=32)
+    dataset, frames = ("motion/fashion_frames", 1) if learned == "frames" else ("motion/fashion", 8)
+    config = _small(dataset, label, frames=frames, pixels=32)
     config.batch_size = 64
     config.duration = "6 epochs"
     config.eval_every = config.checkpoint.every = "0.5 epochs"
@@ -168,11 +169,9 @@ def motion(learned: str = "motion") -> Config:
         config.optimizer.schedule.peak = 5e-4
     if learned == "frames":
         config.model.attention_type = "space_only"
-        config.data.sampling = "stride(frames=1)"
         config.batch_size = 256
-        config.duration = "120 epochs"
-        config.eval_every = config.checkpoint.every = "2 epochs"
-        config.log_every = "1 epochs"
+        config.duration = "20 epochs"
+        config.eval_every = config.checkpoint.every = "0.5 epochs"
         config.optimizer.name = "muon"  # of as many frames AdamW learns less
         config.optimizer.momentum = 0.95
         config.optimizer.weight_decay = 0.05

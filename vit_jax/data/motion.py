@@ -257,6 +257,11 @@ class Motion(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     BUILDER_CONFIGS: ClassVar[list[MotionConfig]] = [
         MotionConfig(name="fashion", description="Fashion-MNIST's images"),
         MotionConfig(name="fashion_zoom", description="the same with zoom_in and zoom_out", zoom=True),
+        MotionConfig(
+            name="fashion_frames",
+            description="single frames of more of the same objects: nothing moves, `object` is to be learned",
+            train_clips=240_000, num_frames=1,
+        ),
         MotionConfig(name="digits", description="scikit-learn's digits", objects="digits"),
         MotionConfig(
             name="digits_tiny",
