@@ -77,12 +77,17 @@ def folder(tmp_path):
         ([], "COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["train", "--config=configs/quickstart.py"], "--workdir"),
+        (["train", "--confg=configs/quickstart.py", "--workdir=w"], "'--confg'; did you mean '--config'?"),
+        (["train", "--config=configs/quickstart.py", "--wrkdir=w"], "'--wrkdir'; did you mean '--workdir'?"),
         (["train", "--config=configs/quickstart.py", "--workdir=w", "--batch=3"], "unknown option '--batch'"),
-        (["evaluate", "w", "--batch=3"], "--batch=3"),
+        (["train", "--config=configs/quickstart.py", "--workdir=w", "more"], "unexpected argument 'more'"),
+        (["evaluate", "w", "--batch=3"], "'--batch'"),
+        (["evaluate", "w", "--config.batch_size=3"], "'--config.batch_size'"),
+        (["evaluate", "w", "more"], "unrecognized arguments: more"),
         (["evaluate", "w", "--batch_size=many"], "invalid int value: 'many'"),
         (["evaluate", "w", "--batch_size=0"], "--batch_size must be at least 1, not 0"),
         (["evaluate", "w", "--num_processes=2"], "--coordinator, --num_processes and --process_id go together"),
-        (["predict", "w", "i", "--topp=3"], "--topp=3"),
+        (["predict", "w", "i", "--topp=3"], "'--topp'; did you mean '--top'?"),
         (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
         (["predict", "w", "i", "--contact_sheet=sheet.doc"], "--contact_sheet sheet.doc: give the name of a PNG"),
         (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet nowhere/sheet.png"),
@@ -90,10 +95,7 @@ def folder(tmp_path):
     ],
 )
 def test_a_wrong_flag_or_command(arguments, culprit):
-    status, lines = ended(*arguments)
-    assert status == 2
-    assert culprit in lines[-1]
-    assert all(line.startswith(("usage:", " ")) for line in lines[:-1])
+    assert culprit in refused(*arguments)
 
 
 # ---- config ----

@@ -80,7 +80,7 @@ def test_overrides_keep_the_type_of_the_key():
         (["--config.batchsize=3"], "unknown config key 'batchsize'; did you mean 'batch_size'"),
         (["--config.optimizer.schedul.peak=3"], "did you mean 'optimizer.schedule.peak'"),
         (["--config.batch_size=many"], "batch_size"),
-        (["--batch_size=3"], "unknown option '--batch_size'"),
+        (["--batch_size=3"], "unexpected argument '--batch_size=3'"),
         (["batch_size=3"], "unexpected argument 'batch_size=3'"),
     ],
 )

@@ -4,13 +4,34 @@ import argparse
 import importlib
 import logging
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
 COMMANDS = ("train", "evaluate", "predict", "convert", "data")
 
 
+class Parser(argparse.ArgumentParser):
+    """Ends with one line, which names an unknown option; argparse would tell what is missing without it."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        if not self._subparsers:  # else what follows is not of this parser
+            known = [option for action in self._actions for option in action.option_strings]
+            for option in (word.partition("=")[0] for word in words if word.startswith("--") and word != "--"):
+                is_override = option.startswith("--config.") and self.get_default("overrides") is not None
+                if option not in known and not is_override:
+                    self.error(f"unknown option {option!r}{nearest(option, known)}")
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 for a failed run, 2 for a user's mistake, 128 + signal."""
-    parser = argparse.ArgumentParser(prog="vit_jax", description="Transformers for images, video and text, in JAX.")
+    parser = Parser(prog="vit_jax", description="Transformers for images, video and text, in JAX.")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     modules = {name: importlib.import_module(f"vit_jax.commands.{name}") for name in COMMANDS}
     for name, module in modules.items():
@@ -33,8 +54,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(module, args) -> int:
-    from vit_jax.errors import Interrupted, RunError, UserError
-
     try:
         return module.run(args)
     except UserError as error:

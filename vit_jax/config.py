@@ -217,10 +217,8 @@ def load_config(path_and_args: str, overrides: list[str]) -> Config:
     known = keys()
     for override in overrides:
         match = re.match(r"--?config\.([^=]+)", override)
-        if not override.startswith("-"):
-            raise UserError(f"unexpected argument {override!r}; write overrides as --config.key=value")
         if not match:
-            raise UserError(f"unknown option {override.partition('=')[0]!r}; see --help")
+            raise UserError(f"unexpected argument {override!r}; write overrides as --config.key=value")
         if match[1] not in known:
             raise UserError(f"unknown config key {match[1]!r}{nearest(match[1], known)}")
 
