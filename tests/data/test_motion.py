@@ -46,6 +46,13 @@ def test_a_motion_backwards_is_the_opposite_motion(config):
     assert seen == set(config.motions)
 
 
+def test_fewer_frames_of_a_clip_are_its_first():
+    longer, shorter = (dataclasses.replace(SMALL, noise=0, num_frames=frames) for frames in (6, 1))
+    for (_, long, _), (_, short, _) in zip(*(clips_of(c, "test", 8) for c in (longer, shorter)), strict=True):
+        assert len(short) == 1
+        np.testing.assert_array_equal(short, long[:1])
+
+
 def test_the_state_of_a_frame_is_uniform_whatever_the_motion():
     config = dataclasses.replace(SMALL, zoom=True)
     states: dict = {motion: [] for motion in config.motions}
