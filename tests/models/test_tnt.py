@@ -9,7 +9,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf
+from transcriptions.tnt import numpy_tnt
 
 from vit_jax.models import build_model
 from vit_jax.models.tnt import TNT
@@ -43,79 +43,6 @@ def distance(value, expected):
     return np.linalg.norm(np.float64(value) - expected) / np.linalg.norm(expected)
 
 
-# the transcription: float64, a loop over patches and words
-
-
-def layer_norm(p, x):
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
-
-
-def dense(p, x):
-    return x @ p["kernel"] + p.get("bias", 0)
-
-
-def gelu(x):
-    return x / 2 * (1 + erf(x / np.sqrt(2)))
-
-
-def attention(p, x):
-    query, key, value = (np.einsum("...td,dhe->...hte", x, p[part]["kernel"]) for part in ("query", "key", "value"))
-    weights = np.exp(query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1]))
-    weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("...hte,hed->...td", weights @ value, p["out"]["kernel"]) + p["out"]["bias"], weights
-
-
-def plain_block(p, x):
-    y, weights = attention(p["attention"], layer_norm(p["attention_norm"], x))
-    x = x + y
-    y = dense(p["mlp"]["out"], gelu(dense(p["mlp"]["in"], layer_norm(p["mlp_norm"], x))))
-    if "mlp_gate" in p:
-        gate = layer_norm(p["mlp_gate"]["norm"], y.mean(1, keepdims=True))
-        gate = np.tanh(dense(p["mlp_gate"]["out"], np.maximum(dense(p["mlp_gate"]["in"], gate), 0)))
-        y = y + gate * y
-    return x + y, weights
-
-
-def project(p, words):
-    return layer_norm(p["norm_out"], dense(p["dense"], layer_norm(p["norm_in"], words.reshape(*words.shape[:2], -1))))
-
-
-def numpy_tnt(p, images, model):
-    """Logits, and all that can be captured."""
-    (gh, gw), (ph, pw), c = model.grid, model.patch_size, model.inner_hidden_dim
-    stride = {6: 2, 2: 3}[model.num_words]
-    kernel, patches = p["patch_embed"]["kernel"].reshape(-1, c), []
-    for i in range(gh):
-        for j in range(gw):
-            patch = images[:, i * ph : (i + 1) * ph, j * pw : (j + 1) * pw]
-            patch = np.pad(patch, ((0, 0), (3, 3), (3, 3), (0, 0)))
-            words = [
-                patch[:, u : u + 7, v : v + 7].reshape(len(images), -1) @ kernel + p["patch_embed"]["bias"]
-                for u in range(0, ph, stride)
-                for v in range(0, pw, stride)
-            ]
-            patches.append(np.stack(words, axis=1))
-    words = np.stack(patches, axis=1)
-    words = words + p.get("word_pos", np.zeros(c)).reshape(-1, c)
-    x = project(p["projection"], words)
-    x = x + p.get("pos_embed", np.zeros(x.shape[-1])).reshape(-1, x.shape[-1])
-    token = p["cls_token"] + p.get("cls_pos", 0)
-    x = np.concatenate([np.broadcast_to(token, (len(x), 1, x.shape[-1])), x], axis=1)
-
-    captured = {}
-    for i in range(model.num_layers):
-        block, weights = p["encoder"][f"block_{i}"], {}
-        if "inner" in block:
-            words, weights["inner"] = plain_block(block["inner"], words)
-            x = np.concatenate([x[:, :1], x[:, 1:] + project(block["projection"], words)], axis=1)
-        x, weights["outer"] = plain_block(block["outer"], x)
-        captured |= {f"attention/{i}": weights, f"tokens/{i}": x, f"words/{i}": words}
-    captured["tokens/final"] = layer_norm(p["norm"], x)
-    captured["pooled"] = captured["tokens/final"][:, 0]
-    return dense(p["head"], captured["pooled"]), captured
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -129,7 +56,7 @@ def numpy_tnt(p, images, model):
 def test_the_whole_model_is_the_transcription(fields, randomised):
     model = tiny(**fields)
     images, params = some_images(model), randomised(shapes_of(model))
-    expected, expected_captured = numpy_tnt(jax.tree.map(np.float64, params), np.float64(images), model)
+    expected, expected_captured = numpy_tnt(model, jax.tree.map(np.float64, params), np.float64(images))
     logits, captured = logits_of(model, params, images, capture=tuple(expected_captured))
     assert distance(logits, expected) < 1e-5
     assert captured.keys() == expected_captured.keys()
@@ -149,7 +76,7 @@ def test_gradients_are_finite_differences_of_the_transcription(randomised):
     images = np.float64(images)
 
     def loss(leaves):
-        return (numpy_tnt(jax.tree.unflatten(tree, leaves), images, model)[0] * target).sum()
+        return (numpy_tnt(model, jax.tree.unflatten(tree, leaves), images)[0] * target).sum()
 
     for i, (path, gradient) in enumerate(jax.tree.leaves_with_path(gradients)):
         direction = np.random.default_rng(2).standard_normal(gradient.shape)

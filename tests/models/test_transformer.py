@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transcriptions.layers import layer_norm
+from transcriptions.transformer import formula, numpy_transformer
 
 from vit_jax.models import build_model
 from vit_jax.models.transformer import Transformer, sinusoids
@@ -59,94 +61,6 @@ def run(model, params, *sequences, train=False, key=None, capture=()):
     return model.apply({"params": params}, *sequences, train=train, capture=capture, rngs=rngs)
 
 
-# the transcription: float64, loops where they are clearer
-
-
-def layer_norm(p, x, epsilon=1e-6):
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * p["scale"] + p["bias"]
-
-
-def attention(p, x, y, mask):
-    """`mask` (batch, queries, keys); a query that may see nothing sees everything alike."""
-    out, weights = p["out"].get("bias", 0), []
-    for head in range(HEADS):
-        query, key, value = (
-            tokens @ p[name]["kernel"][:, head] + (p[name]["bias"][head] if "bias" in p[name] else 0)
-            for name, tokens in (("query", x), ("key", y), ("value", y))
-        )
-        logits = np.where(mask, query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1]), -1e30)
-        weight = np.exp(logits - logits.max(-1, keepdims=True))
-        weight /= weight.sum(-1, keepdims=True)
-        out = out + weight @ value @ p["out"]["kernel"][head]
-        weights.append(weight)
-    return out, np.stack(weights, axis=1)
-
-
-def mlp(p, x):
-    return np.maximum(x @ p["in"]["kernel"] + p["in"]["bias"], 0) @ p["out"]["kernel"] + p["out"]["bias"]
-
-
-def numpy_stack(p, norm, x, mask, memory=None, memory_mask=None):
-    captured = {}
-    for i in range(LAYERS):
-        block = p[f"block_{i}"]
-
-        def add(name, sub_layer, x, block=block, i=i):
-            y = sub_layer(block[name], norm["before"](block[f"{name}_norm"], x))
-            if isinstance(y, tuple):
-                y, captured[f"{name}/{i}"] = y
-            return norm["after"](block[f"{name}_norm"], x + y)
-
-        x = add("attention", lambda p, x: attention(p, x, x, mask), x)
-        if memory is not None:
-            x = add("cross_attention", lambda p, x: attention(p, x, memory, memory_mask), x)
-        x = add("mlp", mlp, x)
-        captured[f"tokens/{i}"] = x
-    return x, captured
-
-
-def formula(position, channel, hidden_dim):
-    angle = position / 10_000 ** (channel // 2 * 2 / hidden_dim)
-    return math.cos(angle) if channel % 2 else math.sin(angle)
-
-
-def numpy_embed(p, side, tokens):
-    width = 8
-    table = p.get(f"{side}_embed", p.get("embed"))["embedding"]
-    if f"{side}_pos_embed" in p:
-        positions = p[f"{side}_pos_embed"]["embedding"][: tokens.shape[1]]
-    else:
-        positions = [[formula(i, c, width) for c in range(width)] for i in range(tokens.shape[1])]
-    return table[tokens] * np.sqrt(width) + np.asarray(positions)
-
-
-def numpy_transformer(p, source, target, *, pre=False, epsilon=1e-6):
-    """Logits (of an encoder, its tokens), and all that can be captured; `source` or `target` None: the other alone."""
-    norm = functools.partial(layer_norm, epsilon=epsilon)
-    identity = lambda p, x: x  # noqa: E731
-    norms = {"before": norm, "after": identity} if pre else {"before": identity, "after": norm}
-    captured, memory, real = {}, None, None
-    if source is not None:
-        real = np.broadcast_to((source != 0)[:, None], (len(source), 1, source.shape[1]))
-        memory, found = numpy_stack(p["encoder"], norms, numpy_embed(p, "source", source), real)
-        memory = norm(p["encoder_norm"], memory) if pre else memory
-        captured |= {f"encoder/{name}": value for name, value in (found | {"tokens/final": memory}).items()}
-    if target is None:
-        return memory, captured
-    causal = np.tril(np.ones((target.shape[1],) * 2, bool))
-    x, found = numpy_stack(p["decoder"], norms, numpy_embed(p, "target", target), causal, memory, real)
-    x = norm(p["decoder_norm"], x) if pre else x
-    captured |= {f"decoder/{name}": value for name, value in (found | {"tokens/final": x}).items()}
-    return x @ (p["head"]["kernel"] if "head" in p else p["embed"]["embedding"].T), captured
-
-
-def transcribe(model, params, *sequences):
-    source, target = {"encoder": (*sequences, None), "decoder": (None, *sequences)}.get(model.architecture, sequences)
-    p = jax.tree.map(np.float64, params)
-    return numpy_transformer(p, source, target, pre=model.norm == "pre", epsilon=model.norm_epsilon)
-
-
 @pytest.mark.parametrize(
     ("architecture", "fields"),
     [("encoder_decoder", {}), ("encoder_decoder", OTHER), ("encoder", OTHER), ("decoder", {})],
@@ -156,7 +70,8 @@ def test_the_whole_model_is_the_transcription(architecture, fields, random_param
     model = tiny(architecture=architecture, **fields)
     sequences = inputs_of(model)
     params = random_params(model)
-    expected, expected_captured = transcribe(model, params, *map(np.asarray, sequences))
+    p = jax.tree.map(np.float64, params)
+    expected, expected_captured = numpy_transformer(model, p, *map(np.asarray, sequences))
     if architecture != "encoder":  # the same run as in decoding below, compiled once
         np.testing.assert_allclose(run(model, params, *sequences), expected, rtol=1e-4, atol=1e-5)
     out, captured = run(model, params, *sequences, capture=tuple(expected_captured))
@@ -178,7 +93,7 @@ def test_gradients_are_finite_differences_of_the_transcription(fields, random_pa
     leaves, tree = jax.tree.flatten(jax.tree.map(np.float64, params))
 
     def loss(leaves):
-        return (transcribe(model, jax.tree.unflatten(tree, leaves), SOURCE, TARGET)[0] * weights).sum()
+        return (numpy_transformer(model, jax.tree.unflatten(tree, leaves), SOURCE, TARGET)[0] * weights).sum()
 
     for i, (path, gradient) in enumerate(jax.tree.leaves_with_path(gradients)):
         direction = np.random.default_rng(2).standard_normal(gradient.shape)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transcriptions.layers import gelu_tanh, layer_norm, mlp
+from transcriptions.vit import attention, numpy_vit
 
 from vit_jax.models import build_model
 from vit_jax.models.positions import sincos2d
@@ -32,81 +34,6 @@ def some_images(batch=3, seed=0):
 @functools.partial(jax.jit, static_argnames=("model", "capture"))
 def logits_of(model, params, images, capture=()):
     return model.apply({"params": params}, images, train=False, capture=capture)
-
-
-# the transcription: float64, loops where they are clearer
-
-
-def layer_norm(p, x, epsilon=1e-6):
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * p["scale"] + p["bias"]
-
-
-def gelu_tanh(x):
-    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-
-def gelu_exact(x):
-    return x / 2 * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
-
-
-def mlp(p, x, gelu):
-    return gelu(x @ p["in"]["kernel"] + p["in"]["bias"]) @ p["out"]["kernel"] + p["out"]["bias"]
-
-
-def attention(p, x, y, relative=None):
-    out, weights = p["out"]["bias"], []
-    for head in range(HEADS):
-        query, key, value = (
-            tokens @ p[name]["kernel"][:, head] + (p[name]["bias"][head] if "bias" in p[name] else 0)
-            for name, tokens in (("query", x), ("key", y), ("value", y))
-        )
-        logits = query @ key.swapaxes(1, 2)
-        if relative is not None:
-            for q, k in np.ndindex(logits.shape[1:]):
-                logits[:, q, k] += query[:, q] @ relative[q - k + logits.shape[2] - 1]
-        weight = np.exp(logits / np.sqrt(query.shape[-1]))
-        weight /= weight.sum(-1, keepdims=True)
-        out = out + weight @ value @ p["out"]["kernel"][head]
-        weights.append(weight)
-    return out, np.stack(weights, axis=1)
-
-
-def positions_of(p):
-    """Of the parameters of a model, or of a block: (tokens, hidden_dim); 0 if they have none."""
-    if not {"pos_embed", "pos_embed_x"} & p.keys():
-        return 0
-    positions = [p["cls_pos"]]
-    for i, j in np.ndindex(*GRID):
-        positions.append(p["pos_embed"][i, j] if "pos_embed" in p else [*p["pos_embed_x"][j], *p["pos_embed_y"][i]])
-    return np.stack(positions)
-
-
-def numpy_vit(p, images, gelu=gelu_tanh, epsilon=1e-6, shared=False):
-    """Logits, and all that can be captured, of a ViT that pools its class token."""
-    ph, pw = PATCH
-    kernel = p["patch_embed"]["kernel"].reshape(ph * pw * 3, -1)
-    tokens = [np.broadcast_to(p["cls_token"], (len(images), kernel.shape[1]))]
-    for i, j in np.ndindex(*GRID):
-        patch = images[:, i * ph : (i + 1) * ph, j * pw : (j + 1) * pw].reshape(len(images), -1)
-        tokens.append(patch @ kernel + p["patch_embed"]["bias"])
-    x, captured = np.stack(tokens, axis=1), {}
-    if not shared:
-        x = x + positions_of(p)
-    for i in range(LAYERS):
-        block = p["encoder"][f"block_{i}"]
-        attention_scale, mlp_scale = (block.get(f"{k}_scale", {"scale": 1})["scale"] for k in ("attention", "mlp"))
-        x = x + positions_of(p if shared else block)
-        y = layer_norm(block["attention_norm"], x, epsilon)
-        y, captured[f"attention/{i}"] = attention(block["attention"], y, y, block.get("relative_embed"))
-        x = x + attention_scale * y
-        x = x + mlp_scale * mlp(block["mlp"], layer_norm(block["mlp_norm"], x, epsilon), gelu)
-        captured[f"tokens/{i}"] = x
-    captured["tokens/final"] = layer_norm(p["norm"], x, epsilon)
-    captured["pooled"] = x = captured["tokens/final"][:, 0]
-    if "representation" in p:
-        x = np.tanh(x @ p["representation"]["kernel"] + p["representation"]["bias"])
-    return x @ p["head"]["kernel"] + p["head"]["bias"], captured
 
 
 @pytest.mark.parametrize(
@@ -165,10 +92,7 @@ def test_the_whole_model_is_the_transcription(fields, randomised):
     assert ("attention_scale" in block) == ("mlp_scale" in block) == ("layer_scale_init" in fields)
     assert ("representation" in params) == ("representation_dim" in fields)
 
-    gelu = gelu_exact if "gelu" in fields else gelu_tanh
-    p = jax.tree.map(np.float64, params)
-    shared = fields.get("pos_embed_at") == "every_layer_shared"
-    expected, expected_captured = numpy_vit(p, np.float64(images), gelu, fields.get("norm_epsilon", 1e-6), shared)
+    expected, expected_captured = numpy_vit(model, jax.tree.map(np.float64, params), np.float64(images))
     np.testing.assert_allclose(logits_of(model, params, images), expected, rtol=1e-4, atol=1e-5)
 
     logits, captured = logits_of(model, params, images, capture=tuple(expected_captured))
@@ -187,7 +111,7 @@ def test_gradients_are_finite_differences_of_the_transcription(randomised):
     images = np.float64(images)
 
     def loss(leaves):
-        return (numpy_vit(jax.tree.unflatten(tree, leaves), images)[0] * target).sum()
+        return (numpy_vit(model, jax.tree.unflatten(tree, leaves), images)[0] * target).sum()
 
     for i, (path, gradient) in enumerate(jax.tree.leaves_with_path(gradients)):
         direction = np.random.default_rng(2).standard_normal(gradient.shape)
