@@ -144,18 +144,16 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
     for step in steps:
         try:
             meta = _read_meta(directory / str(step))
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(), multiprocessing_options=alone) as checkpointer:
-                path = directory / str(step) / "state"
-                metadata = checkpointer.metadata(path).item_metadata
-                if metadata is None:
-                    raise ValueError("the list of its arrays cannot be read")
-                tree = metadata.tree
-                wanted = "ema" if tree.get("ema") else "params"
-                item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
-                numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-                state = checkpointer.restore(
-                    path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
-                )
+            path = directory / str(step) / "state"
+            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+            tree = handler.metadata(path).tree
+            wanted = "ema" if tree.get("ema") else "params"
+            item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
+            numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            state = handler.restore(
+                path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
+            )
+            handler.close()
             return state[wanted], {"step": step, **meta}
         except Exception as error:
             logging.warning("%s is damaged (%s), passed over", directory / str(step), _first_line(error))
