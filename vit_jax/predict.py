@@ -155,5 +155,5 @@ def plot_predictions(run: Run, path: Any, count: int = 32) -> pathlib.Path:
 
 def preview(video: Video) -> Image.Image:
     """Returns frames of a video, spread evenly over it, side by side."""
-    last = video.num_frames - 1
-    return film_strip(video.read([round(last * i / (FRAMES_SHOWN - 1)) for i in range(FRAMES_SHOWN)]))
+    shown = np.linspace(0, video.num_frames - 1, min(FRAMES_SHOWN, video.num_frames))
+    return film_strip(video.read(shown.round().astype(int).tolist()))
