@@ -88,6 +88,7 @@ def folder(tmp_path):
         (["evaluate", "w", "--batch_size=0"], "--batch_size must be at least 1, not 0"),
         (["evaluate", "w", "--num_processes=2"], "--coordinator, --num_processes and --process_id go together"),
         (["predict", "w", "i", "--topp=3"], "'--topp'; did you mean '--top'?"),
+        (["predict", "w", "--", "--topp=3"], "no checkpoint in"),  # a file of that name
         (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
         (["predict", "w", "i", "--contact_sheet=sheet.doc"], "--contact_sheet sheet.doc: give the name of a PNG"),
         (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet nowhere/sheet.png"),

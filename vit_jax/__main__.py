@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ class Parser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else list(args)
         if not self._subparsers:  # else what follows is not of this parser
             known = [option for action in self._actions for option in action.option_strings]
-            for option in (word.partition("=")[0] for word in words if word.startswith("--") and word != "--"):
+            before_dashes = itertools.takewhile(lambda word: word != "--", words)
+            for option in (word.partition("=")[0] for word in before_dashes if word.startswith("--")):
                 is_override = option.startswith("--config.") and self.get_default("overrides") is not None
                 if option not in known and not is_override:
                     self.error(f"unknown option {option!r}{nearest(option, known)}")

@@ -145,15 +145,15 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
         try:
             meta = _read_meta(directory / str(step))
             path = directory / str(step) / "state"
-            handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-            tree = handler.metadata(path).tree
-            wanted = "ema" if tree.get("ema") else "params"
-            item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
-            numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-            state = handler.restore(
-                path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
-            )
-            handler.close()
+            # a Checkpointer around it would warn of metadata that those of a CheckpointManager do not have
+            with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)) as handler:
+                tree = handler.metadata(path).tree
+                wanted = "ema" if tree.get("ema") else "params"
+                item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
+                numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+                state = handler.restore(
+                    path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
+                )
             return state[wanted], {"step": step, **meta}
         except Exception as error:
             logging.warning("%s is damaged (%s), passed over", directory / str(step), _first_line(error))

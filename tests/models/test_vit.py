@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transcriptions.layers import gelu_tanh, layer_norm, mlp
-from transcriptions.vit import attention, numpy_vit
+from transcriptions.layers import attention, gelu_tanh, layer_norm, mlp
+from transcriptions.vit import numpy_vit
 
 from vit_jax.models import build_model
 from vit_jax.models.positions import sincos2d

@@ -4,20 +4,14 @@ import functools
 
 import numpy as np
 
-from transcriptions.layers import dense, gelu_exact, layer_norm, mlp, relu
+from transcriptions.layers import attention, dense, gelu_exact, layer_norm, mlp, relu
 
 norm = functools.partial(layer_norm, epsilon=1e-5)
 
 
-def attention(p, x):
-    query, key, value = (np.einsum("...td,dhe->...hte", x, p[part]["kernel"]) for part in ("query", "key", "value"))
-    weights = np.exp(query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1]))
-    weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("...hte,hed->...td", weights @ value, p["out"]["kernel"]) + p["out"]["bias"], weights
-
-
 def plain_block(p, x):
-    y, weights = attention(p["attention"], norm(p["attention_norm"], x))
+    y = norm(p["attention_norm"], x)
+    y, weights = attention(p["attention"], y, y)
     x = x + y
     y = mlp(p["mlp"], norm(p["mlp_norm"], x), gelu_exact)
     if "mlp_gate" in p:

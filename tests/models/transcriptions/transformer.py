@@ -5,23 +5,7 @@ import math
 
 import numpy as np
 
-from transcriptions.layers import layer_norm, mlp, relu
-
-
-def attention(p, x, y, mask):
-    """`mask` (batch, queries, keys); a query that may see nothing sees everything alike."""
-    out, weights = p["out"].get("bias", 0), []
-    for head in range(p["query"]["kernel"].shape[1]):
-        query, key, value = (
-            tokens @ p[name]["kernel"][:, head] + (p[name]["bias"][head] if "bias" in p[name] else 0)
-            for name, tokens in (("query", x), ("key", y), ("value", y))
-        )
-        logits = np.where(mask, query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1]), -1e30)
-        weight = np.exp(logits - logits.max(-1, keepdims=True))
-        weight /= weight.sum(-1, keepdims=True)
-        out = out + weight @ value @ p["out"]["kernel"][head]
-        weights.append(weight)
-    return out, np.stack(weights, axis=1)
+from transcriptions.layers import attention, layer_norm, mlp, relu
 
 
 def numpy_stack(p, norm, x, mask, memory=None, memory_mask=None):
@@ -34,9 +18,9 @@ def numpy_stack(p, norm, x, mask, memory=None, memory_mask=None):
                 y, captured[f"{name}/{i}"] = y
             return norm["after"](block[f"{name}_norm"], x + y)
 
-        x = add("attention", lambda p, x: attention(p, x, x, mask), x)
+        x = add("attention", lambda p, x: attention(p, x, x, mask=mask), x)
         if memory is not None:
-            x = add("cross_attention", lambda p, x: attention(p, x, memory, memory_mask), x)
+            x = add("cross_attention", lambda p, x: attention(p, x, memory, mask=memory_mask), x)
         x = add("mlp", functools.partial(mlp, activation=relu), x)
         captured[f"tokens/{i}"] = x
     return x, captured

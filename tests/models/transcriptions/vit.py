@@ -2,25 +2,7 @@
 
 import numpy as np
 
-from transcriptions.layers import GELUS, dense, layer_norm, mlp
-
-
-def attention(p, x, y, relative=None):
-    out, weights = p["out"]["bias"], []
-    for head in range(p["query"]["kernel"].shape[1]):
-        query, key, value = (
-            tokens @ p[name]["kernel"][:, head] + (p[name]["bias"][head] if "bias" in p[name] else 0)
-            for name, tokens in (("query", x), ("key", y), ("value", y))
-        )
-        logits = query @ key.swapaxes(1, 2)
-        if relative is not None:
-            for q, k in np.ndindex(logits.shape[1:]):
-                logits[:, q, k] += query[:, q] @ relative[q - k + logits.shape[2] - 1]
-        weight = np.exp(logits / np.sqrt(query.shape[-1]))
-        weight /= weight.sum(-1, keepdims=True)
-        out = out + weight @ value @ p["out"]["kernel"][head]
-        weights.append(weight)
-    return out, np.stack(weights, axis=1)
+from transcriptions.layers import GELUS, attention, dense, layer_norm, mlp
 
 
 def positions_of(p, grid):
@@ -50,7 +32,7 @@ def numpy_vit(model, p, images):
         attention_scale, mlp_scale = (block.get(f"{k}_scale", {"scale": 1})["scale"] for k in ("attention", "mlp"))
         x = x + positions_of(p if shared else block, model.grid)
         y = layer_norm(block["attention_norm"], x, epsilon)
-        y, captured[f"attention/{i}"] = attention(block["attention"], y, y, block.get("relative_embed"))
+        y, captured[f"attention/{i}"] = attention(block["attention"], y, y, relative=block.get("relative_embed"))
         x = x + attention_scale * y
         x = x + mlp_scale * mlp(block["mlp"], layer_norm(block["mlp_norm"], x, epsilon), gelu)
         captured[f"tokens/{i}"] = x
