@@ -6,9 +6,9 @@ python -m benchmarks.clips [--name motion/fashion] [--clips 5000]
 import argparse
 import time
 
-from vit_jax.data.clips import ClipPreprocessing
 from vit_jax.data.pipeline import LoadBatch
 from vit_jax.data.sources import open_source
+from vit_jax.data.video.clips import ClipPreprocessing
 
 BATCH_SIZE = 64
 

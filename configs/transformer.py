@@ -9,7 +9,7 @@
 The argument is DATASET[,big]:
 
 - `wmt14_en_de` and `wmt14_en_fr`, base or `big`, of a folder with `train`, `validation` (newstest2013) and `test`
-  (newstest2014), each a file per language or as in vit_jax/data/text.py. BLEU on newstest2014 in Table 2, of averaged
+  (newstest2014): one file per language, or see vit_jax/data/text/source.py. BLEU on newstest2014 in Table 2, averaged
   checkpoints (`evaluate --average`, section 6.1):
 
            en-de  en-fr  average

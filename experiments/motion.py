@@ -31,7 +31,7 @@ import numpy as np
 from results import HERE, is_finished, row_of
 from scipy.stats import binomtest
 
-from vit_jax.metrics import read_metrics
+from vit_jax.workdir.metrics import read_metrics
 
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
 DATA = {"motion": ["motion/fashion"], "object": ["motion/fashion_frames", "motion/fashion"]}

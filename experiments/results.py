@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 
-from vit_jax.checkpoint import load_checkpoint
-from vit_jax.metrics import read_metrics
-from vit_jax.provenance import read_runs
+from vit_jax.workdir.checkpoint import load_checkpoint
+from vit_jax.workdir.metrics import read_metrics
+from vit_jax.workdir.provenance import read_runs
 
 HERE = pathlib.Path(__file__).parent
 README = HERE.parent / "README.md"

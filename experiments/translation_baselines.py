@@ -30,15 +30,15 @@ import jax
 import numpy as np
 from results import first_start
 
-from vit_jax.data.text import TextSource, open_text, text_splits
-from vit_jax.data.token_batches import encode_pairs
+from vit_jax.data.text.batches import encode_pairs
+from vit_jax.data.text.source import TextSource, open_text, text_splits
 from vit_jax.errors import UserError
 from vit_jax.evaluate import evaluate
 from vit_jax.experiment import Run, eval_batches, load_run, make_task
 from vit_jax.parallel import make_parallel
-from vit_jax.provenance import commit
 from vit_jax.tasks.translation import bleu_and_chrf
 from vit_jax.translate import translate
+from vit_jax.workdir.provenance import commit
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 COLUMNS = (

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from vit_jax.config import default_config
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.experiment import make_model, make_task
 from vit_jax.parallel import make_parallel
 from vit_jax.train import init_state, make_plan, train_step

@@ -257,7 +257,7 @@ def test_an_update_that_is_not_finite_is_not_saved(shelf):
 
 
 def test_an_evaluation_that_is_not_finite_is_no_result(tmp_path):
-    from vit_jax.metrics import Metrics
+    from vit_jax.workdir.metrics import Metrics
 
     with contextlib.closing(Metrics(tmp_path, first_step=0, total_steps=3, quiet=True)) as metrics:
         with pytest.raises(RunError, match="eval loss is nan at step 1"):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flax import struct
 
-from vit_jax import checkpoint
-from vit_jax.checkpoint import Checkpoints, load_checkpoint
 from vit_jax.config import default_config
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import RunError, UserError
 from vit_jax.experiment import describe, load_run, make_model
+from vit_jax.workdir import checkpoint
+from vit_jax.workdir.checkpoint import Checkpoints, load_checkpoint
 
 
 @struct.dataclass

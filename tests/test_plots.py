@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax import plots
-from vit_jax.data.decode import ArrayVideo
+from vit_jax.data.video.decode import ArrayVideo
 from vit_jax.predict import preview
 
 

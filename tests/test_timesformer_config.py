@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from vit_jax import config as schema
-from vit_jax.data import geometry
-from vit_jax.data.sampling import Segments, Stride
+from vit_jax.data.image import geometry
+from vit_jax.data.video.sampling import Segments, Stride
 from vit_jax.errors import UserError
 from vit_jax.experiment import make_model, make_preprocessing, make_task
 from vit_jax.models.space_time import ATTENTIONS

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from vit_jax import config as schema
-from vit_jax.data.text import TextSource
-from vit_jax.data.vocabulary import Vocabulary
+from vit_jax.data.text.source import TextSource
+from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.evaluate import evaluate
 from vit_jax.experiment import eval_batches, load_run, make_model, make_task, open_data, open_split
-from vit_jax.metrics import TIMINGS
 from vit_jax.optimizer import make_schedule
 from vit_jax.parallel import make_parallel
 from vit_jax.sentences import learn_vocabulary
 from vit_jax.train import make_plan, train_and_evaluate
 from vit_jax.translate import translate
+from vit_jax.workdir.metrics import TIMINGS
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "transformer.py"
 WORDS = ["open", "close", "save", "file", "window", "new", "old", "page", "line", "print", "undo", "red"]

@@ -10,7 +10,7 @@ import pytest
 
 from vit_jax.__main__ import main
 from vit_jax.config import default_config
-from vit_jax.data.vocabulary import Vocabulary
+from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import UserError
 from vit_jax.experiment import Run, make_model, make_task
 from vit_jax.translate import plot_attention, translate, write_translations

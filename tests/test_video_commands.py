@@ -15,7 +15,7 @@ from matplotlib import pyplot  # noqa: F401  here, before HOME is another and it
 from PIL import Image
 
 from vit_jax.__main__ import main
-from vit_jax.data.decode import FrameFolder, VideoFile
+from vit_jax.data.video.decode import FrameFolder, VideoFile
 from vit_jax.errors import UserError
 from vit_jax.experiment import load_run
 from vit_jax.predict import find_files, plot_predictions, predict, read_files

@@ -69,7 +69,7 @@ def signal_at(process: subprocess.Popen, line: str, signum: int) -> tuple[int, s
 
 def rows(workdir: pathlib.Path) -> list[dict]:
     """Returns the rows of `metrics.jsonl` without timings."""
-    from vit_jax.metrics import TIMINGS
+    from vit_jax.workdir.metrics import TIMINGS
 
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name not in TIMINGS} for line in lines]

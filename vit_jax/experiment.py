@@ -10,13 +10,12 @@ import jax.numpy as jnp
 from etils import epath
 
 from vit_jax import config as schema
-from vit_jax.checkpoint import average_checkpoints, load_checkpoint
 from vit_jax.config import Config
 from vit_jax.data import pipeline
-from vit_jax.data.clips import ClipPreprocessing
+from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.sources import open_source
-from vit_jax.data.transforms import Preprocessing
-from vit_jax.data.vocabulary import Vocabulary
+from vit_jax.data.text.vocabulary import Vocabulary
+from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError, nearest
 from vit_jax.models import build_model
 from vit_jax.parallel import check_batch_size
@@ -24,6 +23,7 @@ from vit_jax.sentences import Sentences, open_sentences, sentence_batches
 from vit_jax.tasks import Task
 from vit_jax.tasks.classification import Classification
 from vit_jax.tasks.translation import Translation
+from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint
 
 PyTree = Any
 _DTYPES = ("float32", "bfloat16", "float64")

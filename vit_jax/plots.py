@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vit_jax.metrics import read_metrics
+from vit_jax.workdir.metrics import read_metrics
 
 Path = pathlib.Path
 GREEN, RED, GREY = "#2a7d3c", "#b3302c", "#555555"

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vit_jax.data.decode import Video, frame_files
-from vit_jax.data.video import Clip, open_clip, walk_clips
+from vit_jax.data.video.decode import Video, frame_files
+from vit_jax.data.video.source import Clip, open_clip, walk_clips
 from vit_jax.errors import UserError
 from vit_jax.experiment import Examples, Run
 from vit_jax.plots import GREEN, RED, contact_sheet, film_strip

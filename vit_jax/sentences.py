@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from vit_jax.checkpoint import load_meta
 from vit_jax.config import Config
-from vit_jax.data import token_batches
 from vit_jax.data.pipeline import Batches, processes_and_workers
-from vit_jax.data.text import TextSource, open_text
-from vit_jax.data.vocabulary import Vocabulary
+from vit_jax.data.text import batches as token_batches
+from vit_jax.data.text.source import TextSource, open_text
+from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import UserError
+from vit_jax.workdir.checkpoint import load_meta
 
 MANY = 500_000  # sentences: learning sub-words from more takes a while, and is announced
 

@@ -16,19 +16,19 @@ from etils import epath
 from flax import struct
 
 from vit_jax import config as schema
-from vit_jax.checkpoint import Checkpoints, load_checkpoint, load_meta, saved_steps
 from vit_jax.config import Config
 from vit_jax.errors import Interrupted, UserError, nearest
 from vit_jax.evaluate import evaluate
 from vit_jax.experiment import describe, make_model, make_task, open_data
 from vit_jax.interrupts import Interrupts
-from vit_jax.metrics import Metrics, Window
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import make_parallel
 from vit_jax.pretrained.load import load_pretrained
 from vit_jax.pretrained.stored import is_workdir
 from vit_jax.tasks import Batch, Sum, Task
 from vit_jax.transfer import transfer
+from vit_jax.workdir.checkpoint import Checkpoints, load_checkpoint, load_meta, saved_steps
+from vit_jax.workdir.metrics import Metrics, Window
 
 PyTree = Any
 

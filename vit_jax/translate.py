@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from vit_jax.errors import UserError
 from vit_jax.experiment import Run
 from vit_jax.models import decoding

@@ -16,12 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from vit_jax.__main__ import main
 from vit_jax.analysis import few_shot
 from vit_jax.analysis.few_shot import L2_GRID, choose_examples, fit_linear
-from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import default_config
-from vit_jax.data.builders import fifth_of_each_class
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.sets.builders import fifth_of_each_class
 from vit_jax.errors import UserError
 from vit_jax.experiment import describe, make_model
+from vit_jax.workdir.checkpoint import Checkpoints
 
 DIGITS = [str(digit) for digit in range(10)]
 

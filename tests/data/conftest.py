@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def private_folders(tmp_path, tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """A data_dir with the digits in it."""
-    from vit_jax.data.prepare import prepare
+    from vit_jax.data.sets.prepare import prepare
 
     root = str(tmp_path_factory.mktemp("tfds"))
     prepare("digits", root)

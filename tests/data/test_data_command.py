@@ -80,7 +80,7 @@ def test_check_counts_what_it_finds_and_fails_if_clips_are_broken(tmp_path, caps
 
 
 def test_an_interrupted_check_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    from vit_jax.data import video_check
+    from vit_jax.data.video import check as video_check
 
     def interrupt(file, name, min_frames):
         raise KeyboardInterrupt

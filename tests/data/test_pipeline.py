@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.pipeline import epoch_order, eval_batches, train_batches
-from vit_jax.data.transforms import Preprocessing
 from vit_jax.errors import UserError
 
 
@@ -234,7 +234,7 @@ SCRIPT = """
 import sys
 from vit_jax.data.pipeline import train_batches
 from vit_jax.data.sources import open_source
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
 if __name__ == "__main__":
     source = open_source("digits", "train", data_dir=sys.argv[1])
     chain = Preprocessing((8, 8), 1, "random_affine|randaugment|normalize(0.5, 0.5)")
@@ -287,10 +287,9 @@ def test_workers_leave_signals_to_the_parent_and_die_with_it(data_dir, tmp_path)
 
 def test_importing_the_data_modules_is_light():
     """Grain, when it runs, imports JAX for its profiler; importing our modules loads neither."""
-    modules = "pipeline, sources, folder, transforms, prepare, describe"
-    code = (
-        f"import sys; from vit_jax.data import {modules}; from vit_jax.commands import data; print(sorted(sys.modules))"
-    )
+    modules = ("pipeline", "sources", "describe", "image.folder", "image.transforms", "sets.prepare")
+    imports = "; ".join(f"import vit_jax.data.{module}" for module in modules)
+    code = f"import sys; {imports}; import vit_jax.commands.data; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for heavy in ("tensorflow", "tensorflow_datasets", "jax", "grain", "sklearn"):
         assert f"'{heavy}'" not in loaded

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import prepare, sources
-from vit_jax.data.clips import ClipPreprocessing
+from vit_jax.data import sources
+from vit_jax.data.sets import prepare
 from vit_jax.data.sources import InMemory, Subset, TfdsSource, example_name, open_source
+from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError
 
 

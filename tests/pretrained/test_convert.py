@@ -9,15 +9,15 @@ from flax import struct
 
 from vit_jax import from_pretrained, save_pretrained
 from vit_jax.__main__ import main
-from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import default_config
-from vit_jax.data.clips import ClipPreprocessing
-from vit_jax.data.transforms import Preprocessing
-from vit_jax.data.vocabulary import Vocabulary
+from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.text.vocabulary import Vocabulary
+from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError
 from vit_jax.experiment import describe, make_model
 from vit_jax.models.positions import resample
 from vit_jax.train import start_from
+from vit_jax.workdir.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("own_home")
 LABELS = ("tench", "goldfish", "shark", "ray", "stingray")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.pretrained.preprocessing import big_vision, cropped, from_hugging_face, from_timm, squashed, to_timm
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vit_jax import from_pretrained, save_pretrained
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.models.vit import ViT
 from vit_jax.pretrained import preprocessing

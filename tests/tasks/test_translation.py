@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from vit_jax.data.text import TextSource
-from vit_jax.data.token_batches import divide, encode_pairs, eval_batches
-from vit_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vit_jax.data.text.batches import divide, encode_pairs, eval_batches
+from vit_jax.data.text.source import TextSource
+from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from vit_jax.evaluate import evaluate
 from vit_jax.models import build_model
 from vit_jax.parallel import make_parallel

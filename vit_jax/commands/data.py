@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from vit_jax.data import prepare
+    from vit_jax.data.sets import prepare
 
     if args.name == "folder":
         raise UserError("a folder is read as it is, nothing to prepare: python -m vit_jax data info folder --path DIR")
@@ -93,8 +93,8 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _prepare_messages(args: argparse.Namespace) -> None:
-    from vit_jax.data.messages import build
-    from vit_jax.data.prepare import data_root
+    from vit_jax.data.sets.messages import build
+    from vit_jax.data.sets.prepare import data_root
 
     directory = data_root(args.data_dir) / "messages"
     if (directory / "counts.json").exists():
@@ -125,7 +125,7 @@ def _info(args: argparse.Namespace) -> None:
 
 def _text(args: argparse.Namespace) -> dict[str, Any]:
     from vit_jax.data.describe import describe_text
-    from vit_jax.data.prepare import data_root
+    from vit_jax.data.sets.prepare import data_root
 
     path = args.path or (data_root(args.data_dir) / "messages" if args.name == "messages" else None)
     if path is None:
@@ -183,8 +183,8 @@ def _class_lines(info: dict[str, Any]) -> list[str]:
 
 def _check(args: argparse.Namespace) -> int:
     from vit_jax.commands.common import progress
-    from vit_jax.data.video_check import Check
-    from vit_jax.data.video_manifest import BROKEN, USABLE
+    from vit_jax.data.video.check import Check
+    from vit_jax.data.video.manifest import BROKEN, USABLE
 
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     if workers < 0:

@@ -150,7 +150,7 @@ def _translate(args: argparse.Namespace, run: Any) -> int:
 
 def _lines(path: str) -> list[str]:
     """Reads sentences, one a line, from a file or from standard input."""
-    from vit_jax.data.text import decode_lines, read_lines
+    from vit_jax.data.text.source import decode_lines, read_lines
 
     if path == "-":
         return decode_lines(sys.stdin.buffer.read(), "standard input")

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     from vit_jax.experiment import load_run
     from vit_jax.plots import plot_curves
-    from vit_jax.provenance import recorded
     from vit_jax.train import train_and_evaluate
+    from vit_jax.workdir.provenance import recorded
 
     with recorded(args.workdir):
         result = train_and_evaluate(settings, args.workdir, quiet=args.quiet)

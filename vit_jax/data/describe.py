@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.data import folder, sources, text
-from vit_jax.data.decode import Video
+from vit_jax.data import sources
+from vit_jax.data.image import folder
 from vit_jax.data.sources import Source
+from vit_jax.data.text import source as text
+from vit_jax.data.video.decode import Video
 
 QUICK_BYTES = 2**30  # sets above it are read in full only when asked to
 SAMPLE = 200

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.decode import ArrayVideo
+from vit_jax.data.video.decode import ArrayVideo
 from vit_jax.errors import UserError, nearest
 
 IN_MEMORY_BYTES = 256 * 2**20
@@ -67,13 +67,13 @@ def open_source(
     Raises `UserError` naming what is missing and how to get it.
     """
     if name == "folder":
-        from vit_jax.data.folder import FolderSource
+        from vit_jax.data.image.folder import FolderSource
 
         if not path:
             raise UserError("data set 'folder' needs a path: the folder with one sub-folder per class")
         return in_memory_if_small(FolderSource(path, split, strict=strict))
     if name == "video":
-        from vit_jax.data.video import open_videos
+        from vit_jax.data.video.source import open_videos
 
         if not path:
             raise UserError("data set 'video' needs a path: the folder of the clips, or of their lists")
@@ -85,7 +85,7 @@ def open_source(
 
 def directory_of(name: str, data_dir: str | None = None) -> Path:
     """The folder of a prepared set; prepares what is made of the digits. Raises `UserError` if it is not there."""
-    from vit_jax.data import prepare
+    from vit_jax.data.sets import prepare
 
     directory = prepare.find_prepared(name, data_dir)
     if directory is None and name in EMBEDDED:

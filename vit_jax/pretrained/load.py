@@ -11,8 +11,8 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vit_jax.data.clips import ClipPreprocessing
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.models.from_image import from_image_params, image_model, origin_of

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit_jax.data.geometry import CenterCrop, Resize
-from vit_jax.data.transforms import Preprocessing
-from vit_jax.data.values import Normalize
+from vit_jax.data.image.geometry import CenterCrop, Resize
+from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.image.values import Normalize
 from vit_jax.errors import UserError
 
 Numbers = float | Sequence[float]

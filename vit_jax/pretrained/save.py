@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from vit_jax.data.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.pretrained.formats import find_format

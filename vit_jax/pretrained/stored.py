@@ -10,7 +10,7 @@ import flax.linen as nn
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from vit_jax.data.clips import ClipPreprocessing
+from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError
 from vit_jax.experiment import load_run
 from vit_jax.models import build_model

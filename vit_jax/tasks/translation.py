@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from vit_jax.models import decoding
 from vit_jax.tasks import Sum, weighted_sum
 

@@ -1,0 +1,1 @@
+"""Images: folders, transforms, preprocessing."""

@@ -1,0 +1,304 @@
+"""Transforms of shape and place: resizing, crops, flips, affine maps.
+
+Each is a frozen dataclass, checked when built and called with an 8-bit grey or RGB Pillow image and a generator; sides
+are in pixels. Pillow is the only image library: its resampling is antialiased, as timm's (torchvision's on Pillow
+images); `antialias=False` gives TensorFlow's default instead.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from vit_jax.data.image.arguments import (
+    METHODS,
+    Size,
+    Transform,
+    check,
+    check_method,
+    check_probability,
+    check_range,
+    check_size,
+    is_number,
+)
+from vit_jax.errors import UserError
+
+
+def resized(image: Image.Image, size: tuple[int, int], method: str, antialias: bool) -> Image.Image:
+    """Resizes to (height, width), with pixel centres at halves.
+
+    Without `antialias` it samples, as `tf.image.resize` does by default; TensorFlow truncates to 8 bits where Pillow
+    rounds, a difference of at most one level.
+    """
+    height, width = size
+    if antialias:
+        return image.resize((width, height), METHODS[method])
+    scale = (image.width / width, 0, 0, 0, image.height / height, 0)
+    return image.transform((width, height), Image.Transform.AFFINE, scale, METHODS[method])
+
+
+@dataclass(frozen=True)
+class Resize(Transform):
+    """Resizes the shorter side to `size` (int), or to exactly `size` (height, width).
+
+    The longer side is truncated to whole pixels, as torchvision's and timm's (big_vision's `resize_small` rounds).
+    `resize(method="bilinear", antialias=False)` is how google-research's ViT squashes for evaluation.
+    """
+
+    size: Size = None
+    method: str = "bicubic"
+    antialias: bool = True
+
+    def __post_init__(self):
+        check_size(self.size)
+        check_method(self.method, self.antialias)
+
+    def __call__(self, image: Image.Image, rng: Any) -> Image.Image:
+        size = self.size
+        if isinstance(size, int):
+            shorter = min(image.size)
+            size = (int(size * image.height / shorter), int(size * image.width / shorter))
+        assert size is not None
+        return image if size == (image.height, image.width) else resized(image, size, self.method, self.antialias)
+
+
+@dataclass(frozen=True)
+class RandomResize(Transform):
+    """Resizes the shorter side to a random whole number of pixels from `low` to `high` (jitter of the scale).
+
+    Uniform, or with `inverse` uniform in its inverse (so that objects shrink uniformly), then rounded. Bilinear without
+    antialias, as in the published runs of SlowFast and TimeSformer, which resize normalized values, not levels.
+    """
+
+    low: int
+    high: int
+    inverse: bool = False
+    method: str = "bilinear"
+    antialias: bool = False
+    random: ClassVar[bool] = True
+
+    def __post_init__(self):
+        for name in ("low", "high"):
+            side = getattr(self, name)
+            check(isinstance(side, int) and not isinstance(side, bool) and side > 0, name, side, "pixels, above 0")
+        check(self.low <= self.high, "high", self.high, f"at least low ({self.low})")
+        check(isinstance(self.inverse, bool), "inverse", self.inverse, "True or False")
+        check_method(self.method, self.antialias)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        side = 1 / rng.uniform(1 / self.high, 1 / self.low) if self.inverse else rng.uniform(self.low, self.high)
+        return Resize(round(side), self.method, self.antialias)(image, None)
+
+
+@dataclass(frozen=True)
+class CenterCrop(Transform):
+    """Cuts the middle out; an odd rest is rounded half to even, as torchvision's (big_vision rounds it down)."""
+
+    size: Size = None
+
+    def __post_init__(self):
+        check_size(self.size)
+
+    def __call__(self, image: Image.Image, rng: Any) -> Image.Image:
+        height, width = _pair(self.size)
+        _check_fits(image, height, width, "center_crop")
+        return _cut(image, round((image.height - height) / 2), round((image.width - width) / 2), height, width)
+
+
+@dataclass(frozen=True)
+class PlacedCrop(CenterCrop):
+    """Crop number `index` of `count` spread evenly along the longer side: of 3, left or top, centre, right or bottom.
+
+    Halves of pixels are rounded up, along the shorter side too, as in the published runs of SlowFast and TimeSformer.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __call__(self, image: Image.Image, rng: Any) -> Image.Image:
+        height, width = _pair(self.size)
+        _check_fits(image, height, width, "center_crop")
+        rests = (image.height - height, image.width - width)
+        top, left = (math.ceil(rest / 2) for rest in rests)
+        if self.count > 1 and image.height > image.width:
+            top = math.ceil(rests[0] * self.index / (self.count - 1))
+        elif self.count > 1:
+            left = math.ceil(rests[1] * self.index / (self.count - 1))
+        return _cut(image, top, left, height, width)
+
+
+@dataclass(frozen=True)
+class RandomCrop(Transform):
+    """Cuts `size` out anywhere, after padding every side with `padding` black pixels (He et al. 2016, for CIFAR)."""
+
+    size: Size = None
+    padding: int = 0
+    random: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_size(self.size)
+        check(isinstance(self.padding, int) and self.padding >= 0, "padding", self.padding, "pixels, 0 or more")
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        height, width = _pair(self.size)
+        pad = self.padding
+        _check_fits(image, height - 2 * pad, width - 2 * pad, "random_crop")
+        top = int(rng.integers(-pad, image.height + pad - height, endpoint=True))
+        left = int(rng.integers(-pad, image.width + pad - width, endpoint=True))
+        return _cut(image, top, left, height, width)  # Pillow paints black what lies outside
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Transform):
+    """A crop of random area and aspect, resized to `size`: Inception's (Szegedy et al. 2015), sampled as timm does.
+
+    Area (a fraction of the image) uniform, width / height log-uniform in `ratio`; after ten misfits the largest centre
+    crop within `ratio`. Google's code samples otherwise: `inception_crop`.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    method: str = "bicubic"
+    antialias: bool = True
+    size: Size = None
+    random: ClassVar[bool] = True
+
+    def __post_init__(self):
+        _check_crop(self)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        crop = _cut(image, *self.sample(image.height, image.width, rng))
+        return resized(crop, _pair(self.size), self.method, self.antialias)
+
+    def sample(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """Returns (top, left, height, width) of the crop."""
+        for _ in range(10):
+            area = rng.uniform(*self.area) * height * width
+            aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < crop_width <= width and 0 < crop_height <= height:
+                top = int(rng.integers(0, height - crop_height, endpoint=True))
+                left = int(rng.integers(0, width - crop_width, endpoint=True))
+                return top, left, crop_height, crop_width
+        crop_width = min(width, round(height * self.ratio[1]))
+        crop_height = min(height, round(width / self.ratio[0]))
+        return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+
+
+@dataclass(frozen=True)
+class InceptionCrop(RandomResizedCrop):
+    """Inception's crop as big_vision takes it from TensorFlow's `sample_distorted_bounding_box`.
+
+    Width / height uniform in `ratio`, then the *height* uniform among those that keep the area in `area`, so that small
+    crops are commoner than in `random_resized_crop`; after a hundred misfits the whole image. Resized bilinearly
+    without antialias, as in the published runs. TensorFlow's last row and column of positions, which it never draws,
+    are drawn here.
+    """
+
+    area: tuple[float, float] = (0.05, 1.0)
+    ratio: tuple[float, float] = (0.75, 1.33)
+    method: str = "bilinear"
+    antialias: bool = False
+
+    def sample(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        smallest, largest = self.area[0] * height * width, self.area[1] * height * width
+        for _ in range(100):
+            aspect = rng.uniform(*self.ratio)
+            high = min(round(math.sqrt(largest / aspect)), int((width + 0.5) / aspect), height)
+            low = min(round(math.sqrt(smallest / aspect)), high)
+            crop_height = int(rng.integers(low, high, endpoint=True))
+            crop_width = round(crop_height * aspect)
+            if 0 < crop_width <= width and smallest <= crop_height * crop_width <= largest:
+                top = int(rng.integers(0, height - crop_height, endpoint=True))
+                left = int(rng.integers(0, width - crop_width, endpoint=True))
+                return top, left, crop_height, crop_width
+        return 0, 0, height, width
+
+
+@dataclass(frozen=True)
+class Flip(Transform):
+    """Mirrors left and right with probability `p`."""
+
+    p: float = 0.5
+    random: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_probability("p", self.p)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.p else image
+
+
+@dataclass(frozen=True)
+class Rot90(Transform):
+    """Turns a square image by none, one, two or three quarters, each as likely: for what has no upright."""
+
+    random: ClassVar[bool] = True
+    _quarters: ClassVar = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if image.width != image.height:
+            raise UserError(f"rot90: a {image.height}x{image.width} image is not square: put a crop before it")
+        turn = rng.integers(4)
+        return image.transpose(self._quarters[turn - 1]) if turn else image
+
+
+@dataclass(frozen=True)
+class RandomAffine(Transform):
+    """Turns by up to `degrees` either way, shifts by up to `shift` of each side, scales within `scale`, all uniform.
+
+    About the centre; what comes from outside the image is the grey `fill` (0 to 255). Mild by default: for digits,
+    which must not be mirrored.
+    """
+
+    degrees: float = 10.0
+    shift: float = 0.1
+    scale: tuple[float, float] = (0.9, 1.1)
+    method: str = "bilinear"
+    fill: int = 0
+    random: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check(is_number(self.degrees) and 0 <= self.degrees <= 180, "degrees", self.degrees, "from 0 to 180")
+        check(is_number(self.shift) and 0 <= self.shift <= 1, "shift", self.shift, "a fraction from 0 to 1")
+        check_range("scale", self.scale)
+        check(self.method in ("nearest", "bilinear", "bicubic"), "method", self.method, "nearest, bilinear or bicubic")
+        check(isinstance(self.fill, int) and 0 <= self.fill <= 255, "fill", self.fill, "a grey from 0 to 255")
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        angle = math.radians(rng.uniform(-self.degrees, self.degrees))
+        shift_x, shift_y = rng.uniform(-self.shift, self.shift, size=2) * image.size
+        scale = rng.uniform(*self.scale)
+        cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+        centre_x, centre_y = image.width / 2, image.height / 2
+        # Pillow wants the inverse map: where in the old image a pixel of the new one comes from.
+        old_x = centre_x - cos * (centre_x + shift_x) - sin * (centre_y + shift_y)
+        old_y = centre_y + sin * (centre_x + shift_x) - cos * (centre_y + shift_y)
+        matrix = (cos, sin, old_x, -sin, cos, old_y)
+        fill = self.fill if image.mode == "L" else (self.fill,) * 3
+        return image.transform(image.size, Image.Transform.AFFINE, matrix, METHODS[self.method], fillcolor=fill)
+
+
+def _cut(image: Image.Image, top: int, left: int, height: int, width: int) -> Image.Image:
+    return image.crop((left, top, left + width, top + height))
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    assert size is not None
+    return (size, size) if isinstance(size, int) else size
+
+
+def _check_crop(crop: RandomResizedCrop) -> None:
+    check_range("area", crop.area, largest=1.0)
+    check_range("ratio", crop.ratio)
+    check_method(crop.method, crop.antialias)
+    check_size(crop.size)
+
+
+def _check_fits(image: Image.Image, height: int, width: int, name: str) -> None:
+    if image.height < height or image.width < width:
+        raise UserError(
+            f"{name}: a {image.height}x{image.width} image is smaller than {height}x{width}: put 'resize' before it"
+        )

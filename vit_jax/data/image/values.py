@@ -1,0 +1,111 @@
+"""Transforms of pixel values: colour, normalization (which makes the array) and erasing (which follows it)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from vit_jax.data.image.arguments import Transform, check, check_probability, check_range, is_number
+
+
+@dataclass(frozen=True)
+class ColorJitter(Transform):
+    """Scales brightness, contrast and saturation by 1 +- the argument, turns the hue by +- a fraction of the circle.
+
+    In random order, as torchvision's; timm's default strength is 0.4 for the first three.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.0
+    random: ClassVar[bool] = True
+
+    def __post_init__(self):
+        for name in ("brightness", "contrast", "saturation"):
+            value = getattr(self, name)
+            check(is_number(value) and value >= 0, name, value, "0 or more")
+        check(is_number(self.hue) and 0 <= self.hue <= 0.5, "hue", self.hue, "from 0 to 0.5")
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        enhancers = [
+            (ImageEnhance.Brightness, self.brightness),
+            (ImageEnhance.Contrast, self.contrast),
+            (ImageEnhance.Color, self.saturation),
+        ]
+        for index in rng.permutation(4):
+            if index == 3:
+                image = _shift_hue(image, rng.uniform(-self.hue, self.hue))
+            elif enhancers[index][1]:
+                enhancer, strength = enhancers[index]
+                image = enhancer(image).enhance(rng.uniform(max(0.0, 1 - strength), 1 + strength))
+        return image
+
+
+@dataclass(frozen=True)
+class Normalize(Transform):
+    """Maps values in 0..1 to (value - mean) / std, one number for all channels or one each; makes the float32 array."""
+
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+
+    def __post_init__(self):
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            each = values if isinstance(values, tuple) else (values,)
+            check(bool(each) and all(is_number(value) for value in each), name, values, "a number or one per channel")
+        check(bool(np.all(np.greater(self.std, 0))), "std", self.std, "above 0")
+
+    def __call__(self, image: Image.Image, rng: Any) -> np.ndarray:
+        values = np.array(image, np.float32)
+        values = values[..., None] if values.ndim == 2 else values
+        std = np.asarray(self.std, np.float32)
+        values *= 1 / (255 * std)
+        values -= np.asarray(self.mean, np.float32) / std
+        return values
+
+
+@dataclass(frozen=True)
+class RandomErasing(Transform):
+    """With probability `p` fills one rectangle (Zhong et al. 2017), as timm: after `normalize`.
+
+    `mode` is "pixel" (normal noise, the choice of DeiT), "rand" (one normal colour) or "const" (zero). `area` is a
+    fraction of the image, height / width log-uniform in `ratio`; if ten rectangles do not fit, none is drawn.
+    """
+
+    p: float = 0.25
+    mode: str = "pixel"
+    area: tuple[float, float] = (0.02, 1 / 3)
+    ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    random: ClassVar[bool] = True
+    on_array: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_probability("p", self.p)
+        check(self.mode in ("pixel", "rand", "const"), "mode", self.mode, "pixel, rand or const")
+        check_range("area", self.area, largest=1.0)
+        check_range("ratio", self.ratio)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= self.p:
+            return image
+        height, width, channels = image.shape
+        for _ in range(10):
+            area = rng.uniform(*self.area) * height * width
+            aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                top, left = rng.integers(0, height - h, endpoint=True), rng.integers(0, width - w, endpoint=True)
+                shape = {"pixel": (h, w, channels), "rand": (1, 1, channels), "const": (1, 1, 0)}[self.mode]
+                image[top : top + h, left : left + w] = rng.standard_normal(shape) if shape[2] else 0.0
+                break
+        return image
+
+
+def _shift_hue(image: Image.Image, fraction: float) -> Image.Image:
+    if image.mode == "L" or fraction == 0:
+        return image
+    hue, saturation, value = image.convert("HSV").split()
+    hue = hue.point([(level + round(fraction * 255)) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")

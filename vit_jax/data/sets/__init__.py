@@ -1,0 +1,1 @@
+"""Particular data sets: digits, Fashion-MNIST, motion, messages."""

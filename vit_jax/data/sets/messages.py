@@ -1,0 +1,196 @@
+"""Parallel text from gettext catalogues: the interface strings of programs, built on the user's machine.
+
+The strings carry their programs' licences, so none of them is part of the project: `build` reads Debian packages, which
+need not be installed, or the catalogues of what is installed, and writes the splits that `open_text` reads.
+"""
+
+import hashlib
+import html
+import json
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vit_jax.data.sets.catalogues import Catalogue, Key, Progress, find_catalogues, how_to_fetch, read_mo
+from vit_jax.errors import UserError
+
+Pair = tuple[str, str]
+
+HELD_OUT = "gramps"
+SHARES = {"test": 0.03, "validation": 0.02}  # of the keys; the rest is train
+MAX_WORDS = 80
+
+
+def build(
+    out: str | Path,
+    path: str | Path | None = None,
+    *,
+    languages: tuple[str, str] = ("en", "it"),
+    held_out: str | None = HELD_OUT,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Writes `train`, `validation`, `test` and `heldout` `.jsonl` and `counts.json` into `out`; returns the counts.
+
+    Reads what `find_catalogues` finds at `path`. Messages are in English, "en"; pairs of two other languages are what
+    both make of a message. A pair is kept once, with the first package in the order of their names that has it;
+    several translations of a string all stay. Pairs of the same `split_key` are in the same split, chosen by its hash,
+    and the lines of a file are in the order of these hashes. Of `held_out` only pairs are taken whose key no other
+    package has: they are the split `heldout`, which is not written if there are none.
+
+    Raises:
+      UserError: See `find_catalogues`; the catalogues hold no pair; or `out` cannot be written.
+    """
+    packages: dict[str, dict[Pair, None]] = defaultdict(dict)
+    rejected: Counter[str] = Counter()
+    unreadable = []
+    for group in _groups(find_catalogues(path, languages, progress), languages):
+        try:
+            texts = {catalogue.language: read_mo(catalogue.content) for catalogue in group}
+        except ValueError as error:
+            unreadable.append([group[0].file, str(error)])
+            continue
+        for source, target in _joined(texts, languages):
+            pair = clean_pair(source, target)
+            if isinstance(pair, str):
+                rejected[pair] += 1
+            else:
+                packages[group[0].package][pair] = None
+    if not packages:
+        raise UserError(f"no catalogue has a pair of {'-'.join(languages)}. {how_to_fetch(languages)}")
+    splits = split_pairs(packages, held_out)
+    counts = {
+        "languages": list(languages),
+        "pairs": {split: len(rows) for split, rows in splits.items()},
+        "packages": _by_package(splits),
+        "rejected": dict(sorted(rejected.items())),
+        "unreadable": sorted(unreadable),
+    }
+    _write(Path(out).expanduser(), splits, counts)
+    return counts
+
+
+def _groups(catalogues: Iterable[Catalogue], languages: Pair) -> Iterator[list[Catalogue]]:
+    """Brings the two languages of a catalogue together; of English there is nothing to bring."""
+    if "en" in languages:
+        yield from ([catalogue] for catalogue in catalogues)
+        return
+    groups: dict[Pair, list[Catalogue]] = defaultdict(list)
+    for catalogue in catalogues:
+        place = catalogue.file.replace(f"/{catalogue.language}/LC_MESSAGES/", "/*/LC_MESSAGES/")
+        groups[catalogue.package, place].append(catalogue)
+    yield from (group for group in groups.values() if len(group) == 2)
+
+
+def _joined(texts: dict[str, dict[Key, Pair]], languages: Pair) -> Iterator[Pair]:
+    """Yields (source, target) of each message that has both."""
+    for key, (message, _) in next(iter(texts.values())).items():
+        source, target = (
+            message if language == "en" else texts[language].get(key, ("", ""))[1] for language in languages
+        )
+        if source and target:
+            yield source, target
+
+
+# what makes a string no sentence
+_UNWANTED_PATTERNS = {
+    "placeholder": r"%[\w({$#*.+'-]|[{}]|\$\w|\$\(|@\w+@|\\[a-z\\]",
+    "tag": r"<[^<>]*>|&#?\w+;",
+    "address": r"\w+://|\bwww\.|\w@\w+\.\w",
+    "path or code": (
+        r"(?:^|\s)[~.]{0,2}/\w|\w/\w+/|\\\w|\w_\w|\w\(\)|::|--\w|(?:^|\s)-\w\b|\b[a-z]+[A-Z]\w*[a-z]|\w\.\w+\.\w|[=;#]\w|\|"
+    ),
+}
+_UNWANTED = {reason: re.compile(pattern) for reason, pattern in _UNWANTED_PATTERNS.items()}
+_ACCELERATOR = re.compile(r"[&_~](?=\w)")
+
+
+def clean_pair(source: str, target: str) -> Pair | str:
+    """Returns both sides as plain text, or why the pair is not kept.
+
+    Entities are unescaped, the mark of the accelerator key (`&`, `_` or `~`) dropped, white space collapsed, Unicode
+    composed (NFC). Not kept are pairs with placeholders, tags, addresses, paths or code on either side, equal sides,
+    a side without two letters or above 80 words, or one more than three times and ten characters longer than the other.
+    """
+    pair = _plain(source), _plain(target)
+    for reason, pattern in _UNWANTED.items():
+        if any(pattern.search(side) for side in pair):
+            return reason
+    if any(sum(letter.isalpha() for letter in side) < 2 for side in pair):
+        return "no letters"
+    if pair[0].casefold() == pair[1].casefold():
+        return "equal sides"
+    if max(len(side.split()) for side in pair) > MAX_WORDS:
+        return "too long"
+    shorter, longer = sorted(map(len, pair))
+    return "lengths" if longer > 3 * shorter + 10 else pair
+
+
+def _plain(text: str) -> str:
+    text = html.unescape(text).replace("&&", "\0")  # Qt's way to write the sign itself
+    if len(_ACCELERATOR.findall(text)) == 1:
+        text = _ACCELERATOR.sub("", text)
+    return unicodedata.normalize("NFC", " ".join(text.replace("\0", "&").split()))
+
+
+def split_key(text: str) -> str:
+    """What strings that differ in case, digits, punctuation or spaces only have in common."""
+    text = re.sub(r"\d+", "0", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(re.findall(r"\w+", text.replace("_", " ")))
+
+
+def split_pairs(packages: dict[str, dict[Pair, None]], held_out: str | None = None) -> dict[str, list[dict[str, str]]]:
+    """Returns the rows of each split of `{package: its pairs}`, see `build`."""
+    first: dict[Pair, str] = {}
+    for package in sorted(packages.keys() - {held_out}):
+        for pair in packages[package]:
+            first.setdefault(pair, package)
+    rows = [(split_key(pair[0]), pair, package) for pair, package in first.items()]
+    known = {key for key, _, _ in rows}
+    own = [(split_key(pair[0]), pair, held_out or "") for pair in packages.get(held_out or "", ())]
+    rows += [row for row in own if row[0] not in known]
+    splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": [], "heldout": []}
+    hashed = ((hashlib.sha256(key.encode()).digest(), pair, package) for key, pair, package in rows)
+    for digest, pair, package in sorted(hashed):
+        split = "heldout" if package == held_out else _split_of(digest)
+        splits[split].append({"source": pair[0], "target": pair[1], "package": package})
+    return {split: rows for split, rows in splits.items() if rows or split != "heldout"}
+
+
+def _split_of(digest: bytes) -> str:
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    for split, share in SHARES.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def _by_package(splits: dict[str, list[dict[str, str]]]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for split, rows in splits.items():
+        for package, count in Counter(row["package"] for row in rows).items():
+            counts[package][split] = count
+    return dict(sorted(counts.items()))
+
+
+def _write(out: Path, splits: dict[str, list[dict[str, str]]], counts: dict[str, Any]) -> None:
+    """Replaces file by file; `counts.json`, written last, says that they belong together."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("counts.json", "heldout.jsonl"):
+            (out / name).unlink(missing_ok=True)
+        for split, rows in splits.items():
+            _replace(out / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        _replace(out / "counts.json", json.dumps(counts, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.replace(path)

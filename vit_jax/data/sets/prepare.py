@@ -1,0 +1,273 @@
+"""Puts data sets on disk in the one form that is read here: TFDS folders of ArrayRecord files, without TensorFlow."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vit_jax.errors import UserError, nearest
+
+OWN = ("digits", "fashion_mnist", "motion")
+FASHION_MNIST_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+def data_root(data_dir: str | None = None) -> Path:
+    """The folder of prepared sets: `data_dir`, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find_prepared(name: str, data_dir: str | None = None) -> Path | None:
+    """Returns the folder of a prepared set `name[/config][:version]`, the highest version unless one is named.
+
+    Returns None if there is none or if it holds TFRecords only (`not_prepared` tells which).
+    """
+    directory = _find(name, data_dir)
+    return directory if directory and "array_record" in _formats(directory) else None
+
+
+def not_prepared(name: str, data_dir: str | None = None) -> UserError:
+    """Says why `name` cannot be read and which command makes it readable."""
+    option = f" --data_dir {data_dir}" if data_dir else ""
+    if _find(name, data_dir):
+        return UserError(
+            f"data set {name!r} is in TFRecord files, which need TensorFlow; rewrite them once without it: "
+            f"python -m vit_jax data prepare {name}{option}"
+        )
+    root = data_root(data_dir)
+    base = name.split("/")[0].split(":")[0]
+    if base in OWN:
+        return UserError(f"{name!r} is not prepared under {root}: python -m vit_jax data prepare {name}{option}")
+    known = _known_names()
+    if base not in known:
+        present = [path.name for path in root.glob("*") if path.is_dir() and not path.name.startswith(".")]
+        return UserError(
+            f"unknown data set {name!r}{_close(base, known | set(present))}; 'folder' reads your own images"
+        )
+    return UserError(f"{name!r} is not prepared under {root}. {_with_tensorflow(name, root)}")
+
+
+def prepare(name: str, data_dir: str | None = None, path: str | None = None, progress: Progress | None = None) -> Path:
+    """Prepares a set of the project (from raw files at `path`, if it has any), or rewrites TFRecords as ArrayRecord.
+
+    Returns its folder; does nothing if it is already there. Raises `UserError` where that needs TensorFlow or files
+    that are missing.
+    """
+    found = find_prepared(name, data_dir)
+    if found:
+        return found
+    in_tfrecords = _find(name, data_dir)
+    if in_tfrecords:
+        return convert_to_array_record(in_tfrecords, progress)
+    if name.split("/")[0] not in OWN:
+        raise not_prepared(name, data_dir)
+    return _prepare_own(name, data_root(data_dir), path, progress)
+
+
+def _prepare_own(name: str, root: Path, path: str | None, progress: Progress | None) -> Path:
+    import tensorflow_datasets as tfds
+
+    make_builder = _own_builder(name, root, path, progress)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        builder = make_builder(data_dir=root, file_format="array_record")
+        with _quiet(tfds), tempfile.TemporaryDirectory() as downloads:
+            builder.download_and_prepare(download_dir=downloads)
+    except OSError as error:
+        found = find_prepared(name, str(root))  # another process may have been faster
+        if found:
+            return found
+        raise UserError(f"cannot prepare {name!r} in {root} ({error}): choose another data_dir") from None
+    return Path(builder.data_dir)
+
+
+def _own_builder(name: str, root: Path, path: str | None, progress: Progress | None) -> Callable[..., Any]:
+    from vit_jax.data.sets.builders import Digits, FashionMnist
+    from vit_jax.data.sets.motion import Motion
+
+    base, _, variant = name.partition("/")
+    if base == "motion":
+        configs = {f"motion/{config.name}": config for config in Motion.BUILDER_CONFIGS}
+        if name not in configs:
+            raise UserError(f"there is no data set {name!r}, but {', '.join(configs)}{nearest(name, configs)}")
+        files = fashion_mnist_files(path, root) if configs[name].objects == "fashion" else None
+        return functools.partial(Motion, config=variant, files=files, progress=progress)
+    if variant:
+        raise UserError(f"data set {base!r} has no configurations, as {variant!r}")
+    return functools.partial(FashionMnist, files=fashion_mnist_files(path, root)) if base == "fashion_mnist" else Digits
+
+
+def fashion_mnist_files(path: str | None, root: Path) -> Path:
+    """Returns the folder that holds the four raw files; raises `UserError` saying how to get them."""
+    from vit_jax.data.sets.builders import FASHION_MNIST_FILES
+
+    places = [Path(path).expanduser()] if path else [FASHION_MNIST_DEBIAN, root / "manual"]
+    for place in places:
+        if all((place / file).is_file() for file in FASHION_MNIST_FILES):
+            return place
+    raise UserError(
+        f"Fashion-MNIST: {', '.join(FASHION_MNIST_FILES)} are not all in {' or '.join(map(str, places))}. Either "
+        f"'apt-get install dataset-fashion-mnist' (Debian, Ubuntu), or download them from {FASHION_MNIST_URL} "
+        "into a folder and add --path FOLDER"
+    )
+
+
+def convert_to_array_record(directory: Path, progress: Progress | None = None) -> Path:
+    """Adds ArrayRecord files beside a prepared set's TFRecords and says so in its `dataset_info.json`.
+
+    The TFRecords stay and remain the set's main format, so that programs that read them are not disturbed. Finished
+    shards are kept when it is interrupted; the information is changed last, in one step.
+
+    Raises `UserError` if a shard is truncated, has another number of records than recorded, or if the disk is too full.
+    """
+    info_file = directory / "dataset_info.json"
+    info = json.loads(info_file.read_text())
+    shards = list(_shards(directory, info))
+    needed = sum(shard.stat().st_size for shard, _ in shards if not _converted(shard).exists())
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise UserError(
+            f"{directory}: ArrayRecord needs about {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free"
+        )
+    for done, (shard, records) in enumerate(shards):
+        if progress:
+            progress(shard.name, done, len(shards))
+        _convert_shard(shard, records)
+    if progress:
+        progress("", len(shards), len(shards))
+    formats = info.setdefault("alternativeFileFormats", [])
+    if "array_record" not in formats:
+        formats.append("array_record")
+    _replace(info_file, json.dumps(info, indent=2))
+    return directory
+
+
+def read_tfrecords(path: Path) -> Iterator[bytes]:
+    """Yields the records of a TFRecord file: length (8 bytes), its checksum (4), data, its checksum (4).
+
+    Checksums are not verified. Raises `UserError` at a truncated file.
+    """
+    with path.open("rb") as file:
+        while header := file.read(12):
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
+            data = file.read(length + 4)
+            if len(header) < 12 or len(data) < length + 4:
+                raise UserError(f"{path} is truncated: fetch or prepare it again")
+            yield data[:length]
+
+
+def _convert_shard(shard: Path, records: int) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    target = _converted(shard)
+    if target.exists():
+        return
+    partial = target.with_name(f"{target.name}.partial{os.getpid()}")
+    writer = ArrayRecordWriter(str(partial), "group_size:1")  # one record a group: what random access wants
+    count = 0
+    try:
+        for record in read_tfrecords(shard):
+            writer.write(record)
+            count += 1
+        writer.close()
+        if count != records:
+            raise UserError(f"{shard} has {count} records, its dataset_info.json says {records}: prepare the set again")
+        partial.replace(target)
+    finally:
+        if writer.is_open():
+            writer.close()
+        partial.unlink(missing_ok=True)
+
+
+def _shards(directory: Path, info: dict[str, Any]) -> Iterator[tuple[Path, int]]:
+    for split in info["splits"]:
+        lengths = [int(length) for length in split.get("shardLengths", [])]
+        for index, length in enumerate(lengths):
+            template = split.get("filepathTemplate", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
+            name = template.format(
+                DATASET=info["name"],
+                SPLIT=split["name"],
+                FILEFORMAT="tfrecord",
+                SHARD_X_OF_Y=f"{index:05d}-of-{len(lengths):05d}",
+            )
+            shard = directory / name
+            if not shard.is_file():
+                raise UserError(f"{shard} is missing: prepare the set again")
+            yield shard, length
+
+
+def _converted(shard: Path) -> Path:
+    return shard.with_name(shard.name.replace(".tfrecord", ".array_record"))
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _find(name: str, data_dir: str | None) -> Path | None:
+    path, _, version = name.partition(":")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
+        raise UserError(f"{name!r} is not the name of a data set (name, name/config or name:version)")
+    directory = data_root(data_dir) / path
+    versions = {
+        tuple(map(int, entry.parent.name.split("."))): entry.parent
+        for entry in directory.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", entry.parent.name)
+    }
+    if version:
+        return next((found for found in versions.values() if found.name == version), None)
+    if versions:
+        return versions[max(versions)]
+    configs = sorted({entry.parent.parent.name for entry in directory.glob("*/*/dataset_info.json")})
+    if len(configs) > 1:
+        raise UserError(
+            f"data set {name!r} has several configurations: name one, as in {path}/{configs[0]}; "
+            f"prepared: {', '.join(configs)}"
+        )
+    return _find(f"{path}/{configs[0]}", data_dir) if configs and "/" not in path else None
+
+
+def _formats(directory: Path) -> set[str]:
+    info = json.loads((directory / "dataset_info.json").read_text())
+    return {info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])}
+
+
+def _known_names() -> set[str]:
+    import tensorflow_datasets as tfds
+
+    return {*tfds.list_builders(with_community_datasets=False), *OWN, "folder"}
+
+
+def _close(word: str, known: set[str]) -> str:
+    guess = nearest(word, known)
+    return guess if guess.startswith("; did") else ""  # hundreds of names help nobody
+
+
+def _with_tensorflow(name: str, root: Path) -> str:
+    return (
+        "Preparing it needs TensorFlow, once, in an environment of its own: "
+        "python -m venv tfds && tfds/bin/pip install tensorflow-datasets tensorflow-cpu importlib_resources; "
+        f"tfds/bin/tfds build {name} --file_format=array_record --data_dir={root}"
+    )
+
+
+@contextlib.contextmanager
+def _quiet(tfds: Any) -> Iterator[None]:
+    tfds.disable_progress_bar()  # a bar for a second's work, and prints that speak of downloads
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()

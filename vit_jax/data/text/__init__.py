@@ -1,0 +1,1 @@
+"""Parallel text: files, vocabulary, batches of tokens."""

@@ -1,0 +1,1 @@
+"""Clips: files and folders of frames, sampling, decoding, preprocessing."""

@@ -1,0 +1,225 @@
+"""Frames of videos by number: files through PyAV, folders of numbered images, and arrays.
+
+Frames are numbered as the decoder gives them, which is the order of display. Their times are the time stamps of the
+file's packets, sorted: all packets are read once for a video, none decoded, which takes a hundredth of the time of
+decoding it. What a container states of its length serves only to tell that a part is missing.
+"""
+
+import bisect
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from vit_jax.data.image.transforms import to_channels
+from vit_jax.data.video.containers import BrokenVideo, Converter, FrameTable, decoded, opened, read_table
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SEEK_FRAMES = 16  # a key frame so many frames ahead is gone to directly: about what going there costs
+
+
+class Video(Protocol):
+    """Frames by number, in the order of display.
+
+    Attributes:
+      name: File or example, for messages.
+      num_frames: Number of frames.
+      fps: Frames a second, on average; 0 if they are not known.
+      seconds: From the first frame's beginning to the last one's end; wants `fps`.
+    """
+
+    name: str
+
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def fps(self) -> float: ...
+    @property
+    def seconds(self) -> float: ...
+
+    def index_at(self, seconds: float) -> int:
+        """The number of the frame shown at that time, the first frame's being 0: the last whose time is not later."""
+        ...
+
+    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+        """The frames, upright, "RGB" or grey ("L"), in the order asked for; repeats are allowed."""
+        ...
+
+
+class VideoFile:
+    """A file that PyAV can decode, opened anew by every call of `read`, so that threads and processes may share it.
+
+    Frames are turned upright as the file's display matrix says, and mirrored; their colours are ffmpeg's. Pixels that
+    are not square are left so, as in the authors' code.
+
+    Raises `BrokenVideo`, when first asked for anything, for an empty file, one without video and one that is cut off;
+    AVI and Flash only show that by a torn frame, MPEG streams and Ogg by nothing. What cannot be decoded is found out
+    by `read`.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None):
+        self.path, self.name = Path(path), name or str(path)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self._table.stamps)
+
+    @property
+    def fps(self) -> float:
+        return self.num_frames / self.seconds
+
+    @property
+    def seconds(self) -> float:
+        return self._table.seconds
+
+    def index_at(self, seconds: float) -> int:
+        stamps = self._table.stamps
+        # A thousandth of the file's unit of time makes up for rounding.
+        return max(bisect.bisect_right(stamps, stamps[0] + seconds / self._table.unit + 1e-3) - 1, 0)
+
+    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+        wanted = sorted(set(indices))
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.num_frames:
+            raise IndexError(f"{self.name}: frames {wanted[0]} to {wanted[-1]} of {self.num_frames}")
+        try:
+            images = self._read_by_stamps(wanted)
+        except _Unexpected:
+            images = self._read_by_count(wanted)
+        return [images[index] for index in indices]
+
+    @functools.cached_property
+    def _table(self) -> FrameTable:
+        with opened(self.path, self.name) as (container, stream):
+            return read_table(container, stream, self.name)
+
+    def _read_by_stamps(self, wanted: list[int]) -> dict[int, Image.Image]:
+        """Goes to key frames; raises `_Unexpected` if a frame does not come with its time stamp."""
+        stamps, keys = self._table.stamps, self._table.keys
+        images, next_one = {}, 0
+        with opened(self.path, self.name) as (container, stream):
+            convert, frames = Converter(), decoded(container, stream, self.name)
+            for index in wanted:
+                key = keys[bisect.bisect_right(keys, index) - 1]
+                if key - next_one >= SEEK_FRAMES:
+                    container.seek(stamps[key], stream=stream)
+                    frames = decoded(container, stream, self.name, from_stamp=stamps[key])
+                    next_one = key
+                while next_one <= index:
+                    frame = next(frames, None)
+                    if frame is None or frame.pts != stamps[next_one]:
+                        raise _Unexpected
+                    next_one += 1
+                images[index] = convert(frame)
+        return images
+
+    def _read_by_count(self, wanted: list[int]) -> dict[int, Image.Image]:
+        """Decodes from the beginning and takes frames by their places."""
+        images, places = {}, [self._places[index] for index in wanted]
+        with opened(self.path, self.name) as (container, stream):
+            convert, shown = Converter(), {}
+            for place, frame in enumerate(decoded(container, stream, self.name)):
+                if place in places:
+                    shown[place] = convert(frame)
+                if place == places[-1]:
+                    break
+        for index, place in zip(wanted, places, strict=True):
+            images[index] = shown[place]
+        return images
+
+    @functools.cached_property
+    def _places(self) -> list[int]:
+        """The place of each frame among those that the decoder gives: another where it leaves some out."""
+        with opened(self.path, self.name) as (container, stream):
+            given = [frame.pts for frame in decoded(container, stream, self.name)]
+        stamps = self._table.stamps
+        if len(given) == len(stamps):
+            return list(range(len(given)))
+        if not given or None in given or given != sorted(given) or given[-1] < stamps[-1]:
+            raise BrokenVideo(
+                self.name, "truncated", f"truncated: only {len(given)} of {len(stamps)} frames can be decoded"
+            )
+        return [max(bisect.bisect_right(given, stamp) - 1, 0) for stamp in stamps]
+
+
+class _Unexpected(Exception):
+    pass
+
+
+class FrameFolder:
+    """A folder of images, one a frame, in the order of the numbers in their names: frame_9 before frame_10.
+
+    How many of them make a second it does not say: `fps`.
+    """
+
+    def __init__(self, path: str | Path, fps: float = 30.0, name: str | None = None):
+        self.path, self.fps, self.name = Path(path), fps, name or str(path)
+
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        files = frame_files(self.path)
+        if not files:
+            raise BrokenVideo(self.name, "empty", f"no images ({', '.join(IMAGE_SUFFIXES)}) in the folder")
+        return files
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.files)
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.fps
+
+    def index_at(self, seconds: float) -> int:
+        return _index_at(seconds, self.fps, self.num_frames)
+
+    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+        images = {index: self._read(self.files[index]) for index in set(indices)}
+        return [images[index] for index in indices]
+
+    def _read(self, file: Path) -> Image.Image:
+        try:
+            with Image.open(file) as image:
+                return to_channels(image, 1 if image.mode in ("1", "L") else 3).copy()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BrokenVideo(self.name, "unreadable", f"frame {file.name} cannot be read ({error})") from None
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """Returns the images directly in a folder, by their numbers."""
+    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
+    return sorted(
+        files, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+    )
+
+
+class ArrayVideo:
+    """Frames of a uint8 array (frames, height, width, channels), of 1 or 3 channels."""
+
+    def __init__(self, frames: np.ndarray, fps: float, name: str = ""):
+        if frames.ndim != 4 or frames.shape[3] not in (1, 3) or not len(frames) or frames.dtype != np.uint8:
+            raise ValueError(f"uint8 (frames, height, width, 1 or 3) wanted, not {frames.dtype} {frames.shape}")
+        self.frames, self.fps, self.name = frames, fps, name
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+    @property
+    def seconds(self) -> float:
+        return len(self.frames) / self.fps
+
+    def index_at(self, seconds: float) -> int:
+        return _index_at(seconds, self.fps, len(self.frames))
+
+    def read(self, indices: Sequence[int]) -> list[Image.Image]:
+        frames = self.frames[..., 0] if self.frames.shape[3] == 1 else self.frames
+        return [Image.fromarray(frames[index]) for index in indices]
+
+
+def _index_at(seconds: float, fps: float, num_frames: int) -> int:
+    """The frame at a time, of equal durations; a millionth of a frame early counts as in time."""
+    return min(max(int(seconds * fps + 1e-6), 0), num_frames - 1)

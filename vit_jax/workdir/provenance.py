@@ -1,0 +1,88 @@
+"""Which command, commit, versions and machine a number came from: `WORKDIR/runs.jsonl`, a line for every start."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from etils import epath
+
+from vit_jax.workdir.checkpoint import saved_steps
+
+PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow",
+    "av", "sentencepiece", "sacrebleu",
+)  # fmt: skip
+
+
+@contextmanager
+def recorded(workdir: epath.PathLike) -> Iterator[None]:
+    """Appends a line to `runs.jsonl` on leaving, with the status and the wall seconds since entering.
+
+    A process that is killed leaves no line: `resumed_from`, the step whose checkpoint was there, tells of it.
+    """
+    entry = {
+        "resumed_from": max(saved_steps(workdir), default=0),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command(),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores {processor()}",
+    }
+    start, status = time.monotonic(), "finished"
+    try:
+        yield
+    except BaseException as error:
+        status = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        path = epath.Path(workdir) / "runs.jsonl"
+        if jax.process_index() == 0 and path.parent.is_dir():
+            entry |= {"status": status, "seconds": round(time.monotonic() - start, 1)}
+            try:
+                with path.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+            except OSError:
+                if status == "finished":  # else it would hide what ended the run, which a full disk explains better
+                    raise
+
+
+def command() -> str:
+    """Returns the command line as one would type it."""
+    return "python -m vit_jax " + shlex.join(sys.argv[1:])
+
+
+def commit() -> str:
+    """Returns the commit of the checkout the package lies in, `-dirty` if it is changed; the version elsewhere."""
+    here = pathlib.Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return importlib.metadata.version("vit_jax")
+
+
+def processor() -> str:
+    """Returns the name of the CPU."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def read_runs(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the lines of a workdir's `runs.jsonl`."""
+    return [json.loads(line) for line in (epath.Path(workdir) / "runs.jsonl").read_text().splitlines()]
