@@ -18,8 +18,8 @@ sentence a line into results/translation_samples.tsv.
 
 import argparse
 import csv
+import dataclasses
 import datetime
-import functools
 import pathlib
 import platform
 import sys
@@ -33,11 +33,9 @@ from results import first_start
 from vit_jax.data.text.batches import encode_pairs
 from vit_jax.data.text.source import TextSource, open_text, text_splits
 from vit_jax.errors import UserError
-from vit_jax.evaluate import evaluate
-from vit_jax.experiment import Run, eval_batches, load_run, make_task
-from vit_jax.parallel import make_parallel
+from vit_jax.experiment import make_task
+from vit_jax.run import Run, load_run
 from vit_jax.tasks.translation import bleu_and_chrf
-from vit_jax.translate import translate
 from vit_jax.workdir.provenance import commit
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -99,22 +97,17 @@ def run_rows(workdir: pathlib.Path, run: Run, averaged: int, splits: Sequence[Te
 def score(run: Run, split: TextSource) -> dict[str, Any]:
     """Scores a run on every sentence of a split: the buckets go on doubling up to the longest."""
     config = run.config.copy_and_resolve_references()
-    longest = int(encode_pairs(split, run.preprocessing).lengths().max())
+    longest = int(encode_pairs(split, run.encoder).lengths().max())
     while max(config.data.buckets) < longest:
         config.data.buckets = (*config.data.buckets, 2 * max(config.data.buckets))
-    parallel, task = make_parallel("pmap"), make_task(config, run.preprocessing)
-    size = max(config.batch_size, *config.data.buckets)
-    batches, skipped = eval_batches(config, split, run.preprocessing, size)
-    predict = parallel.compile_predict(functools.partial(task.predict, run.model))
-    result = evaluate(predict, parallel.put_state(run.params), batches, task, parallel)
-    assert result is not None  # nothing asks it to stop
-    return {**result, "skipped": skipped}
+    run = dataclasses.replace(run, config=config, task=make_task(config, run.encoder))
+    return run.evaluate(split, batch_size=max(config.batch_size, *config.data.buckets))
 
 
 def write_samples(run: Run, sentences: pathlib.Path, out: pathlib.Path) -> None:
     """Translates a sentence a line into a table of source and translation."""
     sources = sentences.read_text(encoding="utf-8").splitlines()
-    rows = [("source", "translation"), *zip(sources, (text for text, _ in translate(run, sources)), strict=True)]
+    rows = [("source", "translation"), *zip(sources, (answer["translation"] for answer in run.predict(sources)), strict=True)]
     out.write_text("".join(f"{source}\t{translation}\n" for source, translation in rows), encoding="utf-8")
 
 

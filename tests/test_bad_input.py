@@ -90,8 +90,8 @@ def folder(tmp_path):
         (["predict", "w", "i", "--topp=3"], "'--topp'; did you mean '--top'?"),
         (["predict", "w", "--", "--topp=3"], "no checkpoint in"),  # a file of that name
         (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
-        (["predict", "w", "i", "--contact_sheet=sheet.doc"], "--contact_sheet sheet.doc: give the name of a PNG"),
-        (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet nowhere/sheet.png"),
+        (["predict", "w", "i", "--contact_sheet=sheet.doc"], "--contact_sheet=sheet.doc must be the name of a PNG file"),
+        (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet=nowhere/sheet.png"),
         (["data", "info", "digits", "--fulll"], "--fulll"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_checkpoint_that_is_not_there(trained):
 
 def test_labels_that_do_not_match(trained, folder):
     line = refused("evaluate", trained, "--name=folder", f"--path={folder}", "--split=train")
-    assert "label names do not match: the checkpoint has 10 classes, folder train 2" in line
+    assert "label names do not match: the checkpoint has 10 classes, folder train has 2" in line
     assert "only in folder train: ['black', 'white']" in line
 
 
