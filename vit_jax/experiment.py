@@ -17,6 +17,7 @@ from vit_jax.data.sources import open_source
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError, nearest
+from vit_jax.extensions import extra_fields
 from vit_jax.models import build_model
 from vit_jax.parallel import check_batch_size
 from vit_jax.sentences import Sentences, open_sentences, sentence_batches
@@ -37,17 +38,19 @@ def make_model(config: Config, preprocessing: Any, labels: tuple[str, ...] = ())
     Raises:
       UserError: A name or a field is wrong.
     """
-    fields = {name: value for name, value in config.model.items() if value is not None and name != "name"}
+    fields = {
+        name: value for name, value in config.model.items() if value is not None and name not in ("name", "extra")
+    }
     dtype = fields.pop("dtype")
     if dtype not in _DTYPES:
         raise UserError(f"unknown config.model.dtype {dtype!r}{nearest(dtype, _DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError("config.model.dtype 'float64' needs the environment variable JAX_ENABLE_X64=1")
     dtype = jnp.dtype(dtype)
-    given = {**preprocessing.model_fields, **({"num_classes": len(labels)} if labels else {})}
-    types = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
+    offered = {**preprocessing.model_fields, **({"num_classes": len(labels)} if labels else {})}
+    offered |= {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
     try:
-        return build_model(config.model.name, **given, **types, **fields)
+        return build_model(config.model.name, offered, **{**fields, **extra_fields(config.model, "config.model")})
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
 
