@@ -215,6 +215,23 @@ def test_a_run_from_before_a_key_was_there_has_its_default():
     assert schema.differences(old, new) == ["data.frames_fps: 30.0 -> 12.0"]
 
 
+def test_what_the_weights_supply_fills_what_is_unset():
+    """All of the model but its dtype, its own fields included, and the image's form; nothing else."""
+    origin = schema.load_config(QUICKSTART, ["--config.model.extra.width=64", "--config.model.extra.depth=[1, 2]"])
+    origin.seed, origin.model.dtype, origin.data.path = 5, "bfloat16", "/there"
+    config = schema.default_config()
+    config.model.num_heads, config.model.extra.width = 8, 32
+    filled = schema.copy(config)
+    schema.fill(filled, schema.flatten(origin), schema.FROM_WEIGHTS)
+    assert (filled.model.name, filled.model.num_layers, filled.model.num_heads) == ("vit:Ti/2", 4, 8)
+    assert filled.model.extra.to_dict() == {"width": 32, "depth": (1, 2)}
+    assert (filled.data.image_size, filled.data.channels) == ((8, 8), 1)
+    assert filled.data.eval_transforms == origin.data.eval_transforms
+    assert (filled.seed, filled.model.dtype, filled.data.path) == (0, "float32", None)
+    assert config.model.name is config.data.image_size is None
+    assert config.model.extra.to_dict() == {"width": 32}
+
+
 def test_a_run_with_keys_that_were_removed_loads_and_resumes():
     """The keys of the cache of decoded clips, for example."""
     config = schema.load_config(QUICKSTART, [])

@@ -8,9 +8,10 @@ A duration is a string: `"300 epochs"`, `"0.5 epochs"`, `"10_000 steps"`.
 """
 
 import ast
-import copy
 import os
 import re
+from collections.abc import Collection, Mapping
+from copy import deepcopy
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -21,6 +22,13 @@ from vit_jax.schema import SCHEMA, Key, keys
 Config = Any  # a ConfigDict, whose declared types do not describe its keys
 
 _EXTRAS = tuple(name for name, key in keys().items() if key.default is dict)  # "model.extra", ...
+
+# Keys that describe the model and its input, and that are unset by default: the weights in `init_from` may supply them.
+FROM_WEIGHTS = tuple(
+    name
+    for name, key in keys().items()
+    if key.unless_init is not None or (name.startswith("model.") and isinstance(key.default, type))
+)
 
 
 def default_config() -> Config:
@@ -56,16 +64,33 @@ def _get(config: Config, name: str) -> Any:
     return config
 
 
+def copy(config: Config) -> Config:
+    """Returns a copy that shares nothing with the config."""
+    return deepcopy(config)
+
+
+def fill(config: Config, values: Mapping[str, Any], names: Collection[str]) -> None:
+    """Sets those of the keys `names` that are unset, in place, from the flat form of another config.
+
+    A free dict among `names` receives the fields that it does not have yet.
+    """
+    known = keys()
+    for name, value in values.items():
+        if name in names and name in known and known[name].default is not dict:
+            if _get(config, name) is None and value is not None:
+                _set(config, name, value)
+        elif any(name.startswith(f"{extra}.") for extra in _EXTRAS if extra in names):
+            _set(config, name, value, replace=False)
+
+
 def resolve_defaults(config: Config) -> Config:
     """Returns a copy in which the keys that `init_from` could have supplied have their defaults where still unset.
 
     These are the keys whose meaning says "that of init_from if unset", such as `model.name` and `data.image_size`.
-    What `init_from` supplies must have been filled in before.
+    `fill` must have set before what `init_from` does supply.
     """
-    config = copy.deepcopy(config)
-    for name, key in keys().items():
-        if key.unless_init is not None and _get(config, name) is None:
-            config.update_from_flattened_dict({name: key.unless_init})
+    config = copy(config)
+    fill(config, {name: key.unless_init for name, key in keys().items()}, FROM_WEIGHTS)
     return config
 
 
@@ -135,30 +160,37 @@ def _set_free(config: Config, override: str) -> None:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    _set(config, name, value)
+
+
+def _set(config: Config, name: str, value: Any, *, replace: bool = True) -> None:
+    """Sets a key, making the dicts above it where they are missing; lists become tuples."""
+    *parents, field = name.split(".")
     for parent in parents:
         if not isinstance(config.get(parent), ConfigDict):
             config[parent] = ConfigDict(type_safe=False)
         config = config[parent]
-    config[field] = _free_value(name, value)
+    if replace or field not in config:
+        config[field] = _stored_value(name, value)
 
 
 def _check_free(config: Config) -> None:
     """Checks the values that a config file sets in the free dicts, and turns their lists into tuples."""
     for name in _EXTRAS:
         section, _, extra = name.rpartition(".")
-        config[section][extra] = _free_value(name, config[section][extra])
+        config[section][extra] = _stored_value(name, config[section][extra])
 
 
-def _free_value(name: str, value: Any) -> Any:
-    """Returns a value of a free dict with tuples for lists: as the field of a module it must be hashable.
+def _stored_value(name: str, value: Any) -> Any:
+    """Returns a value with tuples for lists, which are hashable as the fields of a module must be.
 
     Raises:
       UserError: It cannot be saved as JSON.
     """
     if hasattr(value, "items"):
-        return ConfigDict({key: _free_value(f"{name}.{key}", item) for key, item in value.items()}, type_safe=False)
+        return ConfigDict({key: _stored_value(f"{name}.{key}", item) for key, item in value.items()}, type_safe=False)
     if isinstance(value, list | tuple):
-        return tuple(_free_value(name, item) for item in value)
+        return tuple(_stored_value(name, item) for item in value)
     if value is not None and not isinstance(value, bool | int | float | str):
         raise UserError(
             f"config.{name} must be a number, a string, a bool, None, or a tuple or dict of these, "
@@ -204,11 +236,8 @@ def from_dict(saved: dict[str, Any]) -> Config:
     """
     config, known = default_config(), keys()
     for name, value in flatten(saved).items():
-        if name in known and name not in _EXTRAS and value is not None:
-            config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
-    for name in _EXTRAS:
-        section, _, extra = name.rpartition(".")
-        config[section][extra] = _free_value(name, saved.get(section, {}).get(extra, {}))
+        if _is_free(name) or (name in known and value is not None):
+            _set(config, name, value)
     return config
 
 

@@ -82,25 +82,29 @@ def legal_fields(target: Any) -> tuple[str, ...] | None:
     return tuple(p.name for p in parameters if p.kind not in positional and p.name not in added)
 
 
-def check_fields(target: Any, given: Iterable[str], key: str, ours: Collection[str] = ()) -> None:
+def check_fields(
+    target: Any, given: Iterable[str], key: str, ours: Collection[str] = (), name: str | None = None
+) -> None:
     """Checks that `target` has the fields, or parameters, that a dict of the config gives.
 
     Args:
       key: The dict's key, for messages: `config.model.extra`.
       ours: Parameters that are not the user's to give.
+      name: The import path as the user wrote it, for messages.
 
     Raises:
       UserError: It has no such field; the message names the nearest.
     """
+    name = name or path_of(target)
     legal = legal_fields(target)
     for field in given:
         if field in ours:
-            raise UserError(f"{key}.{field}: {path_of(target)} is given {field!r} by vit_jax; remove the key")
+            raise UserError(f"{key}.{field}: {name} is given {field!r} by vit_jax; remove the key")
         if legal is not None and field not in legal:
             kind = "field" if dataclasses.is_dataclass(target) else "parameter"
-            known = [name for name in legal if name not in ours]
+            known = [other for other in legal if other not in ours]
             hint = nearest(field, known) if known else "; it has none"
-            raise UserError(f"{key}.{field}: {path_of(target)} has no {kind} {field!r}{hint}")
+            raise UserError(f"{key}.{field}: {name} has no {kind} {field!r}{hint}")
 
 
 def extra_fields(section: Any, key: str, ours: Collection[str] = ()) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def extra_fields(section: Any, key: str, ours: Collection[str] = ()) -> dict[str
                 f"{section.name!r}. Set {key}.name to an import path, such as 'mylab.module:Name'."
             )
     elif extra:
-        check_fields(load_object(section.name, f"{key}.name"), extra, f"{key}.extra", ours)
+        check_fields(load_object(section.name, f"{key}.name"), extra, f"{key}.extra", ours, section.name)
     return extra
 
 
@@ -132,23 +136,25 @@ def accepted(target: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in offered.items() if legal is None or name in legal}
 
 
-def construct(target: Any, values: Mapping[str, Any], key: str) -> Any:
+def construct(target: Any, values: Mapping[str, Any], key: str, name: str | None = None) -> Any:
     """Calls a class or a function of the user's with keyword arguments.
 
     Args:
       key: The section of the config that names it, for messages: `config.model`.
+      name: The import path as the user wrote it, for messages.
 
     Raises:
       UserError: An argument without a default is missing, or the call raises ValueError.
     """
+    name = name or path_of(target)
     for parameter in inspect.signature(target).parameters.values():
         is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if is_named and parameter.default is parameter.empty and parameter.name not in values:
-            raise UserError(f"{key}.extra.{parameter.name} must be set: {path_of(target)} has no default for it")
+            raise UserError(f"{key}.extra.{parameter.name} must be set: {name} has no default for it")
     try:
         return target(**values)
     except ValueError as error:
-        raise UserError(f"{key}: {path_of(target)}: {error}") from error
+        raise UserError(f"{key}: {name}: {error}") from error
 
 
 def path_of(target: Any) -> str:
@@ -156,18 +162,17 @@ def path_of(target: Any) -> str:
     return f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', repr(target))}"
 
 
-def import_paths(config: Mapping[str, Any], encoder: Mapping[str, Any] | None = None) -> dict[str, str]:
+def import_paths(config: Mapping[str, Any], chains: Iterable[str] = ()) -> dict[str, str]:
     """Returns the import paths that a config names, each with the key that names it.
 
     Args:
       config: A config, or its JSON form.
-      encoder: The JSON form of an encoder, whose chain of transforms may name code as well.
+      chains: Further chains of transforms that may name code, such as the one a checkpoint stores with its encoder.
     """
     found = {name: f"config.{key}" for key in NAME_KEYS if is_import_path(name := _lookup(config, key))}
-    chains = {f"config.{key}": _lookup(config, key) for key in CHAIN_KEYS}
-    chains["transforms"] = (encoder or {}).get("transforms")
-    for key, chain in chains.items():
-        found = dict.fromkeys(_paths_in_chain(chain), key) | found if isinstance(chain, str) else found
+    written = [(f"config.{key}", chain) for key in CHAIN_KEYS if isinstance(chain := _lookup(config, key), str)]
+    for key, chain in (*written, *(("transforms", chain) for chain in chains)):
+        found = dict.fromkeys(_paths_in_chain(chain), key) | found
     return found
 
 
@@ -200,7 +205,8 @@ def check_trust(meta: Mapping[str, Any], trust: bool, *, source: Any, own: Colle
       UserError: The checkpoint names code that is not trusted, or that cannot be imported.
     """
     recorded = {described.get("path"): described for described in meta.get("extensions", ())}
-    for path, key in import_paths(meta["config"], meta.get("preprocessing")).items():
+    chain = meta.get("preprocessing", {}).get("transforms")
+    for path, key in import_paths(meta["config"], [chain] if isinstance(chain, str) else []).items():
         stored = recorded.get(path, {})
         if not trust and path not in own:
             raise UserError(

@@ -27,8 +27,8 @@ def build_model(name: str, offered: Mapping[str, Any] | None = None, **overrides
     offered = offered or {}
     if is_import_path(name):
         target = load_object(name, "model.name")
-        check_fields(target, overrides, "model")
-        return construct(target, {**accepted(target, offered), **overrides}, "model")
+        check_fields(target, overrides, "model", name=name)
+        return construct(target, {**accepted(target, offered), **overrides}, "model", name)
     family, _, variant = name.partition(":")
     if family not in FAMILIES:
         raise ValueError(f"unknown model family {family!r} in {name!r}; known: {', '.join(FAMILIES)}")
