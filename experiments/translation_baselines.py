@@ -107,7 +107,10 @@ def score(run: Run, split: TextSource) -> dict[str, Any]:
 def write_samples(run: Run, sentences: pathlib.Path, out: pathlib.Path) -> None:
     """Translates a sentence a line into a table of source and translation."""
     sources = sentences.read_text(encoding="utf-8").splitlines()
-    rows = [("source", "translation"), *zip(sources, (answer["translation"] for answer in run.predict(sources)), strict=True)]
+    rows = [
+        ("source", "translation"),
+        *zip(sources, (answer["translation"] for answer in run.predict(sources)), strict=True),
+    ]
     out.write_text("".join(f"{source}\t{translation}\n" for source, translation in rows), encoding="utf-8")
 
 

@@ -90,7 +90,10 @@ def folder(tmp_path):
         (["predict", "w", "i", "--topp=3"], "'--topp'; did you mean '--top'?"),
         (["predict", "w", "--", "--topp=3"], "no checkpoint in"),  # a file of that name
         (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
-        (["predict", "w", "i", "--contact_sheet=sheet.doc"], "--contact_sheet=sheet.doc must be the name of a PNG file"),
+        (
+            ["predict", "w", "i", "--contact_sheet=sheet.doc"],
+            "--contact_sheet=sheet.doc must be the name of a PNG file",
+        ),
         (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet=nowhere/sheet.png"),
         (["data", "info", "digits", "--fulll"], "--fulll"),
     ],

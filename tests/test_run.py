@@ -17,7 +17,12 @@ from vit_jax.errors import UserError
 from vit_jax.run import load_run
 
 pytestmark = pytest.mark.usefixtures("own_home")
-SMALL = {"duration": "6 steps", "eval_every": "6 steps", "optimizer__schedule__warmup": "1 steps", "task__mixup_alpha": 0}
+SMALL = {
+    "duration": "6 steps",
+    "eval_every": "6 steps",
+    "optimizer__schedule__warmup": "1 steps",
+    "task__mixup_alpha": 0,
+}
 
 
 def run(*arguments, status=0):
@@ -147,7 +152,13 @@ def test_other_data_than_the_runs_are_refused(trained, folder):
 
 
 def finetune(workdir, start, folder, *overrides, status=0):
-    overrides = ("duration=2 steps", "batch_size=6", "optimizer.schedule.warmup=0 steps", "compilation_cache=", *overrides)
+    overrides = (
+        "duration=2 steps",
+        "batch_size=6",
+        "optimizer.schedule.warmup=0 steps",
+        "compilation_cache=",
+        *overrides,
+    )
     flags = [f"--config.{override}" for override in (f"init_from={start}", f"data.path={folder}", *overrides)]
     return run("train", "--config=configs/finetune.py", f"--workdir={workdir}", *flags, status=status)
 
@@ -158,7 +169,16 @@ def test_finetuning_takes_architecture_and_preprocessing_from_the_run(trained, w
     tuned = load_run(tmp_path / "run")
     assert tuned.labels == ("dark", "grey", "light")
     assert tuned.encoder == trained.encoder
-    for field in ("hidden_dim", "mlp_dim", "num_layers", "num_heads", "patch_size", "pool", "in_channels", "image_size"):
+    for field in (
+        "hidden_dim",
+        "mlp_dim",
+        "num_layers",
+        "num_heads",
+        "patch_size",
+        "pool",
+        "in_channels",
+        "image_size",
+    ):
         assert getattr(tuned.model, field) == getattr(trained.model, field)
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from vit_jax import config as schema
 from vit_jax.data.image import geometry
+from vit_jax.data.modality import get_modality
 from vit_jax.data.video.sampling import Segments, Stride
 from vit_jax.errors import UserError
-from vit_jax.data.modality import get_modality
 from vit_jax.experiment import Experiment, make_model
 from vit_jax.models.space_time import ATTENTIONS
 from vit_jax.optimizer import make_schedule

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from vit_jax import config as schema
+from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.experiment import Experiment, Plan, make_model, make_task
 from vit_jax.optimizer import make_schedule
 from vit_jax.run import load_run
@@ -296,7 +296,10 @@ def test_a_mistake_in_the_data_is_named(folder, own_home, overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"checkpoint__best": "belu"}, "config.checkpoint.best='belu' is not a score of translation; did you mean 'bleu'"),
+        (
+            {"checkpoint__best": "belu"},
+            "config.checkpoint.best='belu' is not a score of translation; did you mean 'bleu'",
+        ),
         ({"profile": (22, 18)}, r"config.profile=\(22, 18\) must be \(first, last\)"),
         ({"task__beam_size": 0}, "config.task: beam_size must be at least 1"),
         ({"task__label_smoothing": 1.0}, "config.task: label_smoothing=1.0 must be"),

@@ -10,10 +10,10 @@ import pytest
 
 from vit_jax.__main__ import main
 from vit_jax.config import default_config
-from vit_jax.data.text.vocabulary import Vocabulary
-from vit_jax.errors import UserError
 from vit_jax.data.modality import get_modality
 from vit_jax.data.text.preview import plot_attention, write_translations
+from vit_jax.data.text.vocabulary import Vocabulary
+from vit_jax.errors import UserError
 from vit_jax.experiment import make_model, make_task
 from vit_jax.run import Run
 

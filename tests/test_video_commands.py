@@ -15,9 +15,9 @@ from matplotlib import pyplot  # noqa: F401  here, before HOME is another and it
 from PIL import Image
 
 from vit_jax.__main__ import main
+from vit_jax.data.modality import get_modality
 from vit_jax.data.video.decode import FrameFolder, VideoFile
 from vit_jax.errors import UserError
-from vit_jax.data.modality import get_modality
 from vit_jax.run import Run, load_run
 
 sys.path.insert(0, "tests/data")

@@ -121,7 +121,9 @@ class Experiment:
         model = make_model(config, data.encoder, data.labels)
         task = make_task(config, data.encoder, data.labels)
         if (best := config.checkpoint.best) not in task.scores:
-            raise UserError(f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}")
+            raise UserError(
+                f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}"
+            )
         plan = Plan.from_config(config, data.steps_per_epoch)
         tx, schedule = make_optimizer(
             config.optimizer,
@@ -161,9 +163,9 @@ class Experiment:
 def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
     """Returns a copy of a config in which every key is set.
 
-    A key of the model and of the preprocessing that is unset takes its value from the run itself if that has started
-    (`own`, the meta of its checkpoint), else from `config.init_from`, else its default. So fine-tuning needs the weights
-    and the data, and not the architecture typed in again.
+    A key of the preprocessing, or of a model without a name, that is unset takes its value from the run itself if that
+    has started (`own`, the meta of its checkpoint), else from `config.init_from`, else its default. So fine-tuning needs
+    the weights and the data, and not the architecture typed in again.
 
     Raises:
       UserError: `config.init_from` cannot be read.
@@ -171,9 +173,11 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
     config = schema.copy(config)
     if own is not None:
         schema.fill(config, schema.flatten(own["config"]), schema.FROM_WEIGHTS)
-    elif config.init_from and config.model.name is None:
+    elif config.init_from:
+        keep_model = config.model.name is not None
+        wanted = [name for name in schema.FROM_WEIGHTS if not (keep_model and name.startswith("model."))]
         origin = weights.architecture_of(config.init_from, image_size=config.init_image_size)
-        schema.fill(config, origin.as_config(), schema.FROM_WEIGHTS)
+        schema.fill(config, schema.flatten(origin.as_config()), wanted)
     return schema.resolve_defaults(config)
 
 
@@ -192,13 +196,9 @@ def make_model(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> nn
     dtype = jnp.dtype(dtype)
     offered = {**encoder.model_fields, **({"num_classes": len(labels)} if labels else {})}
     offered |= {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
-    if extensions.is_import_path(config.model.name):
-        cls = extensions.load_object(config.model.name, "config.model.name")
-        fields |= extensions.extra_fields(config.model, "config.model")
-        return extensions.construct(cls, extensions.accepted(cls, offered) | fields, "config.model")
-    extensions.extra_fields(config.model, "config.model")  # refuses what only code from elsewhere could have
+    extra = extensions.extra_fields(config.model, "config.model")
     try:
-        return build_model(config.model.name, **offered, **fields)
+        return build_model(config.model.name, offered, **fields, **extra)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
 

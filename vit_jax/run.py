@@ -13,7 +13,7 @@ from vit_jax import config as schema
 from vit_jax import extensions
 from vit_jax.config import Config
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
-from vit_jax.data.source import Subset, open_split
+from vit_jax.data.source import open_split
 from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
 from vit_jax.experiment import make_model, make_task
@@ -116,7 +116,9 @@ class Run:
           UserError: The run does not take videos.
         """
         asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
-        fields = {field.name for field in dataclasses.fields(self.encoder)} if dataclasses.is_dataclass(self.encoder) else ()
+        fields = (
+            {field.name for field in dataclasses.fields(self.encoder)} if dataclasses.is_dataclass(self.encoder) else ()
+        )
         if asked.keys() - set(fields):
             raise UserError(f"--clips and --crops apply to videos; this checkpoint takes {self.modality.unit}")
         if not asked:
@@ -211,9 +213,7 @@ class Run:
         """Writes the weights in a foreign format: see `weights.save_pretrained`."""
         from vit_jax.weights import save_pretrained
 
-        return save_pretrained(
-            path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder
-        )
+        return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
 
 
 def _checked(answer: Any, on_error: str) -> Any:

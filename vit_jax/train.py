@@ -77,9 +77,7 @@ def train_step(
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), sums
 
 
-def train_and_evaluate(
-    experiment: Experiment, workdir: epath.PathLike, *, quiet: bool = False
-) -> dict[str, float]:
+def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:
     """Trains, or resumes where `workdir` was left; returns the last evaluation.
 
     Writes `config.json`, `metrics.jsonl`, `checkpoints/` and `tensorboard/` into `workdir`.

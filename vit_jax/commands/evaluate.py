@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from vit_jax.commands import checkpoints, common
-from vit_jax.errors import UserError
 
 HELP = "score a checkpoint on a split"
 
@@ -35,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per result")
     group = parser.add_argument_group("several views of a video")
     group.add_argument("--clips", type=int, metavar="N", help="clips spread over the video [default: the run's]")
-    group.add_argument("--crops", type=int, metavar="N", help="crops of each clip, along its longer side [default: the run's]")
+    group.add_argument(
+        "--crops", type=int, metavar="N", help="crops of each clip, along its longer side [default: the run's]"
+    )
     group = parser.add_argument_group("few-shot linear evaluation")
     group.add_argument("--few_shot", type=_counts, default=(), metavar="K,...", help="labelled examples per class")
     group.add_argument("--train_split", metavar="SPLIT", help="split that they are drawn from [default: the run's]")

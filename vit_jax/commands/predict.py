@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vision = parser.add_argument_group("images and videos")
     vision.add_argument("--top", type=int, metavar="K", help="number of labels to print [5]")
     vision.add_argument(
-        "--per_frame", action="store_true", help="also print the top label of every frame of one clip, averaged over crops"
+        "--per_frame",
+        action="store_true",
+        help="also print the top label of every frame of one clip, averaged over crops",
     )
     vision.add_argument("--contact_sheet", metavar="PNG", help=f"also draw the first {MOST_DRAWN} with their top label")
     text = parser.add_argument_group("text")
@@ -74,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
 
     drawn, failed = [], False
     picture = getattr(args, modality.picture)
-    for (name, stored), answer, by_frame in common.progress(zip(named, answers, frames, strict=False), None, "predicting"):
+    for (name, stored), answer, by_frame in common.progress(
+        zip(named, answers, frames, strict=False), None, "predicting"
+    ):
         error = next((found for found in (answer, by_frame) if isinstance(found, UserError)), None)
         if error:
             failed = True
@@ -98,4 +102,6 @@ def _only_inputs(named: Any) -> Any:
 def _check_picture(option: str, path: str | None) -> None:
     picture = pathlib.Path(path or "picture.png")
     if picture.suffix.lower() != ".png" or not picture.parent.is_dir():
-        raise UserError(f"--{option}={picture} must be the name of a PNG file in an existing folder, such as picture.png")
+        raise UserError(
+            f"--{option}={picture} must be the name of a PNG file in an existing folder, such as picture.png"
+        )

@@ -100,9 +100,7 @@ class LabelledModality:
     ) -> tuple[pipeline.Batches, int]:
         rows = batch_size or config.eval_batch_size or config.batch_size
         examples = _whole_examples(rows, encoder.views)
-        batches = pipeline.eval_batches(
-            source, encoder, batch_size=examples, **pipeline.processes_and_workers(config)
-        )
+        batches = pipeline.eval_batches(source, encoder, batch_size=examples, **pipeline.processes_and_workers(config))
         return batches, len(source.skipped)
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
