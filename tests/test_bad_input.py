@@ -92,7 +92,7 @@ def folder(tmp_path):
         (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
         (
             ["predict", "w", "i", "--contact_sheet=sheet.doc"],
-            "--contact_sheet=sheet.doc must be the name of a PNG file",
+            "--contact_sheet=sheet.doc must be the name of a PNG",
         ),
         (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet=nowhere/sheet.png"),
         (["data", "info", "digits", "--fulll"], "--fulll"),

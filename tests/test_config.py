@@ -29,7 +29,7 @@ def test_model_keys_are_the_fields_of_the_modules():
     """But for those that data and task determine; the families named in a meaning are those that have the field."""
     import dataclasses
 
-    from vit_jax import families
+    from vit_jax.config import families
     from vit_jax.config.schema import _MODEL_MEANINGS, DERIVED_FIELDS, MODEL
     from vit_jax.models import build_model
 

@@ -97,7 +97,7 @@ def test_an_answer_is_the_softmax_of_the_logits(trained):
 def test_an_input_that_cannot_be_read_raises_or_is_given_in_its_place(trained):
     images = digits(trained, 3)
     images[1] = UserError("a.png is not an image")
-    with pytest.raises(UserError, match="a.png is not an image"):
+    with pytest.raises(UserError, match="is not an image"):
         list(trained.predict(images))
     first, error, last = trained.predict(images, on_error="yield")
     assert str(error) == "a.png is not an image"

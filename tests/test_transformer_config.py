@@ -298,7 +298,7 @@ def test_a_mistake_in_the_data_is_named(folder, own_home, overrides, message):
     [
         (
             {"checkpoint__best": "belu"},
-            "config.checkpoint.best='belu' is not a score of translation; did you mean 'bleu'",
+            "best='belu' is not a score of translation; did you mean 'bleu'",
         ),
         ({"profile": (22, 18)}, r"config.profile=\(22, 18\) must be \(first, last\)"),
         ({"task__beam_size": 0}, "config.task: beam_size must be at least 1"),

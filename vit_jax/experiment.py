@@ -164,8 +164,8 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
     """Returns a copy of a config in which every key is set.
 
     A key of the preprocessing, or of a model without a name, that is unset takes its value from the run itself if that
-    has started (`own`, the meta of its checkpoint), else from `config.init_from`, else its default. So fine-tuning needs
-    the weights and the data, and not the architecture typed in again.
+    has started (`own`, the meta of its checkpoint), else from `config.init_from`, else its default. So fine-tuning
+    needs the weights and the data, and not the architecture typed in again.
 
     Raises:
       UserError: `config.init_from` cannot be read.

@@ -79,7 +79,7 @@ class Run:
           batch_size: Rows at once: images, views of videos or sentences. Never changes an answer.
           on_error: Whether to "raise" the UserError of an input that cannot be read, or to "yield" it in place of an
             answer.
-          **options: Fields of the task to change: `top` or `per_frame` of a classification, `beam_size` of a translation.
+          **options: Fields of the task to change: `top` or `per_frame` for classification, `beam_size` for translation.
 
         Raises:
           UserError: The task has no such field, or see `on_error`.

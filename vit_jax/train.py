@@ -46,8 +46,8 @@ def train_step(
     Pure: a `Parallel` compiles it, and it sums over the devices along `axis_name` (None if the compiler does that).
 
     Returns:
-      The next state, and the sums of the metrics over all devices: `loss`, what the task adds, and the norms of gradient
-      and parameters.
+      The next state, and the sums of the metrics over all devices: `loss`, what the task adds, and the norms of
+      gradient and parameters.
     """
     step_rng = jax.random.fold_in(state.rng, state.step)
     shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)

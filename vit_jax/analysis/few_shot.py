@@ -62,10 +62,10 @@ def few_shot(
 ) -> dict[str, float]:
     """Fits a linear classifier to the examples of `train` and scores it on every example of `test`.
 
-    Both hold `features` and `label`, one row per example, as `Run.features` returns them; `choose_examples` selects the
-    rows of `train`. Returns `top1`, the numbers of `examples` in `test` and of `labelled` examples in `train`, and `l2`.
-    If `test` has several labels per example, any of them is right, and examples without a label are left out (ReaL,
-    arXiv:2006.07159).
+    Both hold `features` and `label`, one row per example, as `Run.features` returns them; `choose_examples` selects
+    the rows of `train`. Returns `top1`, the numbers of `examples` in `test` and of `labelled` examples in `train`, and
+    `l2`. If `test` has several labels per example, any of them is right, and examples without a label are left out
+    (ReaL, arXiv:2006.07159).
     """
     classifier = fit_linear(train["features"], train["label"], num_classes, l2)
     best, labels = classifier.scores(test["features"]).argmax(-1), test["label"]
@@ -114,8 +114,8 @@ def fit_linear(features: np.ndarray, labels: np.ndarray, num_classes: int, l2: f
     If `l2` is None, the value in `L2_GRID` is chosen whose squared error is smallest when each example is predicted by
     a classifier fitted to the others (leave-one-out, in closed form). No other example is used.
 
-    Deviations from big_vision: it fixes l2 at 2**10, and it also regularises the bias, by very little; since every class
-    has equally many examples, that shifts all scores alike.
+    Deviations from big_vision: it fixes l2 at 2**10, and it also regularises the bias, by very little; since every
+    class has equally many examples, that shifts all scores alike.
 
     Args:
       features: `(examples, feature_dim)`; there may be more features than examples.

@@ -3,7 +3,7 @@
   python -m vit_jax predict runs/quickstart image.png folder/
   python -m vit_jax predict runs/motion clip.mp4 --top=3 --per_frame --json
   python -m vit_jax predict runs/messages --text "Save the file" --attention=maps.png
-  python -m vit_jax predict runs/messages sentences.txt - < more.txt    # one translation per line; "-" is standard input
+  python -m vit_jax predict runs/messages sentences.txt - < more.txt    # one sentence per line; "-" is standard input
 
 Preprocessing, labels and vocabulary are those that the checkpoint holds. Results are printed as they are computed.
 """

@@ -1,8 +1,8 @@
 """Configs: load them from a file and the command line, save them as JSON, and compare them.
 
 A file in `configs/` starts from `default_config()` and sets values; the command line overrides them
-(`--config.batch_size=512`). `vit_jax/config/schema.py` declares the keys; any other key is an error. Configs state intent
-(epochs, global batch size); steps are derived from the data after all overrides.
+(`--config.batch_size=512`). `vit_jax/config/schema.py` declares the keys; any other key is an error. Configs state
+intent (epochs, global batch size); steps are derived from the data after all overrides.
 
 A duration is a string: `"300 epochs"`, `"0.5 epochs"`, `"10_000 steps"`.
 """

@@ -1,7 +1,7 @@
 """Modalities: everything that differs between images, clips and text, behind one protocol.
 
-`get_modality(key)` is the only place that maps a modality's name to its code. The train loop, `Run` and the commands ask a
-modality for what they need and never ask which one it is.
+`get_modality(key)` is the only place that maps a modality's name to its code. The train loop, `Run` and the commands
+ask a modality for what they need, and never ask which one it is.
 """
 
 import importlib
@@ -58,8 +58,8 @@ class Data(Protocol):
 class Modality(Protocol):
     """What the rest of the code needs to know about images, clips or text.
 
-    A user's own input is an image (`PIL.Image`), a `Video` or a sentence. Functions that take a `run` use its `encoder`,
-    `config`, `model` and `labels`.
+    A user's own input is an image (`PIL.Image`), a `Video` or a sentence. Functions that take a `run` use its
+    `encoder`, `config`, `model` and `labels`.
 
     Attributes:
       key: Name of the modality, and of its entry in examples and batches.

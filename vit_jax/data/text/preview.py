@@ -23,8 +23,8 @@ PANELS = {
 def plot_attention(run: Any, sentence: str, translation: str, path: Any, layer: int = -1) -> Any:
     """Draws the attention weights of one layer, averaged over its heads, for a sentence and its translation.
 
-    Three panels: the encoder's self-attention, the decoder's self-attention, and the decoder's attention to the encoder.
-    Queries are rows, keys are columns.
+    Three panels: the encoder's self-attention, the decoder's self-attention, and the decoder's attention to the
+    encoder. Queries are rows, keys are columns.
     """
     vocabulary, layer = run.encoder, layer % run.model.num_layers
     source, target = (vocabulary.encode(text) for text in (sentence, translation))
