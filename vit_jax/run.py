@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
-import numpy as np
 from etils import epath
 
 from vit_jax import config as schema
@@ -15,7 +14,7 @@ from vit_jax.config import Config
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
 from vit_jax.data.source import open_split
 from vit_jax.errors import UserError
-from vit_jax.evaluate import Evaluator
+from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.experiment import make_model, make_task
 from vit_jax.parallel import Parallel, make_parallel
 from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint, load_meta
@@ -56,7 +55,13 @@ class Run:
 
     @functools.cached_property
     def parallel(self) -> Parallel:
+        """The strategy over all devices."""
         return make_parallel(self.config.parallel)
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The compiled functions of the task."""
+        return Evaluator(self.model, self.task, self.parallel)
 
     @functools.cached_property
     def placed(self) -> PyTree:
@@ -84,12 +89,10 @@ class Run:
         Raises:
           UserError: The task has no such field, or see `on_error`.
         """
-        task = self.task_with(**options)
-        settled: dict[int, Any] = {}
+        task, settled, next_place = self.task_with(**options), {}, 0
         batches = self.modality.input_batches(self, inputs, batch_size, settled)
-        evaluator, next_place = Evaluator(self.model, task, self.parallel), 0
-        for rows in evaluator.rows(task.predict, self.placed, batches):
-            places = np.unique(rows["id"]).tolist()
+        for rows in self.evaluator.rows(self.placed, batches, task.predict):
+            places = dict.fromkeys(rows["id"].tolist())  # each once: the views of an input share its place
             settled.update(zip(places, task.answers(rows, self.labels), strict=True))
             while next_place in settled:
                 yield _checked(settled.pop(next_place), on_error)
@@ -159,8 +162,7 @@ class Run:
         source = self.open_split(source) if source is None or isinstance(source, str) else source
         check_labels(self.labels, source.labels, "the checkpoint", f"{source.name} {source.split}")
         batches, skipped = self.batches(source, batch_size)
-        evaluator = Evaluator(self.model, self.task, self.parallel)
-        result = evaluator.evaluate(self.placed, track(batches, len(batches)))
+        result = self.evaluator.evaluate(self.placed, track(batches, len(batches)))
         assert result is not None  # nothing asks it to stop
         return {**result, "skipped": skipped}
 
@@ -171,11 +173,10 @@ class Run:
         *,
         batch_size: int | None = None,
         track: Track = _untracked,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Any]:
         """Returns what `function(model, params, batch)` gives for every example of a source, in the order of `id`."""
         batches, _ = self.batches(source, batch_size)
-        evaluator = Evaluator(self.model, self.task, self.parallel)
-        return evaluator.collect(function, self.placed, track(batches, len(batches)))
+        return in_order(self.evaluator.rows(self.placed, track(batches, len(batches)), function))
 
     def features(
         self,
@@ -185,7 +186,7 @@ class Run:
         kind: str = "pooled",
         batch_size: int | None = None,
         track: Track = _untracked,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Any]:
         """Returns `features`, `label` and `id` of every example of a split, in the order of `id`.
 
         `layer` and `kind` are those of `analysis.features.features`. Clips are seen in one view.
