@@ -39,6 +39,11 @@ LAB = {
 }
 
 
+def forget(package):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     """Makes a package `lab_of_tests` in the current directory."""
@@ -49,8 +54,7 @@ def lab(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     yield package
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lab_of_tests"]:
-        del sys.modules[name]
+    forget("lab_of_tests")
 
 
 @pytest.fixture
@@ -58,7 +62,8 @@ def mylab(monkeypatch):
     """The example package, as from the directory that holds it."""
     monkeypatch.chdir(EXAMPLES)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    return EXAMPLES / "mylab"
+    yield
+    forget("mylab")
 
 
 @pytest.mark.parametrize(
@@ -240,8 +245,7 @@ def checkpoint(described):
 def test_a_strangers_checkpoint_runs_nothing(lab):
     """Whatever it says of itself: the list of extensions may be empty, or the code be named by its encoder only."""
     meta = checkpoint(extensions.describe(extensions.import_paths(lab_config())))
-    for name in [name for name in sys.modules if name.startswith("lab_of_tests")]:
-        del sys.modules[name]
+    forget("lab_of_tests")
     sha256 = hashlib.sha256((lab / "nets.py").read_bytes()).hexdigest()
     uses = ", ".join(f"lab_of_tests.nets:{name} (version unknown, sha256 {sha256[:12]})" for name in NAMES)
     with pytest.raises(UserError) as caught:

@@ -55,3 +55,6 @@ class Regression:
     def compare(self, answer, label, labels):
         """Returns whether an answer is right, which does not apply to numbers, and the true values as text."""
         return None, ", ".join(f"{name} {value:.1f}" for name, value in zip(labels, label, strict=True))
+
+    def text(self, name, answer):
+        return f"{name}: {self.title(answer)}"
