@@ -206,12 +206,12 @@ def check_trust(meta: Mapping[str, Any], trust: bool, *, source: Any, own: Colle
     """
     recorded = {described.get("path"): described for described in meta.get("extensions", ())}
     chain = meta.get("preprocessing", {}).get("transforms")
-    for path, key in import_paths(meta["config"], [chain] if isinstance(chain, str) else []).items():
+    paths = import_paths(meta["config"], [chain] if isinstance(chain, str) else [])
+    if foreign := [path for path in sorted(paths) if path not in own and not trust]:
+        uses = ", ".join(f"{path} ({_summary(recorded.get(path, {}))})" for path in foreign)
+        raise UserError(f"{source} uses {uses}, which is code outside vit_jax. Pass --trust to import it.")
+    for path, key in paths.items():
         stored = recorded.get(path, {})
-        if not trust and path not in own:
-            raise UserError(
-                f"{source} uses {path} ({_summary(stored)}), which is code outside vit_jax. Pass --trust to import it."
-            )
         found = _described(path, load_object(path, f"{source}: {key}"))
         if stored.get("sha256") and found["sha256"] != stored["sha256"]:
             logging.warning(
