@@ -3,10 +3,11 @@ import pickle
 import numpy as np
 import pytest
 
+from vit_jax.config import default_config
 from vit_jax.data import source as sources
 from vit_jax.data.sets import prepare
 from vit_jax.data.sets.tfds import TfdsSource
-from vit_jax.data.source import InMemory, Subset, example_name, open_source
+from vit_jax.data.source import InMemory, Subset, example_name, open_source, open_split
 from vit_jax.errors import UserError
 
 
@@ -118,3 +119,60 @@ def test_large_sets_are_read_from_disk(data_dir, monkeypatch):
 
 def test_other_sources_have_no_file_names(digits):
     assert example_name(digits, 0) is None
+
+
+# A split of a config
+
+
+@pytest.fixture
+def config(data_dir):
+    config = default_config()
+    config.data.name, config.data.data_dir = "digits", data_dir
+    return config
+
+
+def test_a_split_of_a_config(config, tmp_path, write_images):
+    write_images(tmp_path / "images" / "a", 3)
+    folder = str(tmp_path / "images")
+    assert len(open_split(config, "test[:10]")) == 10
+    assert len(open_split(config, "train", name="folder", path=folder)) == 3
+    with pytest.raises(UserError, match="data set 'video' needs a path"):
+        open_split(config, "train", name="video")
+    config.data.path, config.data.name, config.data.label = folder, "folder", "object"
+    assert len(open_split(config, "train[:2]")) == 2
+    assert len(open_split(config, "test", name="digits")) == 355  # neither path nor label apply to another set
+
+
+def test_text_of_a_config(config, tmp_path):
+    (tmp_path / "train.de").write_text("auf\n")
+    (tmp_path / "train.en").write_text("open\n")
+    config.data.name, config.data.languages = "text", ("de", "en")
+    with pytest.raises(UserError, match=r"data set 'text' needs a path: the folder with its splits"):
+        open_split(config, "train")
+    source = open_split(config, "train", path=str(tmp_path))
+    assert (source.kind, source.labels, len(source)) == ("text", (), 1)
+    assert source.__getitems__([0]) == [{"source": "auf", "target": "open", "id": 0}]
+    assert source.all_labels().tolist() == []
+    config.data.languages = ("de",)
+    with pytest.raises(UserError, match=r"config\.data\.languages must name two languages, such as en,it, got 'de'"):
+        open_split(config, "train", path=str(tmp_path))
+
+
+def test_a_function_by_import_path_opens_a_split(config, tmp_path, monkeypatch):
+    (tmp_path / "mydata.py").write_text(
+        "from vit_jax.data.source import open_split as open_ours\n"
+        "def open_split(config, split):\n"
+        "    assert config.data.name == 'mydata:open_split'\n"
+        "    return open_ours(config, split, name=config.data.path or 'digits')\n"
+        "def nothing(config, split):\n"
+        "    return [1, 2]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(open_split(config, "test", name="mydata:open_split")) == 355
+    assert config.data.name == "digits"
+    config.data.name = "mydata:open_split"
+    assert len(open_split(config, "test[:5]")) == 5
+    with pytest.raises(UserError, match="unknown data set 'motoin'"):
+        open_split(config, "test", path="motoin")
+    with pytest.raises(UserError, match=r"returned a list without name, kind, split, labels, skipped, __getitems__"):
+        open_split(config, "test", name="mydata:nothing")

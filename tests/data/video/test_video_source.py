@@ -10,7 +10,7 @@ from tiny_clips import grey, levels, write_clip
 
 from vit_jax.data.source import Source, example_name
 from vit_jax.data.video.check import Check
-from vit_jax.data.video.decode import ArrayVideo
+from vit_jax.data.video.decode import ArrayVideo, VideoFile
 from vit_jax.data.video.source import Excerpt, VideoSource, list_clips, split_names
 from vit_jax.errors import UserError
 
@@ -282,6 +282,18 @@ def test_a_broken_clip_met_in_training_is_named_with_the_way_out(tmp_path):
     video = VideoSource(tmp_path, "train").__getitems__([0])[0]["video"]
     with pytest.raises(UserError, match=r"^a/1\.mkv: .*; run `python -m vit_jax data check .*` to find all such clips"):
         video.read([0])
+
+
+def test_a_clip_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    write_clip(tmp_path / "a" / "1.avi", 3)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(VideoFile, "read", refuse)
+    (example,) = VideoSource(tmp_path, "train").__getitems__([0])
+    with pytest.raises(UserError, match=r"^a/1\.avi: Permission denied; run `python -m vit_jax data check"):
+        example["video"].read([0])
 
 
 @pytest.mark.parametrize(
