@@ -18,7 +18,7 @@ from vit_jax.analysis import few_shot
 from vit_jax.analysis.few_shot import L2_GRID, choose_examples, fit_linear
 from vit_jax.config import default_config
 from vit_jax.data.image.transforms import Preprocessing
-from vit_jax.data.sets.builders import fifth_of_each_class
+from vit_jax.data.sets.digits import fifth_of_each_class
 from vit_jax.errors import UserError
 from vit_jax.experiment import describe, make_model
 from vit_jax.workdir.checkpoint import Checkpoints

@@ -2,12 +2,12 @@ import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from vit_jax.data import sources
+from vit_jax.config import default_config
+from vit_jax.data import source as sources
 from vit_jax.data.sets import prepare
-from vit_jax.data.sources import InMemory, Subset, TfdsSource, example_name, open_source
-from vit_jax.data.video.clips import ClipPreprocessing
+from vit_jax.data.sets.tfds import TfdsSource
+from vit_jax.data.source import InMemory, Subset, example_name, open_source, open_split
 from vit_jax.errors import UserError
 
 
@@ -117,86 +117,62 @@ def test_large_sets_are_read_from_disk(data_dir, monkeypatch):
     assert source.__getitems__([]) == []
 
 
-# Other shapes of TFDS sets
-
-
-def prepare_by_hand(root, name, features, examples):
-    """Prepares a set of any features in ArrayRecord."""
-    import tensorflow_datasets as tfds
-
-    class HandMade(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.2.3")
-
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features(tfds)))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            yield from enumerate(examples)
-
-    HandMade.name = name
-    HandMade(data_dir=root, file_format="array_record").download_and_prepare(download_dir=root / "downloads")
-
-
-def test_features_are_found_by_type_and_several_labels_are_multi_hot(tmp_path):
-    def features(tfds):
-        return {
-            "picture": tfds.features.Image(shape=(None, None, 3)),
-            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=["a", "b", "c"])),
-        }
-
-    examples = [{"picture": Image.new("RGB", (3 + i, 4)), "tags": [0, 2][:i]} for i in range(3)]
-    prepare_by_hand(tmp_path, "tagged", features, examples)
-    source = open_source("tagged", "train", data_dir=str(tmp_path))
-    assert isinstance(source, TfdsSource)
-    by_width = {example["image"].width: example["label"].tolist() for example in read_all(source)}
-    assert by_width == {3: [0, 0, 0], 4: [1, 0, 0], 5: [1, 0, 1]}
-    assert source.class_counts() == [2, 0, 1]
-    assert sorted(source.all_labels().sum(1)) == [0, 1, 2]
-
-
-def test_the_feature_called_label_goes_before_others_and_stored_bytes_are_kept(tmp_path):
-    jpeg = tmp_path / "a.jpg"
-    Image.new("L", (5, 5), 77).save(jpeg)
-
-    def features(tfds):
-        return {
-            "image": tfds.features.Image(shape=(None, None, 1), encoding_format="jpeg"),
-            "coarse_label": tfds.features.ClassLabel(num_classes=2),
-            "label": tfds.features.ClassLabel(num_classes=3),
-        }
-
-    prepare_by_hand(tmp_path, "two", features, [{"image": str(jpeg), "coarse_label": 1, "label": 2}])
-    source = open_source("two:1.2.3", "train", data_dir=str(tmp_path))
-    example = source.__getitems__([0])[0]
-    assert (example["label"], example["image"].mode, example["id"]) == (2, "L", 0)
-    assert source.labels == ("0", "1", "2")
-
-
-def test_clips_of_a_set_that_says_no_rate(tmp_path):
-    def features(tfds):
-        return {
-            "video": tfds.features.Tensor(shape=(6, 8, 8, 3), dtype=np.uint8, encoding="bytes"),
-            "label": tfds.features.ClassLabel(num_classes=2),
-        }
-
-    prepare_by_hand(tmp_path, "moves", features, [{"video": np.zeros((6, 8, 8, 3), np.uint8), "label": 1}])
-    video = open_source("moves", "train", data_dir=str(tmp_path)).__getitems__([0])[0]["video"]
-    assert ClipPreprocessing(2, (8, 8), 3, "stride(frames=4)", "normalize(0.5, 0.5)").rows(video, None)
-    for sampling in ("stride(frames=4, fps=30)", "stride(seconds=1)"):
-        with pytest.raises(UserError, match=r"^moves train 0: how many frames make a second is not known"):
-            ClipPreprocessing(2, (8, 8), 3, sampling, "normalize(0.5, 0.5)").rows(video, None)
-
-
-def test_a_set_without_class_labels_is_refused(tmp_path):
-    def features(tfds):
-        return {"image": tfds.features.Image(shape=(2, 2, 1)), "text": tfds.features.Text()}
-
-    prepare_by_hand(tmp_path, "captions", features, [{"image": Image.new("L", (2, 2)), "text": "x"}])
-    assert "data set 'captions' is not for classification" in error("captions", "train", data_dir=str(tmp_path))
-
-
 def test_other_sources_have_no_file_names(digits):
     assert example_name(digits, 0) is None
+
+
+# A split of a config
+
+
+@pytest.fixture
+def config(data_dir):
+    config = default_config()
+    config.data.name, config.data.data_dir = "digits", data_dir
+    return config
+
+
+def test_a_split_of_a_config(config, tmp_path, write_images):
+    write_images(tmp_path / "images" / "a", 3)
+    folder = str(tmp_path / "images")
+    assert len(open_split(config, "test[:10]")) == 10
+    assert len(open_split(config, "train", name="folder", path=folder)) == 3
+    with pytest.raises(UserError, match="data set 'video' needs a path"):
+        open_split(config, "train", name="video")
+    config.data.path, config.data.name, config.data.label = folder, "folder", "object"
+    assert len(open_split(config, "train[:2]")) == 2
+    assert len(open_split(config, "test", name="digits")) == 355  # neither path nor label apply to another set
+
+
+def test_text_of_a_config(config, tmp_path):
+    (tmp_path / "train.de").write_text("auf\n")
+    (tmp_path / "train.en").write_text("open\n")
+    config.data.name, config.data.languages = "text", ("de", "en")
+    with pytest.raises(UserError, match=r"data set 'text' needs a path: the folder with its splits"):
+        open_split(config, "train")
+    source = open_split(config, "train", path=str(tmp_path))
+    assert (source.kind, source.labels, len(source)) == ("text", (), 1)
+    assert source.__getitems__([0]) == [{"source": "auf", "target": "open", "id": 0}]
+    assert source.all_labels().tolist() == []
+    config.data.languages = ("de",)
+    with pytest.raises(UserError, match=r"config\.data\.languages must name two languages, such as en,it, got 'de'"):
+        open_split(config, "train", path=str(tmp_path))
+
+
+def test_a_function_by_import_path_opens_a_split(config, tmp_path, monkeypatch):
+    (tmp_path / "mydata.py").write_text(
+        "from vit_jax.data.source import open_split as open_ours\n"
+        "def open_split(config, split):\n"
+        "    assert config.data.name == 'mydata:open_split'\n"
+        "    return open_ours(config, split, name=config.data.path or 'digits')\n"
+        "def nothing(config, split):\n"
+        "    return [1, 2]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(open_split(config, "test", name="mydata:open_split")) == 355
+    assert config.data.name == "digits"
+    config.data.name = "mydata:open_split"
+    assert len(open_split(config, "test[:5]")) == 5
+    with pytest.raises(UserError, match="unknown data set 'motoin'"):
+        open_split(config, "test", path="motoin")
+    with pytest.raises(UserError, match=r"returned a list without name, kind, split, labels, skipped, __getitems__"):
+        open_split(config, "test", name="mydata:nothing")
