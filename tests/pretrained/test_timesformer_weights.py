@@ -10,8 +10,8 @@ import pytest
 from vit_jax import from_pretrained, load_pretrained, save_pretrained
 from vit_jax.errors import UserError
 from vit_jax.models.timesformer import TimeSformer
+from vit_jax.pretrained.formats.timesformer import AUTHORS, HUGGING_FACE
 from vit_jax.pretrained.names import to_tensors
-from vit_jax.pretrained.timesformer import AUTHORS, HUGGING_FACE
 
 SQUARE = {"image_size": (8, 8), "num_frames": 3}
 UNSAID = {"image_size": (8, 12), "num_frames": 3, "num_heads": 2}

@@ -8,8 +8,8 @@ import pytest
 
 from vit_jax import from_pretrained, load_pretrained, save_pretrained
 from vit_jax.errors import UserError
+from vit_jax.pretrained.formats.tnt import AUTHORS, TIMM
 from vit_jax.pretrained.names import to_tensors
-from vit_jax.pretrained.tnt import AUTHORS, TIMM
 
 WORDS = {"inner_hidden_dim": 6, "inner_mlp_dim": 24, "inner_num_heads": 3, "num_words": 4}
 UNSAID = {"image_size": (8, 12), "patch_size": (4, 4), "num_heads": 2, "inner_num_heads": 3}

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vit_jax.transfer import transfer
 
 from vit_jax import build_model
 from vit_jax.errors import UserError
 from vit_jax.models.positions import resample
-from vit_jax.transfer import transfer
 
 
 def params(seed=0, size=(8, 8), classes=3, **fields):
