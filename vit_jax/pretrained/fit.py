@@ -69,6 +69,8 @@ def fit(
 
 def initial_values(model: Any, paths: Iterable[str]) -> Mapping[str, Any]:
     """Initialises the parameters at `paths` only: the compiler removes the rest of the computation."""
+    if not paths:
+        return {}
 
     @jax.jit
     def init():
@@ -76,7 +78,7 @@ def initial_values(model: Any, paths: Iterable[str]) -> Mapping[str, Any]:
         params = flatten_dict(model.init(jax.random.key(0), inputs, train=False)["params"], sep="/")
         return {path: params[path] for path in paths}
 
-    return init() if paths else {}
+    return init()
 
 
 def _num_classes(model: nn.Module) -> int | None:

@@ -46,7 +46,7 @@ def save(
     check_absent(path)
     num_classes = getattr(model, "num_classes", None)
     if labels and len(labels) != num_classes:
-        raise UserError(f"labels: there are {len(labels)} for {num_classes} classes")
+        raise UserError(f"labels lists {len(labels)} names, but the model has {num_classes} classes")
     tensors = to_tensors(known, model, params)
     config = known.config(model) if known.config else {}
     _check_read_back(known, model, tensors, config)
