@@ -22,7 +22,6 @@ training.
 
 import argparse
 import csv
-import functools
 import pathlib
 import subprocess
 import sys
@@ -88,16 +87,14 @@ def finished(runs: pathlib.Path, learned: str, scheme: str) -> list[pathlib.Path
 
 def score(workdir: pathlib.Path) -> dict[str, float]:
     """Scores the newest checkpoint on the test split of its run."""
-    from vit_jax.evaluate import predict_rows
+    from vit_jax.evaluate import Evaluator, in_order
     from vit_jax.experiment import eval_batches, load_run, open_split
     from vit_jax.parallel import make_parallel
 
     run = load_run(workdir)
     batches, _ = eval_batches(run.config, open_split(run.config, run.config.data.eval_split), run.preprocessing)
-    parallel = make_parallel("pmap")
-    predict = parallel.compile_predict(functools.partial(run.task.predict, run.model))
-    rows = predict_rows(predict, parallel.put_state(run.params), batches, parallel)
-    assert rows is not None
+    evaluator = Evaluator(run.model, run.task, make_parallel("pmap"))
+    rows = in_order(evaluator.rows(evaluator.put(run.params), batches))
     found, true = rows["logits"].argmax(-1), rows["label"]
     families = FAMILIES[run.config.data.label]
     same_family = families[found] == families[true]

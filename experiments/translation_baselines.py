@@ -19,7 +19,6 @@ sentence a line into results/translation_samples.tsv.
 import argparse
 import csv
 import datetime
-import functools
 import pathlib
 import platform
 import sys
@@ -33,7 +32,7 @@ from results import first_start
 from vit_jax.data.text.batches import encode_pairs
 from vit_jax.data.text.source import TextSource, open_text, text_splits
 from vit_jax.errors import UserError
-from vit_jax.evaluate import evaluate
+from vit_jax.evaluate import Evaluator
 from vit_jax.experiment import Run, eval_batches, load_run, make_task
 from vit_jax.parallel import make_parallel
 from vit_jax.tasks.translation import bleu_and_chrf
@@ -102,11 +101,10 @@ def score(run: Run, split: TextSource) -> dict[str, Any]:
     longest = int(encode_pairs(split, run.preprocessing).lengths().max())
     while max(config.data.buckets) < longest:
         config.data.buckets = (*config.data.buckets, 2 * max(config.data.buckets))
-    parallel, task = make_parallel("pmap"), make_task(config, run.preprocessing)
+    evaluator = Evaluator(run.model, make_task(config, run.preprocessing), make_parallel("pmap"))
     size = max(config.batch_size, *config.data.buckets)
     batches, skipped = eval_batches(config, split, run.preprocessing, size)
-    predict = parallel.compile_predict(functools.partial(task.predict, run.model))
-    result = evaluate(predict, parallel.put_state(run.params), batches, task, parallel)
+    result = evaluator.evaluate(evaluator.put(run.params), batches)
     assert result is not None  # nothing asks it to stop
     return {**result, "skipped": skipped}
 

@@ -1,7 +1,6 @@
 """The Transformer's configs: the paper's numbers, and the smallest of them from a file of sentences to a score."""
 
 import csv
-import functools
 import json
 import pathlib
 import shutil
@@ -15,7 +14,7 @@ from vit_jax import config as schema
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.evaluate import evaluate
+from vit_jax.evaluate import Evaluator
 from vit_jax.experiment import eval_batches, load_run, make_model, make_task, open_data, open_split
 from vit_jax.optimizer import make_schedule
 from vit_jax.parallel import make_parallel
@@ -154,11 +153,10 @@ def test_a_checkpoint_translates_and_is_scored_by_itself(trained, config):
     run = load_run(workdir)
     assert run.preprocessing == open_data(config).preprocessing
     assert [text for text, _ in translate(run, ["save the file", ""])][1] == ""
-    parallel = make_parallel("pmap")
-    predict = parallel.compile_predict(functools.partial(run.task.predict, run.model))
+    evaluator = Evaluator(run.model, run.task, make_parallel("pmap"))
     source = open_split(run.config, "validation")
     batches, skipped = eval_batches(run.config, source, run.preprocessing, batch_size=64)
-    again = evaluate(predict, parallel.put_state(run.params), batches, run.task, parallel)
+    again = evaluator.evaluate(evaluator.put(run.params), batches)
     likelihoods = {name: pytest.approx(result[name], rel=1e-5) for name in ("loss", "perplexity")}
     assert {**again, "skipped": skipped} == {**result, **likelihoods}
 

@@ -81,6 +81,8 @@ def make_task(config: Config, preprocessing: Any, labels: tuple[str, ...] = ()) 
     return Classification(
         num_classes=len(labels),
         loss_name=task.loss,
+        repeats=config.data.repeats,
+        views=preprocessing.views,
         **{name: task[name] for name in ("label_smoothing", "mixup_alpha", "cutmix_alpha", "mix_probability")},
     )
 
@@ -113,7 +115,9 @@ class Examples:
     """Images or clips with labels."""
 
     def __init__(self, config: Config):
-        check_batch_size(config.batch_size, config.accum_steps)
+        mixed = Classification(1, **{name: config.task[name] for name in ("mixup_alpha", "cutmix_alpha")})
+        group = dataclasses.replace(mixed, repeats=config.data.repeats).group
+        check_batch_size(config.batch_size, config.accum_steps, group=group)
         check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
         data = config.data
         self.train, self.eval = (open_split(config, split) for split in (data.train_split, data.eval_split))

@@ -18,11 +18,11 @@ from flax import struct
 from vit_jax import config as schema
 from vit_jax.config import Config
 from vit_jax.errors import Interrupted, UserError, nearest
-from vit_jax.evaluate import evaluate
+from vit_jax.evaluate import Evaluator
 from vit_jax.experiment import describe, make_model, make_task, open_data
 from vit_jax.interrupts import Interrupts
 from vit_jax.optimizer import make_optimizer
-from vit_jax.parallel import make_parallel
+from vit_jax.parallel import make_parallel, micro_batches, sum_over
 from vit_jax.pretrained.load import load_pretrained
 from vit_jax.pretrained.stored import is_workdir
 from vit_jax.tasks import Batch, Sum, Task
@@ -75,9 +75,8 @@ def train_step(
         gradients, sums = jax.grad(loss_sum, has_aux=True)(state.params, micro_batch, index)
         return gradients, sums
 
-    # the axis of micro-batches is split off inside each shard, so that no example changes device
-    micro_batches = jax.tree.map(lambda x: x.reshape(-1, accum_steps, *x.shape[1:]).swapaxes(0, 1), batch)
-    total = _sum_over(gradients_and_sums, (jnp.arange(accum_steps), micro_batches))
+    split = micro_batches(batch, accum_steps, getattr(task, "group", 1))
+    total = sum_over(gradients_and_sums, (jnp.arange(accum_steps), split))
     gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
 
     gradients = jax.tree.map(lambda g: g / sums["loss"].weight, gradients)
@@ -90,15 +89,6 @@ def train_step(
     sums["gradient_norm"] = Sum(optax.tree.norm(gradients), jnp.float32(1))
     sums["parameter_norm"] = Sum(optax.tree.norm(params), jnp.float32(1))
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), sums
-
-
-def _sum_over(function, xs):
-    """Sums `function` over the leading axis of `xs`, one element at a time."""
-    first, rest = (jax.tree.map(lambda x, part=part: x[part], xs) for part in (0, slice(1, None)))
-    total = function(first)
-    if jax.tree.leaves(rest)[0].shape[0]:
-        total, _ = jax.lax.scan(lambda total, x: (jax.tree.map(jnp.add, total, function(x)), None), total, rest)
-    return total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +176,13 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
                 accum_steps=config.accum_steps, ema_decay=config.optimizer.ema_decay,
             )
         )  # fmt: skip
-        predict = parallel.compile_predict(functools.partial(task.predict, model))
+        evaluator = Evaluator(model, task, parallel)
 
         def evaluate_now(step):
             if metrics.has(step, "eval"):
                 return metrics.last("eval")
             started = time.monotonic()
-            stop = interrupts.requested
-            result = evaluate(predict, state.eval_params, data.eval_batches(), task, parallel, stop=stop)
+            result = evaluator.evaluate(state.eval_params, data.eval_batches(), stop=interrupts.requested)
             if result:
                 result["skipped"] = data.skipped
                 metrics.write(step, "eval", {**result, "seconds": time.monotonic() - started})

@@ -15,7 +15,6 @@ training examples of each class; the data set may then have other labels.
 
 import argparse
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Iterator
@@ -88,18 +87,19 @@ def _views(args: argparse.Namespace, run: Any) -> list[Any]:
 
 
 def _evaluate(args: argparse.Namespace, run: Any, source: Any) -> Iterator[dict[str, float]]:
-    from vit_jax.evaluate import evaluate
+    from vit_jax.evaluate import Evaluator
     from vit_jax.experiment import check_labels, eval_batches
     from vit_jax.parallel import make_parallel
 
     check_labels(run.labels, source.labels, "the checkpoint", f"{source.name} {source.split}")
-    parallel = make_parallel("pmap")
-    predict = parallel.compile_predict(functools.partial(run.task.predict, run.model))
-    params = parallel.put_state(run.params)
     for preprocessing in _views(args, run):
         batches, skipped = eval_batches(run.config, source, preprocessing, args.batch_size)
         batches = common.progress(batches, len(batches), "evaluating")
-        result = evaluate(predict, params, batches, run.task, parallel)
+        task = run.task
+        if hasattr(task, "views"):
+            task = dataclasses.replace(task, views=preprocessing.views)
+        evaluator = Evaluator(run.model, task, make_parallel("pmap"))
+        result = evaluator.evaluate(evaluator.put(run.params), batches)
         assert result is not None  # nothing asks it to stop
         yield {**result, "skipped": skipped}
 
