@@ -134,7 +134,7 @@ def test_one_checkpoint_may_be_asked_for_and_is_never_replaced_by_another(tmp_pa
     with pytest.raises(UserError, match=r"no checkpoint of step 7 in .*; there are \[1, 2\]"):
         load_checkpoint(tmp_path, 7)
     damage(tmp_path, 2)
-    with pytest.raises(UserError, match=r"no whole checkpoint in .*: \[2\] are damaged"):
+    with pytest.raises(UserError, match=r"no intact checkpoint in .*: \[2\] are damaged"):
         load_checkpoint(tmp_path / "checkpoints" / "2")
 
 
@@ -142,7 +142,7 @@ def test_where_all_are_damaged_it_says_so_and_keeps_them(tmp_path):
     save(tmp_path, {1: None, 2: None}, jnp.arange(1000.0))
     damage(tmp_path, 1)
     damage(tmp_path, 2)
-    with pytest.raises(UserError, match=r"no whole checkpoint in .*: \[2, 1\] are damaged"):
+    with pytest.raises(UserError, match=r"no intact checkpoint in .*: \[2, 1\] are damaged"):
         load_checkpoint(tmp_path)
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(UserError, match=r"every checkpoint in .* is damaged: \[2, 1\]"):

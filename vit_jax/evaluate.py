@@ -1,60 +1,104 @@
-"""Evaluation: every example scored exactly once."""
+"""Evaluation: every example is scored exactly once."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from vit_jax.parallel import Parallel
 from vit_jax.tasks import Batch, Task
 
 PyTree = Any
+Rows = dict[str, np.ndarray]
+Function = Callable[[nn.Module, PyTree, Batch], dict[str, Any]]
 
 
-def evaluate(
-    predict: Callable[[PyTree, Batch], PyTree],
-    params: PyTree,
-    batches: Iterator[Batch],
-    task: Task,
-    parallel: Parallel,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-    """Scores every example of the padded `batches` and says how many (`examples`); None if stopped in between.
+class Evaluator:
+    """Applies a model to padded batches, on all devices, and scores the results.
 
-    `predict` is compiled by `parallel`. Padding (mask 0) is dropped on the host, before anything is averaged.
+    Each function is compiled at its first use, and once for each shape of a batch.
+
+    Example:
+      evaluator = Evaluator(model, task, make_parallel("pmap"))
+      scores = evaluator.evaluate(evaluator.put(params), batches)
+
+    Args:
+      task: Supplies `measure`, `predict` and `score`; None if only other functions are applied.
     """
-    rows = predict_rows(predict, params, batches, parallel, stop=stop)
-    return None if rows is None else task.score(rows)
+
+    def __init__(self, model: nn.Module, task: Task | None, parallel: Parallel):
+        self._model, self._task, self._parallel = model, task, parallel
+        self._compiled: dict[Function, Callable] = {}
+
+    def put(self, params: PyTree) -> PyTree:
+        """Copies parameters to the devices. Parameters of a state that is on the devices can be used as they are."""
+        return self._parallel.put_state(params)
+
+    def evaluate(
+        self, params: PyTree, batches: Iterable[Batch], *, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any] | None:
+        """Scores every example of `batches`; the result says how many there were (`examples`).
+
+        Only what `task.measure` returns is kept, or `task.predict` if the task has no `measure`. The rows reach
+        `task.score` in the order of their `id`.
+
+        Args:
+          stop: Asked after every batch; evaluation ends and returns None when it returns True.
+        """
+        assert self._task is not None
+        measure, done = getattr(self._task, "measure", None), []
+        for rows in self.rows(params, batches, measure, labels=measure is None):
+            done.append(rows)
+            if stop():
+                return None
+        return self._task.score(in_order(done))
+
+    def rows(
+        self, params: PyTree, batches: Iterable[Batch], function: Function | None = None, *, labels: bool = True
+    ) -> Iterator[Rows]:
+        """Yields, for each batch, what `function(model, params, batch)` returns, as NumPy arrays without padding.
+
+        The `id` of each row is added, and its `label` if the batch has labels. While a batch is copied to the host, the
+        devices compute the next one.
+
+        Args:
+          function: Returns arrays with one row per row of the batch, or one row for each n consecutive ones (the views
+            of an example); `task.predict` by default.
+          labels: Whether to add the labels.
+        """
+        if function is None:
+            assert self._task is not None
+            function = self._task.predict
+        if function not in self._compiled:
+            self._compiled[function] = self._parallel.compile_predict(functools.partial(function, self._model))
+        compiled, pending = self._compiled[function], None
+        for batch in batches:
+            device_batch = self._parallel.put_batch(batch)
+            names = ("label", "id", "mask") if labels else ("id", "mask")
+            given = {name: device_batch[name] for name in names if name in batch}
+            running = given, compiled(params, device_batch)
+            if pending:
+                yield self._real_rows(*pending)
+            pending = running
+        if pending:
+            yield self._real_rows(*pending)
+
+    def _real_rows(self, given: dict[str, Any], computed: dict[str, Any]) -> Rows:
+        """Copies the rows of a batch to the host, and drops the padding (mask 0) before anything is averaged."""
+        given, computed = self._parallel.gather((given, computed))
+        views = len(given["mask"]) // len(next(iter(computed.values())))
+        if views > 1:  # the views of an example follow each other and share its id, label and mask
+            given = {name: values[::views] for name, values in given.items()}
+        rows = {**given, **computed}
+        real = rows.pop("mask") > 0
+        return {name: values[real] for name, values in rows.items()}
 
 
-def predict_rows(
-    predict: Callable[[PyTree, Batch], PyTree],
-    params: PyTree,
-    batches: Iterator[Batch],
-    parallel: Parallel,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-) -> dict[str, np.ndarray] | None:
-    """Returns what `predict` gives, with `id` and `label`, one row an example (or view of it) in the order of `id`."""
-    done, pending = [], None
-    for batch in batches:
-        device_batch = parallel.put_batch(batch)
-        beside = {name: device_batch[name] for name in ("label", "id", "mask") if name in batch}
-        running = (predict(params, device_batch), beside)
-        if pending:  # fetched while the device works on the next batch
-            done.append(_real_rows(parallel.gather(pending)))
-        pending = running
-        if stop():
-            return None
-    if pending:
-        done.append(_real_rows(parallel.gather(pending)))
+def in_order(batches_of_rows: Iterable[Rows]) -> Rows:
+    """Joins the rows of several batches, in the order of their `id`; rows of the same `id` keep their order."""
+    done = list(batches_of_rows)
     rows = {name: np.concatenate([rows[name] for rows in done]) for name in done[0]}
     order = np.argsort(rows["id"], kind="stable")
     return {name: values[order] for name, values in rows.items()}
-
-
-def _real_rows(pair: tuple[dict, dict]) -> dict[str, np.ndarray]:
-    rows = {**pair[0], **pair[1]}
-    real = rows.pop("mask") > 0
-    return {name: values[real] for name, values in rows.items()}

@@ -1,7 +1,8 @@
-"""Devices: the only file that knows how many there are.
+"""Devices: how many there are, and where state and batches live.
 
-A strategy compiles the pure step, puts state and batches on the devices and fetches results. With several processes
-(`jax.distributed`) each puts its slice of the global batch.
+A `Parallel` strategy compiles the pure functions of training and evaluation, places the state and the batches on the
+devices, and copies results to the host. No other module depends on the number of devices. In a job of several
+processes (`jax.distributed`) each process supplies its slice of every global batch.
 """
 
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
@@ -21,30 +23,44 @@ _AXIS = "batch"
 
 
 class Parallel(Protocol):
-    axis_name: str | None  # what the step sums over; None where the compiler does it
+    """A strategy for distributing training and evaluation over all devices.
+
+    Attributes:
+      axis_name: Axis over which the step sums gradients and metrics; None if the compiler inserts the sums.
+    """
+
+    axis_name: str | None
 
     def compile(self, step: Callable) -> Callable:
-        """Compiles `step(state, batch) -> (state, sums)`, donating the state."""
+        """Compiles `step(state, batch) -> (state, sums)`; the old state's memory is reused (donated)."""
         ...
 
     def compile_predict(self, predict: Callable) -> Callable:
-        """Compiles `predict(params, batch) -> rows`, one row an example; read them with `gather`."""
+        """Compiles `predict(params, batch) -> rows`, whose arrays have one row per example; read them with `gather`."""
+        ...
+
+    def init_state(self, make: Callable[[], PyTree]) -> PyTree:
+        """Builds the state `make()` directly in the placement that `put_state` gives.
+
+        `make` is compiled with this placement for its outputs, so that no device ever holds more than its own part
+        of the state. The values do not depend on the strategy or the number of devices.
+        """
         ...
 
     def put_state(self, state: PyTree) -> PyTree:
-        """Puts a state, on the host or restored, where `compile`'s step wants it."""
+        """Places a state from the host, or a restored one, where the compiled step expects it."""
         ...
 
     def put_batch(self, batch: PyTree) -> PyTree:
-        """Starts copying this process's slice of a global batch to its devices."""
+        """Starts to copy this process's slice of a global batch to its devices."""
         ...
 
     def abstract(self, state: PyTree) -> PyTree:
-        """Returns shapes, dtypes and shardings over all processes: the target of restoring."""
+        """Returns shapes, dtypes and global shardings of a state, as the target for restoring a checkpoint."""
         ...
 
     def globalise(self, state: PyTree) -> PyTree:
-        """Returns the state as arrays over all processes, as `abstract` describes them: what is saved."""
+        """Returns the state as arrays that span all processes, as `abstract` describes them, for saving."""
         ...
 
     def fetch(self, tree: PyTree) -> PyTree:
@@ -52,50 +68,119 @@ class Parallel(Protocol):
         ...
 
     def gather(self, rows: PyTree) -> PyTree:
-        """Copies rows of all processes to the host, in the order of the global batch."""
+        """Copies the rows of all processes to the host, in the order of the global batch."""
         ...
 
 
 def initialize_distributed(coordinator: str | None = None, processes: int | None = None, process: int | None = None):
-    """Joins the processes of a job: those of the arguments, else of Slurm, Open MPI or a TPU pod where there are any.
+    """Joins the other processes of the job, if there are any.
+
+    `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU; the arguments override what it detects. Without
+    a cluster, or with a single process, nothing is started. Call this before any computation: once JAX has initialised
+    its devices, the process stays as it is, unless arguments ask for something else.
+
+    Args:
+      coordinator: `HOST:PORT` of process 0.
+      processes: Number of processes; 1 makes this process run alone, whatever the cluster.
+      process: Index of this process.
 
     Raises:
-      UserError: Some of the three are given, but not all.
+      UserError: Some arguments are missing and no cluster supplies them, or the processes cannot be joined.
     """
-    given = [argument is not None for argument in (coordinator, processes, process)]
-    if all(given):
+    given = [argument for argument in (coordinator, processes, process) if argument is not None]
+    # If a launcher started one process only, joining would restrict that process to the first GPU of its host.
+    counts = {os.environ.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")} - {""}
+    if processes == 1 or jax.distributed.is_initialized() or (not given and counts == {"1"}):
+        return
+    try:
         jax.distributed.initialize(coordinator, processes, process)
-    elif any(given):
-        raise UserError("--coordinator, --num_processes and --process_id go together")
-    else:
-        counts = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-        if any(int(count) > 1 for count in counts) or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-            jax.distributed.initialize()
+    except Exception as error:  # each kind of cluster raises its own
+        reason = " ".join(str(error).split())
+        undetected = "should be defined" in reason or "must be defined" in reason
+        if undetected or "must be called before" in reason:
+            if not given:
+                return
+            if len(given) < 3:
+                message = "--coordinator, --num_processes and --process_id go together, unless JAX detects a cluster."
+                raise UserError(message) from error
+        message = f"Cannot join the processes of this job: {reason}. Use --num_processes=1 to run a single process."
+        raise UserError(message) from error
 
 
 def make_parallel(name: str) -> Parallel:
-    """Returns the strategy `pmap` or `fsdp` over all devices."""
+    """Returns the strategy called `name` over all devices: `pmap` (data parallel) or `fsdp` (fully sharded).
+
+    Raises:
+      UserError: `name` is not a strategy.
+    """
     strategies = {"pmap": DataParallel, "fsdp": FullySharded}
     if name not in strategies:
         raise UserError(f"unknown config.parallel {name!r}{nearest(name, strategies)}")
     return strategies[name]()
 
 
-def check_batch_size(batch_size: int, accum_steps: int, key: str = "batch_size") -> None:
-    """Raises UserError if a batch does not divide evenly over micro-batches and devices."""
+def check_batch_size(batch_size: int, accum_steps: int, key: str = "batch_size", group: int = 1) -> None:
+    """Checks that a global batch divides evenly over devices and micro-batches.
+
+    Args:
+      key: Key of the config that holds `batch_size`, for the message.
+      group: Consecutive examples that must stay together; see `micro_batches`.
+
+    Raises:
+      UserError: It does not divide, or a share has a number of examples that is not a multiple of `group`.
+    """
     if batch_size < 1 or accum_steps < 1:
         raise UserError(f"config.{key}={batch_size} and config.accum_steps={accum_steps} must be at least 1")
     devices = jax.device_count()
-    if batch_size % (devices * accum_steps):
-        parts = f"{devices} devices" + (f" x {accum_steps} accum_steps" if accum_steps > 1 else "")
-        whole = max(batch_size // (devices * accum_steps), 1) * devices * accum_steps
+    parts = f"{devices} devices" + (f" x {accum_steps} accum_steps" if accum_steps > 1 else "")
+    shares = devices * accum_steps
+    if batch_size % shares:
+        whole = max(batch_size // shares, 1) * shares
         raise UserError(f"config.{key}={batch_size} does not divide over {parts}; try {whole}")
+    if batch_size // shares % group:
+        whole = max(batch_size // (shares * group), 1) * shares * group
+        raise UserError(
+            f"config.{key}={batch_size} over {parts} leaves {batch_size // shares} examples per share, but mixup and "
+            f"CutMix need a multiple of {group} to form pairs; try {whole}, or set the mixing alphas to 0"
+        )
+
+
+def micro_batches(batch: PyTree, accum_steps: int, group: int = 1) -> PyTree:
+    """Splits every array `(rows, ...)` of a batch into micro-batches `(accum_steps, rows / accum_steps, ...)`.
+
+    Micro-batch m holds the groups m, m + accum_steps, m + 2 accum_steps, ... of `group` consecutive rows each. This
+    stride takes the same number of rows from every contiguous share of the batch, so that no example moves to another
+    device, and rows of one group (the pairs of mixup) stay together.
+    """
+
+    def split(x):
+        groups = x.reshape(-1, accum_steps, group, *x.shape[1:]).swapaxes(0, 1)
+        return groups.reshape(accum_steps, -1, *x.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+def sum_over(function: Callable[[PyTree], PyTree], xs: PyTree) -> PyTree:
+    """Returns the sum of `function(x)` over the leading axis of `xs`, computed one element at a time.
+
+    `function` is traced once, whatever the number of elements, and memory does not grow with that number.
+    """
+    first = jax.tree.map(lambda x: x[0], xs)
+    if jax.tree.leaves(xs)[0].shape[0] == 1:
+        return function(first)
+    traced, constants = jax.closure_convert(function, first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(traced, first, *constants))
+
+    def add(total, x):
+        return jax.tree.map(jnp.add, total, traced(x, *constants)), None
+
+    return jax.lax.scan(add, zeros, xs)[0]
 
 
 class DataParallel:
-    """`jax.pmap` over every device, the state an ordinary replicated array without a device axis.
+    """`jax.pmap` over every device; the state is an ordinary replicated array without a device axis.
 
-    In a job of several processes pmap's arrays live on the devices of their process.
+    In a job of several processes, the arrays of `pmap` live on the devices of their process.
     """
 
     axis_name = _AXIS
@@ -109,6 +194,9 @@ class DataParallel:
 
     def compile_predict(self, predict):
         return jax.pmap(predict, axis_name=_AXIS, in_axes=(None, 0), out_axes=0)
+
+    def init_state(self, make):
+        return jax.jit(make, out_shardings=NamedSharding(self._local, P()))()
 
     def put_state(self, state):
         sharding = NamedSharding(self._local, P())
@@ -147,18 +235,19 @@ class DataParallel:
 class FullySharded:
     """The same step under `jax.jit` over a mesh: batch, parameters and optimizer state sharded over the devices.
 
-    ZeRO-3 / FSDP (arXiv:1910.02054). Each array is split along its largest dimension that the devices divide;
-    small ones stay replicated. The compiler inserts the sums, so `axis_name` is None.
+    This is ZeRO-3 (arXiv:1910.02054), or FSDP. Each array is split along its largest dimension that is divisible by the
+    number of devices; arrays of fewer than `smallest` elements stay replicated. The compiler inserts the sums over
+    devices, so `axis_name` is None.
     """
 
     axis_name = None
-    smallest = 2**14  # elements: sharding less than this costs more than it saves
+    smallest = 2**14  # elements; sharding a smaller array costs more than it saves
 
     def __init__(self):
         self._mesh = Mesh(np.array(jax.devices()), (_AXIS,))
 
     def compile(self, step):
-        def sharded(state, batch):  # left to itself the compiler may return another sharding than it was given
+        def sharded(state, batch):  # without constraints the compiler may choose another sharding for the new state
             state, sums = step(state, batch)
             constrain = jax.lax.with_sharding_constraint
             return jax.tree.map(lambda x: constrain(x, self._sharding(x.shape)), state), sums
@@ -167,6 +256,10 @@ class FullySharded:
 
     def compile_predict(self, predict):
         return jax.jit(predict, out_shardings=NamedSharding(self._mesh, P(_AXIS)))
+
+    def init_state(self, make):
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract(jax.eval_shape(make)))
+        return jax.jit(make, out_shardings=shardings)()
 
     def put_state(self, state):
         return jax.tree.map(lambda x, y: _distribute(x, y.sharding), state, self.abstract(state))
@@ -198,13 +291,14 @@ class FullySharded:
 
 
 def _on_host(x: Any) -> np.ndarray:
-    """Copies an array; one that spans processes must be replicated."""
+    """Copies an array to the host; an array that spans processes must be replicated."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return np.asarray(x.addressable_data(0))
     return np.asarray(x)
 
 
 def _distribute(x: Any, sharding: NamedSharding) -> jax.Array:
+    """Places an array, of which every process has the whole, as `sharding` says."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return jax.device_put(x, sharding)
     x = np.asarray(x)

@@ -12,7 +12,7 @@ import sacrebleu
 from vit_jax.data.text.batches import divide, encode_pairs, eval_batches
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
-from vit_jax.evaluate import evaluate
+from vit_jax.evaluate import Evaluator
 from vit_jax.models import build_model
 from vit_jax.parallel import make_parallel
 from vit_jax.tasks.translation import Translation, bleu_and_chrf
@@ -115,8 +115,8 @@ def evaluated(model_and_params, batch_size, buckets=(12, 32), **options):
     task, parallel = Watched(VOCABULARY, max(buckets), **options), make_parallel("pmap")
     pairs = encode_pairs(TextSource("test", ("en", "x"), SENTENCES, TARGETS, {}, []), VOCABULARY)
     batches = eval_batches(divide(pairs, buckets, batch_size))
-    predict = parallel.compile_predict(functools.partial(task.predict, model))
-    return seen, evaluate(predict, parallel.put_state(params), batches, task, parallel)
+    evaluator = Evaluator(model, task, parallel)
+    return seen, evaluator.evaluate(evaluator.put(params), batches)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,19 @@ def test_neither_batch_size_nor_buckets_change_a_translation(model_and_params, s
     np.testing.assert_allclose(rows["nll"], scored[0]["nll"], rtol=1e-5)
     likelihoods = {name: pytest.approx(scored[1][name], rel=1e-6) for name in ("loss", "perplexity")}
     assert result == {**scored[1], **likelihoods}
+
+
+def test_answers_are_the_translations_with_their_scores(model_and_params, scored):
+    model, params = model_and_params
+    task = Translation(VOCABULARY, 32, beam_size=3, extra_length=6)
+    source = np.full((len(SENTENCES), 40), PAD_ID)  # wider than max_length, as a user's sentence may be
+    for row, sentence in zip(source, SENTENCES, strict=True):
+        tokens = VOCABULARY.encode(sentence)
+        row[: len(tokens) + 1] = [*tokens, EOS_ID]
+    rows = jax.tree.map(np.asarray, task.predict(model, params, {"source": jnp.asarray(source)}))
+    answers = task.answers(rows)
+    assert [one["translation"] for one in answers] == [VOCABULARY.decode(one) for one in scored[0]["translation"]]
+    np.testing.assert_allclose([one["score"] for one in answers], scored[0]["score"], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from vit_jax.evaluate import predict_rows
+from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.parallel import make_parallel
 from vit_jax.tasks import Batch
 from vit_jax.tasks.classification import inputs_of
@@ -66,15 +66,12 @@ def extract(
 
     On all devices; batches as `data.pipeline.eval_batches` yields them, whose padding is dropped.
     """
-    parallel = make_parallel("pmap")
 
-    def predict(params, batch):
+    def of_batch(model, params, batch):
         return {"features": features(model, params, inputs_of(batch), layer=layer, kind=kind)}
 
-    compiled = parallel.compile_predict(predict)
-    rows = predict_rows(compiled, parallel.put_state(params), iter(batches), parallel)
-    assert rows is not None  # nothing asks it to stop
-    return rows
+    evaluator = Evaluator(model, None, make_parallel("pmap"))
+    return in_order(evaluator.rows(evaluator.put(params), batches, of_batch))
 
 
 def _layer(model: Any, layer: int | str) -> int | str:

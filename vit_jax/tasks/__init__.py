@@ -1,4 +1,4 @@
-"""What is learned. A task turns a model's outputs into a loss, predictions and scores; models know nothing of it."""
+"""What is learned: a task turns a model's outputs into a loss, predictions and scores. Models know nothing of tasks."""
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -11,7 +11,10 @@ PyTree = Any
 
 
 class Sum(NamedTuple):
-    """A sum of values and the sum of their weights: adds over micro-batches and devices, divided once."""
+    """A weighted sum of values and the sum of the weights.
+
+    Sums are added over micro-batches and devices, and divided once at the end.
+    """
 
     value: jax.Array
     weight: jax.Array
@@ -21,36 +24,65 @@ class Sum(NamedTuple):
 
 
 def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
-    """Sums `values` times `weights`, both `(batch,)`."""
+    """Returns the sum of `values * weights` and the sum of `weights`, both of shape `(batch,)`."""
     return Sum(jnp.sum(values * weights), jnp.sum(weights))
 
 
 class Task(Protocol):
+    """What is learned from batches of one or more modalities.
+
+    Attributes:
+      name: Name of the task in a config.
+      modalities: Keys of a batch that the task can learn from; a data set has one of them.
+      scores: Names of the results of `score` by which checkpoints can be ranked.
+      metric: The one of `scores` that summarises how good a model is.
+      group: Consecutive examples that must stay together in a micro-batch of training; see `parallel.micro_batches`.
+    """
+
     name: str
-    scores: ClassVar[tuple[str, ...]]  # numbers of `score` by which checkpoints may be ranked
-    metric: str  # of these: the one that says how good a model is
+    modalities: ClassVar[tuple[str, ...]]
+    scores: ClassVar[tuple[str, ...]]
+    metric: str
+
+    @property
+    def group(self) -> int: ...
 
     def init_inputs(self, model: nn.Module) -> tuple[jax.Array, ...]:
-        """Returns zeros of the shapes the model takes, for one example."""
+        """Returns zeros with the shapes of the model's inputs for one example."""
         ...
 
     def loss(
         self, model: nn.Module, params: PyTree, batch: Batch, *, rngs: dict[str, jax.Array], train: bool
     ) -> tuple[Sum, dict[str, Sum]]:
-        """Returns the loss and further metrics; `rngs`: `dropout` of this shard, `mix` of the whole batch."""
-        ...
+        """Returns the loss and further metrics of a micro-batch.
 
-    def predict(self, model: nn.Module, params: PyTree, batch: Batch) -> PyTree:
-        """Returns what `score` needs, per example."""
-        ...
-
-    def score(self, rows: dict[str, Any]) -> dict[str, float]:
-        """Scores on the host: `rows` holds the predictions of every example, with its `id` and, if it has one, `label`.
-
-        Each example is there once, or once for each of its views, in the order of `id`.
+        Args:
+          rngs: `dropout`, different for every device and micro-batch, and `mix`, the same for all of them.
         """
         ...
 
-    def headline(self, result: dict[str, float]) -> str:
-        """Says a result of `score` in a line for people."""
+    def predict(self, model: nn.Module, params: PyTree, batch: Batch) -> PyTree:
+        """Returns the outputs for each example from which `answers` makes predictions. Runs on the devices."""
+        ...
+
+    def measure(self, model: nn.Module, params: PyTree, batch: Batch) -> PyTree:
+        """Returns the scores of each example from which `score` computes the total. Runs on the devices.
+
+        A task without `measure` is scored from what `predict` returns, with the `label` of each row.
+        """
+        ...
+
+    def score(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Aggregates the rows of all examples on the host.
+
+        `rows` holds the arrays that `measure` returned, and `id`, sorted by `id`. Every example occurs once.
+        """
+        ...
+
+    def answers(self, rows: dict[str, Any], labels: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Turns rows of `predict` into one JSON-able prediction per example. `labels` are the class names, if any."""
+        ...
+
+    def headline(self, result: dict[str, Any]) -> str:
+        """Describes a result of `score` in one line."""
         ...

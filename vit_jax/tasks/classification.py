@@ -1,7 +1,7 @@
-"""Classification of images and videos: one label an example, or several."""
+"""Classification of images and videos, with one label per example or several."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,19 @@ from vit_jax.tasks import Batch, Sum, weighted_sum
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Cross-entropy over classes (`softmax`), or over each class by itself (`sigmoid`, multi-label).
+    """Cross-entropy over the classes (`softmax`), or a binary one for each class (`sigmoid`, multi-label).
 
-    Labels are ints `(batch,)`, or indicators `(batch, num_classes)`. Of an example that is given as several views
-    (clips and crops of a video) the probabilities are averaged.
+    Labels are integers `(batch,)`, or 0 and 1 for each class `(batch, num_classes)`.
 
     Attributes:
-      label_smoothing: epsilon; every class gets epsilon / num_classes, before mixing (as timm).
-      mixup_alpha, cutmix_alpha: Beta(alpha, alpha) of mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899).
-      mix_probability: Share of batches that are mixed.
+      loss_name: `softmax` or `sigmoid`.
+      label_smoothing: epsilon; targets are (1 - epsilon) * one_hot + epsilon / num_classes, before mixing (as in timm).
+      mixup_alpha: mixup (arXiv:1710.09412) draws its lambda from Beta(alpha, alpha); 0 disables it.
+      cutmix_alpha: The same for CutMix (arXiv:1905.04899). If both are set, each is used for half of the batches.
+      mix_probability: Share of the batches that are mixed.
+      repeats: How often each training example comes in a row (repeated augmentation, `config.data.repeats`).
+      views: Number of consecutive rows that hold the views (clips and crops) of one example in evaluation. Their
+        probabilities are averaged.
     """
 
     num_classes: int
@@ -30,16 +34,27 @@ class Classification:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     mix_probability: float = 1.0
+    repeats: int = 1
+    views: int = 1
 
     name = "classification"
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
     scores: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
     metric = "top1"
+
+    @property
+    def group(self) -> int:
+        """Examples of a batch that must stay together: 1, or twice the distance of a pair if examples are mixed.
+
+        The distance is the power of two that is at least `repeats`, so that no example is mixed with a copy of itself.
+        """
+        return 2 << (self.repeats - 1).bit_length() if self.mixup_alpha or self.cutmix_alpha else 1
 
     def init_inputs(self, model) -> tuple[jax.Array, ...]:
         return (jnp.zeros((1, *model.input_shape), model.dtype),)
 
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
-        """Returns the loss summed over real examples, and `top1` (of the unmixed label where images are mixed)."""
+        """Returns the loss summed over real examples, and `top1`, which compares with the labels before mixing."""
         inputs, targets = inputs_of(batch), self.targets(batch["label"])
         if train:
             targets = optax.smooth_labels(targets, self.label_smoothing)
@@ -49,67 +64,118 @@ class Classification:
         correct = _hits(logits, self.targets(batch["label"]))
         return loss, {"top1": weighted_sum(correct, batch["mask"])}
 
-    def predict(self, model, params, batch):
+    def predict(self, model, params, batch) -> dict[str, jax.Array]:
+        """Returns the `logits` of every row, `(rows, num_classes)`."""
         return {"logits": model.apply({"params": params}, inputs_of(batch), train=False)}
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Softmax, or a sigmoid for each class, on the host in float64."""
-        return np.exp(_log_probabilities(logits, self.loss_name)[0])
+    def measure(self, model, params, batch) -> dict[str, jax.Array]:
+        """Returns `loss`, `top1`, `top5` and `labelled` of every example, each `(rows / views,)`.
 
-    def score(self, rows) -> dict[str, float]:
-        """Returns `loss`, `top1`, `top5` and `examples`; and `views`, if an example has several.
-
-        With several labels an example counts as right if its best guess is one of them, as ReaL scores
-        (arXiv:2006.07159); examples without any label are left out, and `examples` says how many remain.
+        An example with several labels counts as correct if one of them is the class (or among the 5 classes) of highest
+        probability, as in ReaL (arXiv:2006.07159). Equal probabilities rank in the order of the classes. Examples
+        without a label are not `labelled`, and `score` leaves them out.
         """
-        _, first, views = np.unique(rows["id"], return_index=True, return_counts=True)
-        targets = np.asarray(self.targets(rows["label"][first]))
-        yes, no = (_mean_of_views(x, first, views) for x in _log_probabilities(rows["logits"], self.loss_name))
-        labelled = targets.sum(-1) > 0
-        targets, yes, no = targets[labelled], yes[labelled], no[labelled]
-        best = np.argsort(-yes, axis=-1, kind="stable")
-        hits = np.take_along_axis(targets, best, axis=-1) > 0
-        losses = -(targets * yes + (0 if self.loss_name == "softmax" else (1 - targets) * no)).sum(-1)
-        scores = {
-            "loss": float(np.mean(losses)),
-            "top1": float(np.mean(hits[:, 0])),
-            "top5": float(np.mean(hits[:, :5].any(-1))),
-            "examples": len(targets),
+        logits = self.predict(model, params, batch)["logits"]
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        labels = batch["label"].reshape(-1, self.views, *batch["label"].shape[1:])[:, 0]
+        targets, ranked = self.targets(labels), logits
+        if self.loss_name == "softmax":
+            yes, no = jax.nn.log_softmax(logits), jnp.zeros_like(logits)
+        else:
+            yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+        if self.views > 1:
+            yes, no = _mean_of_views(yes, self.views), _mean_of_views(no, self.views)
+            ranked = yes
+        _, best = jax.lax.top_k(ranked, min(5, self.num_classes))
+        hits = jnp.take_along_axis(targets, best, axis=-1) > 0
+        missed = 0 if self.loss_name == "softmax" else (1 - targets) * no
+        return {
+            "loss": -(targets * yes + missed).sum(-1),
+            "top1": hits[:, 0].astype(jnp.float32),
+            "top5": hits.any(-1).astype(jnp.float32),
+            "labelled": targets.sum(-1) > 0,
         }
-        return scores if views.max() == 1 else {**scores, "views": int(views.max())}
+
+    def score(self, rows) -> dict[str, Any]:
+        """Averages the rows of `measure` in float64: `loss`, `top1`, `top5`, and the number of `examples` with a label.
+
+        If an example has several views, their number is `views`.
+        """
+        labelled = rows["labelled"]
+        means = {name: float(np.mean(rows[name][labelled], dtype=np.float64)) for name in self.scores}
+        scores = {**means, "examples": int(labelled.sum())}
+        return scores if self.views == 1 else {**scores, "views": self.views}
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Returns the softmax, or the sigmoid of each class, in float64 on the host."""
+        logits = np.asarray(logits, np.float64)
+        if self.loss_name == "sigmoid":
+            return np.exp(-np.logaddexp(0, -logits))
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
+
+    def answers(self, rows, labels, top: int | None = None) -> list[dict[str, Any]]:
+        """Returns `{"predictions": [{"label", "probability"}, ...]}` for every example, most probable class first.
+
+        Args:
+          rows: `logits`, with `views` consecutive rows per example, whose probabilities are averaged.
+          labels: Names of the classes.
+          top: Number of classes in each answer; all of them by default.
+        """
+        probabilities = self.probabilities(rows["logits"])
+        probabilities = probabilities.reshape(-1, self.views, probabilities.shape[-1]).mean(axis=1)
+        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top]
+        return [
+            {"predictions": [{"label": labels[i], "probability": float(each[i])} for i in order]}
+            for each, order in zip(probabilities, best, strict=True)
+        ]
 
     def headline(self, result) -> str:
         views = f" in {result['views']} views" if "views" in result else ""
         return f"accuracy {result['top1']:.2%} ({result['examples']} examples{views}, {result['skipped']} skipped)"
 
     def targets(self, labels: jax.Array) -> jax.Array:
+        """Returns 0 and 1 for each class, `(batch, num_classes)`."""
         return labels if labels.ndim == 2 else jax.nn.one_hot(labels, self.num_classes)
 
     def cross_entropy(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        """Returns the loss of each example, `(batch,)`; for `sigmoid`, the sum over the classes."""
         if self.loss_name == "softmax":
             return optax.softmax_cross_entropy(logits, targets)
         return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1)
 
     def mix(self, images: jax.Array, targets: jax.Array, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mixes each image with its mirror in the batch, with one lambda for the batch (as timm's batch mode).
+        """Mixes the two examples of every pair, with one lambda (and one box) for the whole batch.
 
-        Of videos every frame has the same box. Deviation: the mirror is taken within a device's share of the batch.
+        mixup: x <- lambda x + (1 - lambda) partner(x). CutMix: a box with a share of 1 - lambda of the area shows the
+        partner; all frames of a video have the same box. Targets are mixed by the same share, which for CutMix is that
+        of the box after cutting it off at the border.
+
+        The partner of example i is its neighbour, i + 1 for even and i - 1 for odd i (further away with `repeats`; see
+        `group`). Since pairs are never divided, the mixed batch does not depend on the number of devices or
+        micro-batches, provided that all of them use the same `rng`. Deviation: timm mixes each example with its mirror
+        image in the batch, and the authors with a shifted or shuffled batch.
+
+        Raises:
+          ValueError: The number of examples is not a multiple of `group`.
         """
-        if not (self.mixup_alpha or self.cutmix_alpha):
+        if self.group == 1:
             return images, targets
+        if len(images) % self.group:
+            raise ValueError(f"mixing needs a multiple of {self.group} examples to form pairs, got {len(images)}")
         which, whether, beta_m, beta_c, box = jax.random.split(rng, 5)
         use_cutmix = jax.random.bernoulli(which, 0.5 if self.mixup_alpha else 1.0) & (self.cutmix_alpha > 0)
         mixup, cut = (
             jax.random.beta(key, alpha or 1.0, alpha or 1.0)
             for key, alpha in ((beta_m, self.mixup_alpha), (beta_c, self.cutmix_alpha))
         )
-        inside = _random_box(box, images.shape[-3], images.shape[-2], 1.0 - cut)  # where the mirror shows
+        inside = _random_box(box, images.shape[-3], images.shape[-2], 1.0 - cut)  # where the partner shows
         share = jnp.where(use_cutmix, inside[..., None].astype(images.dtype), 1.0 - mixup)
         share *= jax.random.bernoulli(whether, self.mix_probability)
-        weight = share.mean()  # of the mirror: exact for a box cut off at the border
+        weight = share.mean()  # of the partner; exact for a box that is cut off at the border
         return (
-            images * (1 - share) + images[::-1] * share,
-            targets * (1 - weight) + targets[::-1] * weight,
+            images * (1 - share) + _partners(images, self.group) * share,
+            targets * (1 - weight) + _partners(targets, self.group) * weight,
         )
 
 
@@ -118,8 +184,16 @@ def inputs_of(batch: Batch) -> jax.Array:
     return batch["video"] if "video" in batch else batch["image"]
 
 
+def _partners(x: jax.Array, group: int) -> jax.Array:
+    """Exchanges the two halves of every group of consecutive rows."""
+    return x.reshape(-1, 2, group // 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
+
 def _random_box(rng: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
-    """Returns a mask `(height, width)` of a box of that share of the area, its centre uniform, cut at the border."""
+    """Returns a mask `(height, width)` of a box with a share `area` of the image.
+
+    The centre is uniform; the box is cut off at the border.
+    """
     size = jnp.asarray((height, width))
     centre = jax.random.uniform(rng, (2,)) * size
     half = 0.5 * jnp.sqrt(area) * size
@@ -129,26 +203,12 @@ def _random_box(rng: jax.Array, height: int, width: int, area: jax.Array) -> jax
 
 
 def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns 1 where the best guess is one of the labels."""
+    """Returns 1 where the most probable class is one of the labels, else 0."""
     best = jnp.argmax(logits, axis=-1)
     return (jnp.take_along_axis(targets, best[:, None], axis=-1)[:, 0] > 0).astype(jnp.float32)
 
 
-def _log_probabilities(logits: np.ndarray, loss: str) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms of the probability of each class, and of its absence (sigmoid).
-
-    In float64 on the host, so that a mean does not depend on how examples were batched.
-    """
-    logits = np.asarray(logits, np.float64)
-    if loss == "softmax":
-        logits = logits - logits.max(-1, keepdims=True)
-        yes = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        return yes, np.zeros_like(yes)
-    return -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
-
-
-def _mean_of_views(log_probabilities: np.ndarray, first: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """Averages the probabilities of rows `first[i]` to `first[i] + views[i] - 1`; logarithms in and out."""
-    if views.max() == 1:
-        return log_probabilities
-    return np.logaddexp.reduceat(log_probabilities, first, axis=0) - np.log(views)[:, None]
+def _mean_of_views(log_probabilities: jax.Array, views: int) -> jax.Array:
+    """Averages the probabilities of every `views` consecutive rows; takes and returns logarithms."""
+    stacked = log_probabilities.reshape(-1, views, log_probabilities.shape[-1])
+    return jax.nn.logsumexp(stacked, axis=1) - jnp.log(views)

@@ -18,19 +18,20 @@ _LOG_MAX = math.log(sys.float_info.max)
 
 @dataclasses.dataclass(frozen=True)
 class Translation:
-    """Cross-entropy of each token of the target, given the source and the tokens before; its end is a token as well.
+    """Cross-entropy of every token of the target, given the source and the tokens before it.
 
-    Every token weighs the same, whatever the sentence, the batch or the device it is in; padding weighs nothing.
+    The end of a sentence is a token as well. Every token has the same weight, whatever sentence, batch or device it is
+    in; padding has none.
 
     Attributes:
-      max_length: Tokens of the longest sentence of a batch, its end included.
-      language: Of the target, as "it": how sacrebleu tokenises for BLEU.
+      max_length: Number of tokens of the longest sentence of a batch, including its end.
+      language: Language of the target, such as "it"; sacrebleu chooses its tokenisation for BLEU by it.
       label_smoothing: epsilon; every token of the vocabulary gets epsilon / vocab_size. Deviation: tensor2tensor
-        divides it among the wrong tokens alone, and subtracts the least loss that this allows.
+        distributes epsilon over the wrong tokens only, and subtracts the lowest loss that this permits.
       beam_size, length_penalty, extra_length: See `decoding.translate`.
 
     Raises:
-      ValueError: A field cannot be, or sacrebleu lacks what it needs for the language.
+      ValueError: A field has an invalid value, or a package that sacrebleu needs for the language is missing.
     """
 
     vocabulary: Vocabulary
@@ -42,8 +43,10 @@ class Translation:
     extra_length: int = 50
 
     name = "translation"
+    modalities: ClassVar[tuple[str, ...]] = ("text",)
     scores: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bleu", "chrf")
     metric = "bleu"
+    group = 1
 
     def __post_init__(self):
         if self.beam_size < 1 or self.length_penalty < 0 or self.extra_length < 0:
@@ -56,7 +59,7 @@ class Translation:
         return (jnp.zeros((1, self.max_length), jnp.int32),) * 2
 
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
-        """Returns the loss summed over real tokens; `nll`, the same without smoothing, and `token_accuracy`."""
+        """Returns the loss summed over real tokens; also `nll`, the loss without smoothing, and `token_accuracy`."""
         logits, labels, weights = _predictions(model, params, batch, train=train, rngs={"dropout": rngs["dropout"]})
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -68,13 +71,13 @@ class Translation:
         metrics = {"nll": weighted_sum(nll, weights), "token_accuracy": weighted_sum(correct, weights)}
         return weighted_sum(loss, weights), metrics
 
-    def predict(self, model, params, batch):
-        """Returns the `translation` found and the `reference`, as tokens of a fixed width, and of the reference `nll`.
+    def predict(self, model, params, batch) -> dict[str, jax.Array]:
+        """Returns the `translation` found for each source, as tokens, and its `score`; see `decoding.Decoded`.
 
-        `tokens` says over how many tokens `nll` is the sum.
+        If the batch has targets, also the `reference` (the target's tokens), its negative log-likelihood `nll` and the
+        number of `tokens` that this is the sum over. All token arrays have the same width in every batch, unless a
+        source is longer than `max_length`.
         """
-        logits, labels, weights = _predictions(model, params, batch, train=False, rngs={})
-        nll = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         found = decoding.translate(
             model,
             params,
@@ -85,18 +88,25 @@ class Translation:
             alpha=self.length_penalty,
             extra_length=self.extra_length,
         )
+        rows = {"translation": _widened(found.tokens, self.max_length + self.extra_length), "score": found.scores}
+        if "target" not in batch:
+            return rows
+        logits, labels, weights = _predictions(model, params, batch, train=False, rngs={})
+        nll = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         return {
-            "translation": _widened(found.tokens, self.max_length + self.extra_length),
+            **rows,
             "reference": _widened(labels, self.max_length),
             "nll": (nll * weights).sum(axis=-1),
             "tokens": weights.sum(axis=-1),
         }
 
-    def score(self, rows) -> dict[str, Any]:
-        """Returns `bleu` and `chrf` in percent, with their signatures; `loss`, `perplexity` and `examples`.
+    measure = predict
 
-        BLEU and chrF are of the detokenised text. The loss is without smoothing, the perplexity its exponential, both
-        per token of the vocabulary, so that they compare only where the vocabulary is the same.
+    def score(self, rows) -> dict[str, Any]:
+        """Returns `bleu` and `chrf` in percent, with their signatures, and `loss`, `perplexity` and `examples`.
+
+        BLEU and chrF compare detokenised text. The loss is the mean over all tokens, without smoothing; the perplexity
+        is exp(loss). Both are per token of the vocabulary, so they are comparable only between models that share it.
         """
         found, references = (
             [self.vocabulary.decode(tokens) for tokens in rows[name]] for name in ("translation", "reference")
@@ -104,6 +114,13 @@ class Translation:
         loss = float(np.sum(rows["nll"], dtype=np.float64) / np.sum(rows["tokens"], dtype=np.float64))
         likelihood = {"loss": loss, "perplexity": math.exp(loss) if loss < _LOG_MAX else math.inf}
         return {**likelihood, **bleu_and_chrf(found, references, self.language), "examples": len(found)}
+
+    def answers(self, rows, labels=()) -> list[dict[str, Any]]:
+        """Returns `{"translation", "score"}` for every example; the score is that of `decoding.Decoded`."""
+        return [
+            {"translation": self.vocabulary.decode(tokens), "score": float(score)}
+            for tokens, score in zip(rows["translation"], rows["score"], strict=True)
+        ]
 
     def headline(self, result) -> str:
         return (
@@ -116,7 +133,7 @@ def make_bleu(language: str) -> Any:
     """Returns sacrebleu's BLEU with its tokenisation for a language.
 
     Raises:
-      ValueError: That needs a package which is not there.
+      ValueError: A package that this tokenisation needs is not installed.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -127,9 +144,9 @@ def make_bleu(language: str) -> Any:
 
 
 def bleu_and_chrf(translations: list[str], references: list[str], language: str) -> dict[str, float | str]:
-    """Scores translations into a language, one reference each, with sacrebleu (arXiv:1804.08771); in percent.
+    """Scores translations into a language, in percent, against one reference each (sacrebleu, arXiv:1804.08771).
 
-    The signatures name what the numbers depend on: casing, tokenisation, smoothing, version.
+    The signatures name everything the numbers depend on: case, tokenisation, smoothing and version.
     """
     from sacrebleu.metrics.chrf import CHRF
 
@@ -141,7 +158,7 @@ def bleu_and_chrf(translations: list[str], references: list[str], language: str)
 
 
 def _predictions(model, params, batch, *, train, rngs):
-    """Returns the logits of each token of the target, the token, and its weight, 0 for padding."""
+    """Returns the logits for every token of the target, the tokens, and their weights (0 for padding)."""
     inputs, labels = batch["target"][:, :-1], batch["target"][:, 1:]
     logits = model.apply({"params": params}, batch["source"], inputs, train=train, rngs=rngs)
     weights = (labels != PAD_ID) * batch["mask"][:, None]
@@ -149,4 +166,5 @@ def _predictions(model, params, batch, *, train, rngs):
 
 
 def _widened(tokens, width):
-    return jnp.pad(tokens, ((0, 0), (0, width - tokens.shape[1])), constant_values=PAD_ID)
+    """Pads `(batch, length)` tokens to `width`, unless they are longer."""
+    return jnp.pad(tokens, ((0, 0), (0, max(width - tokens.shape[1], 0))), constant_values=PAD_ID)

@@ -1,14 +1,13 @@
-"""Checkpoints: Orbax behind one thin adapter.
+"""Checkpoints: a thin adapter around Orbax.
 
-A checkpoint is the training state and a JSON part that makes it predict by itself: config, label names,
-preprocessing. A workdir holds them as `checkpoints/STEP/{state,meta}`.
+A checkpoint consists of the training state and a JSON part (`meta`) with all that is needed to predict: config, label
+names and preprocessing. A workdir holds them as `checkpoints/STEP/{state,meta}`.
 """
 
 import contextlib
 import copy
 import json
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,22 +15,29 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from vit_jax.errors import RunError, UserError
+from vit_jax.workdir.files import absolute
 
 PyTree = Any
 _LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class Checkpoints:
-    """The checkpoints of a workdir, saved asynchronously and kept last and best.
+    """The checkpoints of a workdir, saved asynchronously.
 
-    Orbax writes beside and renames when complete, and deletes an old checkpoint only after that.
+    Orbax writes each checkpoint to a temporary directory, renames it when it is complete, and deletes old ones only
+    after that. All processes of a job must call the same methods.
+
+    Args:
+      keep_last: Number of newest checkpoints to keep.
+      keep_best: Number of best checkpoints to keep in addition, by the metric `best`.
     """
 
     def __init__(self, workdir: epath.PathLike, *, keep_last: int = 2, keep_best: int = 1, best: str = "top1"):
-        self.directory = _absolute(workdir) / "checkpoints"
+        self.directory = absolute(workdir) / "checkpoints"
         policies: list[Any] = [keep.LatestN(max(keep_last, 1))]
         if keep_best:
             policies.append(
@@ -46,68 +52,104 @@ class Checkpoints:
             preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
         )
         for path in self.directory.iterdir() if self.directory.exists() else ():
-            if ".orbax-checkpoint-tmp" in path.name:  # the manager removes what an earlier process left unfinished
-                logging.warning("%s is half-written, passed over", path)
+            if ".orbax-checkpoint-tmp" in path.name:  # left by a process that was killed; the manager removes it
+                logging.warning("%s is half-written and will be removed.", path)
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
-        """Starts saving; `metrics`, those of an evaluation at this step, rank it among the best."""
+        """Starts to save a checkpoint; does nothing if there is one for this step.
+
+        Args:
+          metrics: Results of an evaluation at this step, which rank the checkpoint among the best.
+
+        Raises:
+          RunError: This or an earlier checkpoint cannot be written.
+        """
         if step in self._manager.all_steps():
             return
-        meta = copy.deepcopy(meta)  # written in the background, where Orbax copies arrays alone beforehand
+        meta = copy.deepcopy(meta)  # Orbax writes it in the background, and copies only arrays beforehand
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._explained():
             self._manager.save(step, args=args, metrics=metrics or None, force=True)
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk."""
+        """Blocks until all saved checkpoints are complete.
+
+        Raises:
+          RunError: A checkpoint cannot be written.
+        """
         with self._explained():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raises RunError for what goes wrong in writing, which Orbax reports at its next call."""
+        """Turns any failure to write, which Orbax reports at its next call, into a RunError."""
         try:
             yield
-        except Exception as error:  # OSError, ValueError, XlaRuntimeError: as the layer that met the full disk likes
+        except Exception as error:  # OSError, ValueError or XlaRuntimeError, depending on the layer that failed
             kept = f"kept: {self._manager.all_steps() or 'none'}"
             raise RunError(f"cannot write a checkpoint to {self.directory}: {_first_line(error)}; {kept}") from error
 
     def restore_latest(self, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """Restores the newest checkpoint that is whole onto the given shardings; None if there is none.
+        """Restores the newest checkpoint that every process can read; None if there are no checkpoints.
 
-        A damaged one is named in a warning and set aside under another name, never deleted.
+        All processes return the same step. Damaged checkpoints are named in a warning and renamed to `damaged_STEP`,
+        never deleted.
+
+        Args:
+          abstract_state: Shapes, dtypes and shardings of the state; see `Parallel.abstract`.
 
         Raises:
-          UserError: There are checkpoints, and all are damaged.
+          UserError: There are checkpoints, and all of them are damaged.
         """
         damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore())
+        for step in self._common_steps():
+            item, reason = None, "another process cannot read it"
             try:
-                item = self._manager.restore(step, args=args)
-            except Exception as error:  # Orbax and TensorStore raise many kinds for damage
-                aside = f"damaged_{step}"
-                logging.warning(
-                    "%s is damaged (%s); set aside as %s, going back to the one before",
-                    self.directory / str(step), _first_line(error), aside,
-                )  # fmt: skip
-                damaged.append(step)
-                continue
-            for step in damaged:
-                self._set_aside(step)
-            return item["state"], item["meta"]
+                item = self._read(step, abstract_state)
+            except Exception as error:  # Orbax and TensorStore raise many kinds of errors for damaged files
+                reason = _first_line(error)
+            if _on_all_processes(item is not None):
+                self._set_aside(damaged)
+                return item
+            path, aside = self.directory / str(step), f"damaged_{step}"
+            logging.warning("%s is damaged (%s). It is renamed to %s; trying the one before.", path, reason, aside)
+            damaged.append(step)
         if damaged:
-            raise UserError(f"every checkpoint in {self.directory} is damaged: {damaged}; give another --workdir")
+            raise UserError(f"every checkpoint in {self.directory} is damaged: {damaged}. Use another --workdir.")
         return None
 
-    def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
+    def _common_steps(self) -> list[int]:
+        """Returns the steps that process 0 finds, newest first, so that all processes try the same ones."""
+        steps = np.array(sorted(self._manager.all_steps(), reverse=True), np.int32)
+        if jax.process_count() > 1:
+            count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
+            steps = np.resize(steps, count) if len(steps) else np.zeros(count, np.int32)
+            steps = multihost_utils.broadcast_one_to_all(steps)
+        return [int(step) for step in steps]
+
+    def _read(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Reads this process's part of a checkpoint.
+
+        Does not wait for other processes, as `CheckpointManager.restore` would: one whose part is damaged never comes.
+        """
+        directory = self.directory / str(step)
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=_this_process())
+        with contextlib.closing(handler):
+            state = handler.restore(directory / "state", args=ocp.args.StandardRestore(abstract_state))
+        return state, _read_meta(directory)
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames damaged checkpoints in process 0, while the other processes wait."""
+        if not steps:
+            return
+        for step in steps if jax.process_index() == 0 else ():
             aside = self.directory / f"damaged_{step}"
             if aside.exists():
                 aside.rmtree()
             (self.directory / str(step)).rename(aside)
+        multihost_utils.sync_global_devices("damaged checkpoints are renamed")
         self._manager.reload()
 
     def close(self) -> None:
@@ -115,19 +157,23 @@ class Checkpoints:
 
 
 def saved_steps(workdir: epath.PathLike) -> list[int]:
-    """Returns the steps of a workdir's checkpoints, newest first, without looking whether they are whole."""
-    directory = _absolute(workdir) / "checkpoints"
+    """Returns the steps of a workdir's checkpoints, newest first. They are not checked for damage."""
+    directory = absolute(workdir) / "checkpoints"
     names = [path.name for path in directory.iterdir()] if directory.exists() else []
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
-    """Reads parameters (the moving average where there is one) and meta of a workdir's newest whole checkpoint.
+    """Reads the parameters and `meta` of a workdir's newest intact checkpoint, or of the one of `step`.
 
-    `workdir` may also be one checkpoint, `WORKDIR/checkpoints/STEP`. Nothing is changed on disk. Arrays are numpy.
+    The parameters are NumPy arrays; if the run has a moving average of them, it is returned instead. Files are not
+    changed.
+
+    Args:
+      workdir: A workdir, or one checkpoint, `WORKDIR/checkpoints/STEP`.
 
     Raises:
-      UserError: There is no checkpoint, or none is whole.
+      UserError: There is no checkpoint, or all are damaged.
     """
     workdir, named = _split(workdir)
     step = named if step is None else step
@@ -135,18 +181,16 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
     steps = saved_steps(workdir)
     if step is not None:
         if step not in steps:
-            raise UserError(f"no checkpoint of step {step} in {directory}; there are {sorted(steps) or 'none'}")
+            raise UserError(f"no checkpoint of step {step} in {directory}; there are {sorted(steps) or 'none'}.")
         steps = [step]
     if not steps:
-        raise UserError(f"no checkpoint in {directory}; a workdir that `vit_jax train` wrote is needed")
-    process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+        raise UserError(f"no checkpoint in {directory}. Name a workdir written by `python -m vit_jax train`.")
     for step in steps:
         try:
             meta = _read_meta(directory / str(step))
             path = directory / str(step) / "state"
-            # a Checkpointer around it would warn of metadata that those of a CheckpointManager do not have
-            with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)) as handler:
+            # a Checkpointer would warn about metadata that a CheckpointManager does not write
+            with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process())) as handler:
                 tree = handler.metadata(path).tree
                 wanted = "ema" if tree.get("ema") else "params"
                 item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
@@ -156,24 +200,26 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
                 )
             return state[wanted], {"step": step, **meta}
         except Exception as error:
-            logging.warning("%s is damaged (%s), passed over", directory / str(step), _first_line(error))
-    raise UserError(f"no whole checkpoint in {directory}: {steps} are damaged")
+            logging.warning("%s is damaged (%s) and is ignored.", directory / str(step), _first_line(error))
+    raise UserError(f"no intact checkpoint in {directory}: {steps} are damaged.")
 
 
 def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, dict[str, Any]]:
-    """Averages the parameters of a workdir's newest `count` checkpoints, in float64; the meta is the newest's.
+    """Averages the parameters of a workdir's newest `count` checkpoints, in float64.
+
+    The meta is that of the newest one, with the steps as `averaged`.
 
     Raises:
-      UserError: There are fewer, or one of them is damaged.
+      UserError: There are fewer checkpoints, or one of them is damaged.
     """
     steps = saved_steps(workdir)[:count]
     if len(steps) < count:
         raise UserError(
-            f"{workdir} has {len(steps)} checkpoints, {count} are to be averaged: keep more with "
-            f"--config.checkpoint.keep_last={count}"
+            f"{workdir} has {len(steps)} checkpoints, but {count} are to be averaged. Train with "
+            f"--config.checkpoint.keep_last={count} to keep as many."
         )
     total, dtypes, meta = None, None, {}
-    for step in reversed(steps):  # the newest last, whose meta stays
+    for step in reversed(steps):  # the newest one last, because its meta is returned
         params, meta = load_checkpoint(workdir, step)
         dtypes = jax.tree.map(lambda x: x.dtype, params)
         params = jax.tree.map(lambda x: np.asarray(x, np.float64) / count, params)
@@ -182,9 +228,9 @@ def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, di
 
 
 def load_meta(workdir: epath.PathLike) -> dict[str, Any] | None:
-    """Reads what a workdir's newest checkpoint, or `WORKDIR/checkpoints/STEP`, holds beside arrays.
+    """Reads the `meta` of a workdir's newest checkpoint in which it is readable, or of `WORKDIR/checkpoints/STEP`.
 
-    None if there is none of which it can be read.
+    Returns None if there is no such checkpoint.
     """
     workdir, named = _split(workdir)
     for step in saved_steps(workdir) if named is None else [named]:
@@ -198,18 +244,25 @@ def _read_meta(checkpoint: epath.Path) -> dict[str, Any]:
 
 
 def _split(path: epath.PathLike) -> tuple[epath.Path, int | None]:
-    """Splits `WORKDIR/checkpoints/STEP`; of a workdir there is no step."""
-    path = _absolute(path)
+    """Splits `WORKDIR/checkpoints/STEP` into workdir and step; the step of a workdir is None."""
+    path = absolute(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return path.parent.parent, int(path.name)
     return path, None
 
 
-def _absolute(path: epath.PathLike) -> epath.Path:
-    """Orbax takes absolute paths only; those with a scheme, as `gs://`, are."""
-    return epath.Path(path if "://" in str(path) else os.path.abspath(path))
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    """Lets Orbax read in this process without waiting for the others."""
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+
+
+def _on_all_processes(condition: bool) -> bool:
+    """Returns whether a condition holds in every process."""
+    return bool(np.all(multihost_utils.process_allgather(np.int32(condition))))
 
 
 def _first_line(error: Exception) -> str:
+    """Returns the first line of an error; of a very long one the beginning, and the end with the system's reason."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return line if len(line) <= 200 else f"{line[:60]} ... {line[-120:]}"  # what failed, and the system's reason
+    return line if len(line) <= 200 else f"{line[:60]} ... {line[-120:]}"

@@ -1,10 +1,12 @@
-"""Writers of metrics: `metrics.jsonl` is the record; TensorBoard and a progress line beside it."""
+"""Writers of metrics: `metrics.jsonl` is the record; TensorBoard and progress lines show the same numbers."""
 
 import json
 import math
 import os
+import shutil
+import tempfile
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,30 +18,33 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from vit_jax.errors import RunError
 from vit_jax.parallel import Parallel
 from vit_jax.tasks import Sum
+from vit_jax.workdir import files
 
-# fields that say how long something took: the only ones that differ between two runs of the same command
+# Fields with durations: the only ones that differ between two runs of the same command.
 TIMINGS = ("examples_per_second", "input_wait", "seconds")
 
 
 class Metrics:
-    """Writes metrics of process 0; every process may call it.
+    """Writes the metrics of a run in process 0. Every process may call it.
 
-    Rows of `metrics.jsonl` after `first_step` are cut: they belong to steps that will be done again.
+    On resuming, rows of `metrics.jsonl` after `first_step` are removed, because those steps will be repeated.
+
+    Attributes:
+      rows: All rows of `metrics.jsonl`, as dicts.
     """
 
     def __init__(self, workdir: epath.PathLike, *, first_step: int, total_steps: int, quiet: bool = False):
-        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._workdir = epath.Path(workdir)
+        self._path = self._workdir / "metrics.jsonl"
         self.rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
         self._main = jax.process_index() == 0
         self._console = Console(stderr=False, quiet=quiet or not self._main, highlight=False, soft_wrap=True)
         self._total_steps = total_steps
         self._board: Any = None
+        self._board_directory = ""
         if self._main:
-            self._rewrite()
-            from tensorboardX import SummaryWriter
-
-            # purge_step hides what an interrupted run wrote of the same steps
-            self._board = SummaryWriter(os.fspath(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1)
+            files.replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            self._board = self._open_board(first_step)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -49,15 +54,24 @@ class Metrics:
         self._progress.start()
         self._started, self._first_step = time.monotonic(), first_step
 
-    def _rewrite(self) -> None:
-        beside = self._path.with_suffix(".jsonl.tmp")
-        beside.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        beside.replace(self._path)
+    def _open_board(self, first_step: int) -> Any:
+        """Opens TensorBoard's writer, which writes local files; `close` copies them to a workdir that is not local."""
+        from tensorboardX import SummaryWriter
+
+        if files.is_local(self._workdir):
+            self._board_directory = os.fspath(self._workdir / "tensorboard")
+        else:
+            self._board_directory = tempfile.mkdtemp(prefix="vit_jax_tensorboard_")
+        # purge_step hides what an interrupted run wrote about steps that will be repeated
+        return SummaryWriter(self._board_directory, purge_step=first_step + 1)
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> None:
-        """Appends a row, and prints it as a line; raises RunError if a number is not finite.
+        """Appends a row to `metrics.jsonl` and prints it as a line.
 
-        A string among the values, such as the signature of a metric, is kept in the row alone.
+        Strings, such as the signature of a metric, are written to the row but not printed.
+
+        Raises:
+          RunError: A number is not finite.
         """
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
         for name, value in numbers.items():
@@ -66,8 +80,7 @@ class Metrics:
         self.rows.append(row)
         if not self._main:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        files.append(self._path, json.dumps(row) + "\n")
         for name, value in numbers.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
         self._board.flush()
@@ -82,16 +95,20 @@ class Metrics:
         self._progress.update(self._bar, completed=step)
 
     def has(self, step: int, split: str) -> bool:
+        """Returns whether there is a row for this step and split."""
         return any(row["step"] == step and row["split"] == split for row in self.rows)
 
     def last(self, split: str) -> dict[str, float] | None:
-        """Returns the newest row of a split."""
+        """Returns the newest row of a split; None if there is none."""
         return next((row for row in reversed(self.rows) if row["split"] == split), None)
 
     def close(self) -> None:
         self._progress.stop()
         if self._board:
             self._board.close()
+            if not files.is_local(self._workdir):
+                files.copy_tree(epath.Path(self._board_directory), self._workdir / "tensorboard")
+                shutil.rmtree(self._board_directory)
 
     def _eta(self, step: int, split: str) -> str:
         done = step - self._first_step
@@ -101,55 +118,80 @@ class Metrics:
         return f"  left {int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02}"
 
 
+class _Pending(NamedTuple):
+    """What is known of a step that the devices may not have finished yet."""
+
+    step: int
+    sums: dict[str, Sum]
+    rate: Any
+    examples: int
+
+
 class Window:
-    """Means of training metrics over the steps since the last line.
+    """Means of the training metrics over the steps since the last row.
 
-    The sums of a step are fetched only when the next step has been given to the device, which therefore never
-    waits for the host. `sums` goes into checkpoints, so that a resumed run writes the same lines.
+    The sums of a step are copied to the host only after the next step has been given to the devices, so that the
+    devices never wait for the host.
 
-    `add` and `flush` raise RunError, naming the step.
+    Timings of a row cover the time from the end of the previous row's last step to the end of its own last step:
+    `examples_per_second` counts the examples of the steps that ended in this time, and `input_wait` is the share of it
+    that the host spent waiting for input.
+
+    Attributes:
+      sums: The sums so far, which are saved in checkpoints so that a resumed run writes the same rows.
     """
 
     def __init__(self, parallel: Parallel, metrics: Metrics, schedule: optax.Schedule, log_every: int, saved=None):
         self._parallel, self._metrics, self._schedule, self._every = parallel, metrics, schedule, log_every
-        self._pending: tuple[int, Any] | None = None
+        self._pending: _Pending | None = None
         self.sums: dict[str, list[float]] = dict(saved or {})
         self.clear_clock()
 
     def clear_clock(self) -> None:
-        """Starts the timings anew, leaving out what came before (an evaluation, compilation)."""
+        """Restarts the timings, to exclude what came before (an evaluation, compilation)."""
         self._clock, self._waited, self._examples = time.monotonic(), 0.0, 0
 
     def add(self, step: int, sums: dict[str, Sum], *, examples: int, waited: float) -> None:
-        """Takes the sums of `step`, still on the device, and fetches those of the step before."""
-        previous, self._pending = self._pending, (step, sums)
-        self._fetch(previous)
-        self._examples += examples
+        """Takes the sums of `step`, which are still being computed, and fetches those of the step before.
+
+        Args:
+          examples: Examples of `step`, over all devices.
+          waited: Seconds that the host has waited for the batch of `step`.
+
+        Raises:
+          RunError: A sum of the step before is not finite.
+        """
+        # The rate is computed on the devices after `step`, and therefore ready when the sums are.
+        rate = self._schedule(step - 1) if step % self._every == 0 else None
+        previous, self._pending = self._pending, _Pending(step, sums, rate, examples)
         self._waited += waited
+        self._fetch(previous)
 
     def flush(self) -> None:
-        """Fetches what is pending: blocks until the device has finished it."""
+        """Fetches the sums of the last step, and blocks until the devices have finished it.
+
+        Raises:
+          RunError: A sum is not finite.
+        """
         previous, self._pending = self._pending, None
         self._fetch(previous)
 
-    def _fetch(self, pending: tuple[int, Any] | None) -> None:
+    def _fetch(self, pending: _Pending | None) -> None:
         if pending is None:
             return
-        step, sums = pending
-        for name, (value, weight) in sorted(self._parallel.fetch(sums).items()):
-            _check_finite(name, value, step)
+        for name, (value, weight) in sorted(self._parallel.fetch(pending.sums).items()):
+            _check_finite(name, value, pending.step)
             total = self.sums.setdefault(name, [0.0, 0.0])
             total[0] += float(value)
             total[1] += float(weight)
-        self._metrics.advance(step)
-        if step % self._every == 0:
-            self._write(step)
+        self._examples += pending.examples
+        self._metrics.advance(pending.step)
+        if pending.step % self._every == 0:
+            self._write(pending.step, np.asarray(pending.rate).item())
 
-    def _write(self, step: int) -> None:
+    def _write(self, step: int, rate: float) -> None:
         seconds = max(time.monotonic() - self._clock, 1e-9)
         means = {name: value / weight for name, (value, weight) in self.sums.items()}
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # the accelerator is busy with the next step
-            rate = np.asarray(self._schedule(step - 1)).item()
         timings = {"examples_per_second": self._examples / seconds, "input_wait": self._waited / seconds}
         self._metrics.write(step, "train", {**means, "learning_rate": rate, **timings})
         self.sums = {}
@@ -157,7 +199,7 @@ class Window:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Reads the rows of a workdir's `metrics.jsonl`, without a last line that was only half written."""
+    """Reads the rows of a workdir's `metrics.jsonl`, up to a line that was not completely written."""
     path = epath.Path(workdir) / "metrics.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:

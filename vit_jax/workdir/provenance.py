@@ -1,4 +1,7 @@
-"""Which command, commit, versions and machine a number came from: `WORKDIR/runs.jsonl`, a line for every start."""
+"""Provenance: the command, commit, package versions and machine behind the numbers of a run.
+
+`WORKDIR/runs.jsonl` has one line for every start of the run.
+"""
 
 import datetime
 import importlib.metadata
@@ -17,6 +20,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from vit_jax.workdir import files
 from vit_jax.workdir.checkpoint import saved_steps
 
 PACKAGES = (
@@ -27,9 +31,10 @@ PACKAGES = (
 
 @contextmanager
 def recorded(workdir: epath.PathLike) -> Iterator[None]:
-    """Appends a line to `runs.jsonl` on leaving, with the status and the wall seconds since entering.
+    """A context that appends a line to `runs.jsonl` when it ends, with the status and the wall time in seconds.
 
-    A process that is killed leaves no line: `resumed_from`, the step whose checkpoint was there, tells of it.
+    A process that is killed leaves no line. The next line shows it by `resumed_from`, the step of the newest checkpoint
+    at its start.
     """
     entry = {
         "resumed_from": max(saved_steps(workdir), default=0),
@@ -51,20 +56,19 @@ def recorded(workdir: epath.PathLike) -> Iterator[None]:
         if jax.process_index() == 0 and path.parent.is_dir():
             entry |= {"status": status, "seconds": round(time.monotonic() - start, 1)}
             try:
-                with path.open("a") as file:
-                    file.write(json.dumps(entry) + "\n")
+                files.append(path, json.dumps(entry) + "\n")
             except OSError:
-                if status == "finished":  # else it would hide what ended the run, which a full disk explains better
+                if status == "finished":  # otherwise it would hide the error that ended the run
                     raise
 
 
 def command() -> str:
-    """Returns the command line as one would type it."""
+    """Returns the command line, quoted for a shell."""
     return "python -m vit_jax " + shlex.join(sys.argv[1:])
 
 
 def commit() -> str:
-    """Returns the commit of the checkout the package lies in, `-dirty` if it is changed; the version elsewhere."""
+    """Returns the git commit of the package's checkout, with `-dirty` if files differ; else the package's version."""
     here = pathlib.Path(__file__).parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
