@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from vit_jax import extensions
-from vit_jax.config import default_config, load_config
+from vit_jax.config import default_config, extensions, load_config
 from vit_jax.errors import UserError
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"

@@ -51,6 +51,24 @@ class Architecture:
     train_transforms: str | None = None
     sampling: str | None = None
 
+    def as_config(self, image_size: Size | None = None) -> dict[str, Any]:
+        """Returns what a config can take over, by key; without what the source does not say.
+
+        Args:
+          image_size: `config.data.image_size`, if it is set and so replaces the stored one.
+        """
+        size = image_size or self.image_size
+        chain = None if size is None else self.chain(size)
+        data = {
+            "image_size": size,
+            "channels": self.channels,
+            "eval_transforms": chain,
+            "train_transforms": self.train_transforms or (chain and _augmented(chain)),
+        }
+        values = {f"data.{key}": value for key, value in data.items()}
+        values |= {f"model.{field}": value for field, value in self.fields.items()} | {"model.name": self.name}
+        return {key: value for key, value in values.items() if value is not None}
+
     @property
     def eval_transforms(self) -> str | None:
         """The evaluation transforms at the stored image size; None if either is unknown."""
@@ -111,6 +129,11 @@ def _architecture_of_run(path: epath.PathLike) -> Architecture:
         train_transforms=data["train_transforms"] if size else None,
         sampling=encoder.get("sampling"),
     )
+
+
+def _augmented(chain: str) -> str:
+    """Returns training transforms for foreign weights: random crops and flips, normalised as in evaluation."""
+    return f"random_resized_crop|flip|{chain.rpartition('|')[2]}"
 
 
 def is_run(path: epath.PathLike) -> bool:

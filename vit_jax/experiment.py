@@ -12,13 +12,13 @@ import optax
 from etils import epath
 
 from vit_jax import config as schema
-from vit_jax import extensions, weights
-from vit_jax.config import Config
+from vit_jax.architecture import architecture_of
+from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
 from vit_jax.errors import UserError, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
-from vit_jax.parallel import Parallel, make_parallel
+from vit_jax.parallel import Parallel, check_batch_size, make_parallel
 from vit_jax.tasks import TASKS, Task
 from vit_jax.workdir.checkpoint import load_meta
 
@@ -124,6 +124,8 @@ class Experiment:
             raise UserError(
                 f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}"
             )
+        if task.group > 1:
+            check_batch_size(config.batch_size, config.accum_steps, group=task.group)
         plan = Plan.from_config(config, data.steps_per_epoch)
         tx, schedule = make_optimizer(
             config.optimizer,
@@ -176,8 +178,8 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
     elif config.init_from:
         keep_model = config.model.name is not None
         wanted = [name for name in schema.FROM_WEIGHTS if not (keep_model and name.startswith("model."))]
-        origin = weights.architecture_of(config.init_from, image_size=config.init_image_size)
-        schema.fill(config, schema.flatten(origin.as_config()), wanted)
+        origin = architecture_of(config.init_from, image_size=config.init_image_size)
+        schema.fill(config, origin.as_config(config.data.image_size), wanted)
     return schema.resolve_defaults(config)
 
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.config import Config, default_config, steps
+from vit_jax.config.extensions import accepted, construct, extra_fields, is_import_path, load_object
 from vit_jax.errors import UserError, nearest
-from vit_jax.extensions import accepted, construct, extra_fields, is_import_path, load_object
 
 Params = dict[str, Any]
 

@@ -9,8 +9,7 @@ import flax.linen as nn
 from etils import epath
 
 from vit_jax import config as schema
-from vit_jax import extensions
-from vit_jax.config import Config
+from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
 from vit_jax.data.source import open_split
 from vit_jax.errors import UserError

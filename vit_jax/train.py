@@ -62,7 +62,7 @@ def train_step(
         index, micro_batch = index_and_micro_batch
         return jax.grad(loss_sum, has_aux=True)(state.params, micro_batch, index)
 
-    total = sum_over(gradients_and_sums, (jnp.arange(accum_steps), micro_batches(batch, accum_steps)))
+    total = sum_over(gradients_and_sums, (jnp.arange(accum_steps), micro_batches(batch, accum_steps, task.group)))
     gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
 
     gradients = jax.tree.map(lambda g: g / sums["loss"].weight, gradients)

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     import jax
     from etils import epath
 
+    from vit_jax.config.extensions import import_paths
     from vit_jax.experiment import Experiment
-    from vit_jax.extensions import import_paths
     from vit_jax.plots import plot_curves
     from vit_jax.run import load_run
     from vit_jax.train import train_and_evaluate

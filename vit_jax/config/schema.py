@@ -1,7 +1,7 @@
 """The schema: every key of a config, with its default and its meaning. `vit_jax/config.py` loads and compares configs.
 
 A key that is not declared here is an error, except below `extra`: the sections model, data, task and optimizer each
-have a free dict of that name, whose keys are the fields of code of your own (see `vit_jax/extensions.py`).
+have a free dict of that name, whose keys are the fields of code of your own (see `vit_jax/config/extensions.py`).
 Nothing here imports JAX or Flax, so that `--help` and the message for a mistake appear at once.
 """
 

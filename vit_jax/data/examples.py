@@ -21,8 +21,7 @@ class LabelledData:
     """The two splits of a config, of images or clips with labels: see `Data`."""
 
     def __init__(self, modality: "LabelledModality", config: Config, train: Any, evaluation: Any):
-        is_mixed = bool(config.task.mixup_alpha or config.task.cutmix_alpha)
-        check_batch_size(config.batch_size, config.accum_steps, pairs=is_mixed)
+        check_batch_size(config.batch_size, config.accum_steps)
         check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
         data = config.data
         check_labels(train.labels, evaluation.labels, f"split {data.train_split}", f"split {data.eval_split}")

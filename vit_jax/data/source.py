@@ -65,7 +65,7 @@ def open_split(
     Raises:
       UserError: The data set or the split cannot be opened; the message names what is missing and how to get it.
     """
-    from vit_jax import extensions
+    from vit_jax.config import extensions
 
     data = config.data
     chosen: str = name or data.name
@@ -91,7 +91,7 @@ def open_split(
 
 
 def _open_imported(config: Config, split: str, name: str, path: str | None, data_dir: str | None) -> Source:
-    from vit_jax import extensions
+    from vit_jax.config import extensions
 
     config = config.copy_and_resolve_references()
     with config.unlocked():

@@ -7,8 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 
+from vit_jax.config.extensions import accepted, check_fields, construct, is_import_path, load_object
 from vit_jax.config.families import FAMILIES, module_fields
-from vit_jax.extensions import accepted, check_fields, construct, is_import_path, load_object
 
 
 def build_model(name: str, offered: Mapping[str, Any] | None = None, **overrides: Any) -> nn.Module:

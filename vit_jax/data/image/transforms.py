@@ -176,7 +176,7 @@ def _compile(transforms: str, image_size: tuple[int, int], channels: int) -> tup
 def _build(call: chain.Call) -> Transform:
     if "." not in call.name:
         return chain.build(TRANSFORMS, "transform", call)
-    from vit_jax.extensions import load_object
+    from vit_jax.config.extensions import load_object
 
     kind = load_object(chain.import_path(call.name), "transform")
     if not (isinstance(kind, type) and issubclass(kind, Transform) and dataclasses.is_dataclass(kind)):
