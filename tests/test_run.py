@@ -6,6 +6,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -87,7 +88,7 @@ def test_answers_come_before_all_inputs_are_read(trained):
 
 def test_an_answer_is_the_softmax_of_the_logits(trained):
     images = digits(trained, 5)
-    rows = np.stack([trained.encoder(image, None) for image in images])
+    rows = jnp.stack([trained.encoder(image, None) for image in images])
     expected = jax.nn.softmax(trained.model.apply({"params": trained.params}, rows, train=False))
     for answer, probabilities in zip(trained.predict(images, top=10), expected, strict=True):
         found = {guess["label"]: guess["probability"] for guess in answer["predictions"]}

@@ -94,18 +94,22 @@ class Experiment:
     parallel: Parallel
 
     @classmethod
-    def from_config(cls, config: Config, workdir: epath.PathLike | None = None) -> "Experiment":
+    def from_config(cls, config: Config, workdir: epath.PathLike | None = None, *, trust: bool = False) -> "Experiment":
         """Resolves a config. Nothing is written, and no parameter is made.
 
         Args:
           workdir: Where the run will be written. If it holds a checkpoint, what the run took from `config.init_from` is
             read there, so that the run resumes without its origin.
+          trust: Whether code outside vit_jax may be imported that only the checkpoint in `config.init_from` names.
 
         Raises:
           UserError: A key has a wrong value, or the data, a split or the weights of `init_from` are at fault.
         """
         own = load_meta(workdir) if workdir is not None else None
         origin = own or (load_meta(config.init_from) if config.init_from else None)
+        if origin and config.init_from:
+            named = extensions.import_paths(config)
+            extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
         config = complete(config, own)
         start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
         return cls.assemble(config, open_data(config, start))
@@ -224,8 +228,13 @@ def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Tas
     keys = {key: value for key, value in config.task.items() if key not in ("name", "loss", "extra")}
     offered = {"num_classes": len(labels), "labels": labels, "loss_name": config.task.loss, **keys}
     offered |= get_modality(encoder.key).task_fields(config, encoder)
-    extra = extensions.extra_fields(config.task, "config.task")
-    return extensions.construct(cls, extensions.accepted(cls, offered) | extra, "config.task")
+    values = extensions.accepted(cls, offered) | extensions.extra_fields(config.task, "config.task")
+    if name not in TASKS:
+        return extensions.construct(cls, values, "config.task", name)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"config.task: {error}") from error
 
 
 def _init_params(model: Any, task: Task, rng: jax.Array) -> PyTree:

@@ -69,6 +69,7 @@ def start(experiment: "Experiment") -> tuple[TrainState, list[str]]:
         parallel.fetch(state.params),
         experiment.data.labels,
         image_size=config.init_image_size,
+        trust=True,  # code that it names was checked when the experiment was made
     )
     state = state.replace(params=params, ema=None if state.ema is None else params)
     return parallel.put_state(state), report

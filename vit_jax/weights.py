@@ -174,6 +174,7 @@ def start_from(
     labels: tuple[str, ...],
     *,
     image_size: Size | None = None,
+    trust: bool = False,
 ) -> tuple[Params, list[str]]:
     """Fills the fresh parameters of a run from `config.init_from`; returns the new tree and lines to print.
 
@@ -185,27 +186,28 @@ def start_from(
       params: Only the values of the head are used, if it is replaced; of all others, shapes and dtypes.
       labels: Names of the run's classes.
       image_size: `config.init_image_size`: what a bare file was trained with.
+      trust: Whether code outside vit_jax that a run names may be imported.
 
     Raises:
       UserError: See `load_pretrained`; messages name keys of the config.
     """
     known = Known(like=_like(model), stored_image_size=image_size, option=config_key)
     with naming_init_from(path):
-        stored, run = _open(path, known)
+        stored, run = _open(path, known, trust)
         keep_head = None if run is None else tuple(run.labels) == tuple(labels)
         filled, report = _fill(stored, model, params, keep_head, config_key)
     origin = path if run is None else f"{path}, step {run.step}"
     return filled, [f"from {origin}: {line}" for line in report.lines()]
 
 
-def _open(path: epath.PathLike, known: Known) -> tuple[Stored, Any]:
+def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stored, Any]:
     """Opens a source; returns its weights, and the run if it is one of ours."""
     check_exists(path)
     if not is_run(path):
         return open_stored(path, known), None
     from vit_jax.run import load_run
 
-    run = load_run(path)
+    run = load_run(path, trust=trust)
     model: Any = run.model
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     fields = {name: value for name, value in fields.items() if name not in ("parent", "name")}

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir", required=True, metavar="DIR", help="directory that the run is written to and resumed from"
     )
     parser.add_argument("--quiet", action="store_true", help="print only the result")
+    parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that init_from names")
     common.add_distributed(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = "any key of the config can be set as --config.KEY=VALUE:\n\n" + _keys()
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.workdir.provenance import recorded
 
     with recorded(args.workdir):
-        experiment = Experiment.from_config(settings, args.workdir)
+        experiment = Experiment.from_config(settings, args.workdir, trust=args.trust)
         result = train_and_evaluate(experiment, args.workdir, quiet=args.quiet)
     if jax.process_index() == 0:
         run = load_run(args.workdir, own=import_paths(experiment.config))

@@ -68,6 +68,7 @@ class LabelledModality:
     """
 
     key: ClassVar[str]
+    input_name: ClassVar[str]
     unit: ClassVar[str]
     shown: ClassVar[int]
     picture: ClassVar[str] = "contact_sheet"
@@ -92,7 +93,7 @@ class LabelledModality:
         return LabelledData(self, config, train, evaluation)
 
     def task_fields(self, config: Config, encoder: Any) -> dict[str, Any]:
-        return {"views": encoder.views}
+        return {"views": encoder.views, "repeats": config.data.repeats}
 
     def eval_batches(
         self, config: Config, source: Any, encoder: Any, batch_size: int | None = None

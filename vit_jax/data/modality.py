@@ -65,9 +65,11 @@ class Modality(Protocol):
       key: Name of the modality, and of its entry in examples and batches.
       unit: What `config.batch_size` counts, in the plural.
       picture: The option of `predict` that draws its result.
+      input_name: What JSON lines call the name of an input: "image", "video" or "source".
     """
 
     key: ClassVar[str]
+    input_name: ClassVar[str]
     unit: ClassVar[str]
     picture: ClassVar[str]
 

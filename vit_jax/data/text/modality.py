@@ -85,6 +85,7 @@ class TextModality:
     """Sentences and their translations: see `Modality`."""
 
     key: ClassVar[str] = "text"
+    input_name: ClassVar[str] = "source"
     unit: ClassVar[str] = "tokens per side"
     picture: ClassVar[str] = "attention"
 
