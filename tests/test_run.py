@@ -200,10 +200,10 @@ def test_finetuning_from_foreign_weights_takes_their_architecture(trained, folde
 
 
 def test_an_architecture_that_differs_is_refused_with_every_field(trained, workdir, folder, tmp_path):
-    model = ("model.name=vit:Ti/2", "model.hidden_dim=32", "model.mlp_dim=32", "model.num_layers=3", "model.pool=gap")
+    model = ("name=vit:Ti/2", "hidden_dim=32", "mlp_dim=32", "num_layers=3", "num_heads=4")
     data = ("data.image_size=(8, 8)", "data.channels=1", "data.eval_transforms=resize|normalize(mean=0.5, std=0.5)")
     train = "data.train_transforms=resize|normalize(mean=0.5, std=0.5)"
-    line = finetune(tmp_path / "run", workdir, folder, *model, *data, train, status=2)
+    line = finetune(tmp_path / "run", workdir, folder, *(f"model.{field}" for field in model), *data, train, status=2)
     for field, ours, theirs in (("hidden_dim", 32, 16), ("num_layers", 3, 2)):
         assert f"config.model.{field} is {ours}, the checkpoint has {theirs}" in line
     assert not (tmp_path / "run").exists()

@@ -136,7 +136,7 @@ class Experiment:
             abstract_params(model, task),
             total_steps=plan.total,
             steps_per_epoch=plan.steps_per_epoch,
-            hidden_dim=getattr(model, "hidden_dim", 1),
+            hidden_dim=getattr(model, "hidden_dim", None),
         )
         return cls(config, data, model, task, tx, schedule, plan, parallel)
 

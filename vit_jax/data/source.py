@@ -93,10 +93,13 @@ def open_split(
 def _open_imported(config: Config, split: str, name: str, path: str | None, data_dir: str | None) -> Source:
     from vit_jax.config import extensions
 
+    is_same = name == config.data.name
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.update({"name": name, "path": path, "data_dir": data_dir})
-    source = extensions.load_object(name, "config.data.name")(config, split)
+    extra = extensions.extra_fields(config.data, "config.data", ours=("config", "split")) if is_same else {}
+    function = extensions.load_object(name, "config.data.name")
+    source = extensions.construct(function, {"config": config, "split": split, **extra}, "config.data", name)
     wanted = ("name", "kind", "split", "labels", "skipped", "__len__", "__getitems__", "all_labels")
     missing = [attribute for attribute in wanted if not hasattr(source, attribute)]
     if missing:
