@@ -126,7 +126,7 @@ def command_lines(page):
                 if words[place].endswith("python") and words[place + 1 : place + 3] == ["-m", "vit_jax"]:
                     end = (i for i, word in enumerate(words) if i > place and word in ("&&", "|", ">", "<", ";"))
                     arguments = words[place + 3 : next(end, len(words))]
-                    if arguments and arguments != ["COMMAND", "--help"]:
+                    if "--help" not in arguments:
                         yield arguments
 
 
@@ -139,20 +139,17 @@ def parse(monkeypatch):
 
     def parsed(arguments):
         seen.clear()
-        try:
-            command_line.main(arguments)
-        except SystemExit as exit:
-            assert exit.code == 0, arguments  # --help
-        return seen[0] if seen else None
+        command_line.main(arguments)
+        return seen[0]
 
     return parsed
 
 
 @each_page
-def test_commands_parse(page, parse, capsys):
+def test_commands_parse(page, parse):
     for arguments in command_lines(page):
         options = parse(arguments)
-        if options is not None and arguments[0] == "train":
+        if arguments[0] == "train":
             schema.load_config(options.config, options.overrides)
 
 
