@@ -50,15 +50,20 @@ def config_reference() -> str:
     sections: dict[str, list[str]] = {}
     for name, key in config.keys().items():
         section, _, _ = name.rpartition(".")
-        unset = isinstance(key.default, type)
-        default = f"unset ({key.default.__name__})" if unset else f"`{key.default!r}`"
-        cells = (f"`{name}`", default, key.meaning.replace("<", "&lt;"))
+        cells = (f"`{name}`", _default(key), key.meaning.replace("<", "&lt;"))
         sections.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines = []
     for section in sorted(sections, key=lambda name: (name != "", list(sections).index(name))):
         lines += [f"## {section or 'The run'}", "", "| key | default | meaning |", "|---|---|---|"]
         lines += [*sections[section], ""]
     return "\n".join(lines)
+
+
+def _default(key: Any) -> str:
+    if key.default is dict:
+        return "`{}`"
+    default = key.unless_init if isinstance(key.default, type) else key.default
+    return f"unset ({key.default.__name__})" if default is None else f"`{default!r}`"
 
 
 def command_reference() -> str:
