@@ -36,7 +36,7 @@ def is_finished(workdir: pathlib.Path) -> bool:
 
 
 def first_start(workdir: pathlib.Path) -> dict[str, Any]:
-    """Returns the first line of a run's `runs.jsonl`; the seconds are empty if it was not trained in one go."""
+    """Returns the first line of a run's `runs.jsonl`; `seconds` is empty if the run was resumed."""
     start = read_runs(workdir)[0]
     in_one_go = start["status"] == "finished" and not start.get("resumed_from")
     command = re.sub(r" --(workdir|config\.data\.(data_dir|path)|config\.compilation_cache)=\S+", "", start["command"])
@@ -47,10 +47,10 @@ def row_of(workdir: pathlib.Path) -> dict[str, object]:
     """Returns the row of a run.
 
     Raises:
-      SystemExit: It is not finished.
+      SystemExit: The run is not finished.
     """
     if not is_finished(workdir):
-        sys.exit(f"{workdir} holds no finished run: its command goes on with it")
+        sys.exit(f"{workdir} has no finished run. Its own command resumes it.")
     config, run = json.loads((workdir / "config.json").read_text()), first_start(workdir)
     result = [row for row in read_metrics(workdir) if row["split"] == "eval"][-1]
     return {
@@ -72,7 +72,7 @@ def row_of(workdir: pathlib.Path) -> dict[str, object]:
 
 
 def add(workdir: pathlib.Path) -> None:
-    """Adds a run's row, in place of an earlier one of the same command."""
+    """Adds the row of a run; it replaces an earlier row of the same command."""
     row = {name: str(value) for name, value in row_of(workdir).items()}
     kept = [old for old in read() if old["command"] != row["command"]]
     with CSV.open("w", newline="") as file:

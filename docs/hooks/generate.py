@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 from typing import Any
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).parents[2]
 # a link in docs/*.md, which works in a checkout -> the same link within the site
@@ -70,7 +71,6 @@ def command_reference() -> str:
     """Returns the help of every command, as `--help` prints it."""
     from vit_jax.__main__ import COMMANDS, Parser
 
-    os.environ["COLUMNS"] = str(HELP_WIDTH)  # argparse wraps at the width of the terminal
     lines = []
     for name in COMMANDS:
         module = importlib.import_module(f"vit_jax.commands.{name}")
@@ -83,8 +83,10 @@ def command_reference() -> str:
         if parser.epilog:  # the keys of the config, which have a page of their own
             parser.epilog = "Any key of the config can be set as --config.KEY=VALUE."
         lines += [f"## {name}", ""]
-        for each in (parser, *_subparsers(parser)):
-            lines += ["```text", each.format_help().rstrip(), "```", ""]
+        with mock.patch.dict(os.environ, COLUMNS=str(HELP_WIDTH)):  # argparse wraps at the width of the terminal
+            helps = [each.format_help().rstrip() for each in (parser, *_subparsers(parser))]
+        for text in helps:
+            lines += ["```text", text, "```", ""]
     return "\n".join(lines)
 
 
