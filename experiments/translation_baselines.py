@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--samples", type=pathlib.Path, metavar="FILE", help="also translate this file, one sentence per line"
     )
-    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, metavar="DIR", help="folder that the tables are written to")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, metavar="DIR", help="folder for the tables")
     args = parser.parse_args(arguments)
     languages = args.languages.split(",")
     try:
