@@ -118,16 +118,19 @@ def test_shell_parses(page):
 
 
 def command_lines(page):
-    """Yields the arguments of every `python -m vit_jax` on a page, in blocks and in inline code."""
+    """Yields the folder and the arguments of every `python -m vit_jax` on a page, in blocks and in inline code."""
     for body in (*blocks(page, "bash"), *spans(page)):
+        folder = ROOT
         for line in body.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
+            if words[:1] == ["cd"]:
+                folder = ROOT / words[1]
             for place in range(len(words) - 2):
                 if words[place].endswith("python") and words[place + 1 : place + 3] == ["-m", "vit_jax"]:
                     end = (i for i, word in enumerate(words) if i > place and word in ("&&", "|", ">", "<", ";"))
                     arguments = words[place + 3 : next(end, len(words))]
                     if "--help" not in arguments:
-                        yield arguments
+                        yield folder, arguments
 
 
 @pytest.fixture
@@ -146,15 +149,16 @@ def parse(monkeypatch):
 
 
 @each_page
-def test_commands_parse(page, parse):
-    for arguments in command_lines(page):
+def test_commands_parse(page, parse, monkeypatch):
+    for folder, arguments in command_lines(page):
         options = parse(arguments)
         if arguments[0] == "train":
+            monkeypatch.chdir(folder)
             schema.load_config(options.config, options.overrides)
 
 
 def test_there_are_commands_on_the_pages():
-    assert {arguments[0] for page in PAGES for arguments in command_lines(page)} == set(command_line.COMMANDS)
+    assert {arguments[0] for page in PAGES for _, arguments in command_lines(page)} == set(command_line.COMMANDS)
 
 
 @each_page
