@@ -1,5 +1,6 @@
 """The pages of the documentation say what is there: links, commands, config keys, files and code."""
 
+import ast
 import functools
 import importlib
 import pathlib
@@ -199,3 +200,16 @@ def test_the_way_of_a_batch_names_at_most_twelve_files_once():
     assert sorted(re.findall(r"`([\w/]+\.py)`", way)) == sorted(steps)
     for file in steps:
         assert (ROOT / "vit_jax" / file).exists(), file
+
+
+def test_imports_point_along_the_arrows():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    line = re.search(r"^commands -> .*$", text, re.MULTILINE)[0]
+    rank = {name: number for number, group in enumerate(line.split(" -> ")) for name in group.split(" | ")}
+    for name in rank:
+        package, module = ROOT / "vit_jax" / name, ROOT / "vit_jax" / f"{name}.py"
+        for file in package.rglob("*.py") if package.is_dir() else [module]:
+            for node in ast.parse(file.read_text()).body:  # imports inside functions are left out
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vit_jax"):
+                    names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
+                    assert all(rank.get(to, rank[name]) >= rank[name] for to in names), f"{file} imports {names}"
