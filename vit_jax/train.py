@@ -23,11 +23,9 @@ from vit_jax.experiment import describe, make_model, make_task, open_data
 from vit_jax.interrupts import Interrupts
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import make_parallel
-from vit_jax.pretrained.load import load_pretrained
-from vit_jax.pretrained.stored import is_workdir
 from vit_jax.tasks import Batch, Sum, Task
-from vit_jax.transfer import transfer
-from vit_jax.workdir.checkpoint import Checkpoints, load_checkpoint, load_meta, saved_steps
+from vit_jax.weights import start_from
+from vit_jax.workdir.checkpoint import Checkpoints, load_meta, saved_steps
 from vit_jax.workdir.metrics import Metrics, Window
 
 PyTree = Any
@@ -170,7 +168,9 @@ def train_and_evaluate(config: Config, workdir: epath.PathLike, *, quiet: bool =
             if (before := meta.get("train_examples")) not in (None, now := len(data.train)):
                 report = [f"{before:,} training examples when this was saved, {now:,} now: the order is another"]
         elif config.init_from:
-            params, report = start_from(config, model, state.params, data.labels)
+            params, report = start_from(
+                config.init_from, model, state.params, data.labels, image_size=config.init_image_size
+            )
             state = state.replace(params=params, ema=None if state.ema is None else params)
         state = parallel.put_state(state)
         first_step = int(parallel.fetch(state.step))
@@ -280,27 +280,6 @@ def init_state(
         return TrainState(jnp.int32(0), params, tx.init(params), ema, step_rng)
 
     return init(), tx, schedule
-
-
-def start_from(config: Config, model: nn.Module, params: PyTree, labels: tuple[str, ...]) -> tuple[PyTree, list[str]]:
-    """Fills `params` from another run, or from foreign weights (`config.init_from`), and says how; all else is new.
-
-    The head is kept if the classes are the same: by name in a run, by number in foreign weights. A TimeSformer may
-    start from an image ViT, and one that attends in time from one that does not.
-    """
-    path, same_classes = epath.Path(config.init_from), None
-    if is_workdir(path) or not path.exists():
-        source, meta = load_checkpoint(path)
-        same_classes = tuple(meta["labels"]) == labels
-        models = (config.model, meta["config"]["model"])
-        family, theirs = (fields["name"].partition(":")[0] for fields in models)
-        in_time, theirs_in_time = (fields.get("attention_type") != "space_only" for fields in models)
-        if family == theirs and in_time == theirs_in_time:
-            filled, report = transfer(source, params, source_labels=tuple(meta["labels"]), target_labels=labels)
-            return filled, [f"from {path}, step {meta['step']}: {line}" for line in report]
-    size = config.init_image_size
-    filled, report = load_pretrained(path, model, params, stored_image_size=size, keep_head=same_classes)
-    return filled, [f"from {path}: {line}" for line in str(report).splitlines()]
 
 
 def prepare_workdir(config: Config, workdir: epath.PathLike) -> epath.Path:

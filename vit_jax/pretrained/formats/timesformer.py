@@ -1,7 +1,7 @@
-"""Weights of TimeSformer: Hugging Face folders, and the authors' `.pyth` checkpoints.
+"""TimeSformer weights: Hugging Face folders, and the authors' `.pyth` checkpoints.
 
-Both hold the same tensors under other names, of the three schemes that the authors' code has. It numbers the patches by
-rows, columns, frames and ours by frames, rows, columns: no parameter depends on that.
+Both hold the same tensors under different names, for the three attention schemes in the authors' code. That code orders
+tokens by row, column and frame, ours by frame, row and column; no parameter depends on the order.
 """
 
 import re
@@ -10,11 +10,13 @@ from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.models.timesformer import TimeSformer
+from vit_jax.models.vit import VARIANTS
 from vit_jax.pretrained import preprocessing
 from vit_jax.pretrained.names import (
     Config,
     Format,
     Rule,
+    Size,
     Tensors,
     class_and_grid_positions,
     conv,
@@ -30,7 +32,7 @@ from vit_jax.pretrained.names import (
     write_gelu,
 )
 
-Names = Mapping[str, str]  # of what stands outside the blocks; `block/` is the start of those inside, {} its number
+Names = Mapping[str, str]  # of the layers; "block" is the prefix of those inside blocks, with {} for the block's number
 
 BASE = "timesformer:B/16"
 GIVEN = ("image_size", "num_frames", "num_heads")
@@ -38,7 +40,7 @@ MEAN, STD = 0.45, 0.225
 
 
 def _rules(model: TimeSformer, names: Names) -> list[Rule]:
-    """The table of both formats."""
+    """Returns the rules of both formats."""
     rules = [
         *conv("patch_embed", names["patch_embed"]),
         leading("cls_token", names["cls_token"], 2),
@@ -90,17 +92,17 @@ def _positions(tensors: Tensors, names: Names) -> int | None:
     return tensors[names["pos_embed"]].shape[1] - 1 if names["pos_embed"] in tensors else None
 
 
-def _preprocessing(model: TimeSformer, config: Config) -> str:
-    """What preprocessor_config.json says; without one as the published accuracies were measured.
+def _preprocessing(image_size: Size, config: Config) -> str:
+    """Returns what preprocessor_config.json says; without one, the chain of the published evaluation.
 
-    These take three crops, after the short side is resized to that of the crop; this is the middle one. Evaluating a
-    single crop, the authors' code resizes the short side of a 224 pixel crop to 256.
+    The published accuracies average three crops, taken after resizing the shorter side to the size of the crop; this is
+    the middle crop. To evaluate a single crop of 224 pixels, the authors' code resizes the shorter side to 256.
     """
-    said = preprocessing.from_hugging_face(config, model.image_size)
-    return said or preprocessing.cropped(min(model.image_size), "bilinear", MEAN, STD, antialias=False)
+    said = preprocessing.from_hugging_face(config, image_size)
+    return said or preprocessing.cropped(min(image_size), "bilinear", MEAN, STD, antialias=False)
 
 
-# the authors' code, facebookresearch/TimeSformer: names in a checkpoint's `model_state` start with "model."
+# The authors' code, facebookresearch/TimeSformer. Names in a checkpoint's `model_state` start with "model."
 
 _AUTHORS = {
     "patch_embed": "patch_embed.proj",
@@ -124,6 +126,8 @@ _AUTHORS = {
 
 AUTHORS = Format(
     name="timesformer",
+    model=TimeSformer,
+    variants=tuple(VARIANTS),
     base=BASE,
     recognise=lambda names, config: any(
         re.fullmatch(r"(model\.)?time_embed|model\.blocks\.0\.attn\.qkv\.weight", name) for name in names
@@ -138,8 +142,8 @@ AUTHORS = Format(
 )
 
 
-# Hugging Face: with a head TimesformerForVideoClassification, without TimesformerModel. Of `space_only` transformers
-# does not average the frames: its logits are our `frame_logits`
+# Hugging Face: TimesformerForVideoClassification with a head, TimesformerModel without. For `space_only`, transformers
+# does not average over frames: its logits are our `frame_logits`
 
 
 def _hugging_face_names(has_head: bool) -> Names:
@@ -170,7 +174,7 @@ def _hugging_face_architecture(tensors: Tensors, config: Config) -> dict[str, An
     fields |= {"gelu": read_gelu(config), "norm_epsilon": config.get("layer_norm_eps", 1e-6)}
     said, held = config.get("attention_type", fields["attention_type"]), fields["attention_type"]
     if said != held:
-        raise UserError(f"attention_type {said!r} in config.json, but the tensors are those of {held!r}")
+        raise UserError(f"config.json: attention_type is {said!r}, but the tensors belong to {held!r}")
     for field, option in (("num_heads", "num_attention_heads"), ("num_frames", "num_frames")):
         if option in config:
             fields.setdefault(field, config[option])
@@ -182,7 +186,7 @@ def _hugging_face_architecture(tensors: Tensors, config: Config) -> dict[str, An
 def _hugging_face_config(model: TimeSformer) -> dict[str, Any]:
     for field, (height, width) in (("image_size", model.image_size), ("patch_size", model.patch_size)):
         if height != width:
-            raise UserError(f"format 'huggingface' cannot hold {field}={(height, width)}: it knows squares only")
+            raise UserError(f"format 'huggingface' cannot hold {field}={(height, width)}: it supports only squares")
     head = {} if model.num_classes is None else {"num_labels": model.num_classes}
     return {
         "model_type": "timesformer",
@@ -205,6 +209,8 @@ def _hugging_face_config(model: TimeSformer) -> dict[str, Any]:
 
 HUGGING_FACE = Format(
     name="huggingface",
+    model=TimeSformer,
+    variants=tuple(VARIANTS),
     base=BASE,
     recognise=lambda names, config: (
         config.get("model_type", "timesformer") == "timesformer"

@@ -1,7 +1,7 @@
-"""Weights of Transformer in Transformer: timm (`legacy=False`), and the authors' `.pth.tar` checkpoints.
+"""Transformer in Transformer weights: timm (`legacy=False`) and the authors' `.pth.tar` checkpoints.
 
-Both hold the same tensors under other names. No tensor says how many heads there are, nor the size of a patch: its
-words, of which there are as many, may be any distance apart.
+Both hold the same tensors under different names. No tensor says how many heads there are. Nor does any say the size of
+a patch: the number of words per patch is known, but not their stride in pixels.
 """
 
 import re
@@ -18,6 +18,7 @@ from vit_jax.pretrained.names import (
     Config,
     Format,
     Rule,
+    Size,
     Tensors,
     class_and_grid_positions,
     conv,
@@ -40,7 +41,7 @@ CROP, MEAN, STD = 0.9, 0.5, 0.5
 
 
 def _rules(model: TNT, names: Names) -> list[Rule]:
-    """The table of both formats, but for the words' positions."""
+    """Returns the rules that both formats share: all but those for the positions of words."""
     rules = [
         *conv("patch_embed", names["patch_embed"]),
         *_projection("projection", "", names),
@@ -107,10 +108,10 @@ def _positions(tensors: Tensors, names: Names) -> int | None:
     return tensors[names["pos_embed"]].shape[1] - 1 if names["pos_embed"] in tensors else None
 
 
-def _preprocessing(model: TNT, config: Config) -> str:
-    """What config.json says; without one as both evaluate every model."""
-    said = preprocessing.from_timm(config, model.image_size)
-    return said or preprocessing.cropped(preprocessing.timm_side(model.image_size, CROP), "bicubic", MEAN, STD)
+def _preprocessing(image_size: Size, config: Config) -> str:
+    """Returns what config.json says; without one, the chain with which both codebases evaluate every TNT."""
+    said = preprocessing.from_timm(config, image_size)
+    return said or preprocessing.cropped(preprocessing.timm_side(image_size, CROP), "bicubic", MEAN, STD)
 
 
 # timm
@@ -143,9 +144,12 @@ def _timm_rules(model: TNT) -> list[Rule]:
 
 def _timm_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
     if "blocks.0.proj.bias" in tensors:
-        raise UserError("weights of timm's tnt_s_legacy_patch16_224, another function, which no model here computes")
+        raise UserError("timm's tnt_s_legacy_patch16_224 computes another function than TNT and is not supported")
     fields, options = _architecture(tensors, _TIMM), config.get("model_args") or {}
-    fields |= {"tnt_layers": None, "inner_mlp_dim": 4 * fields["inner_hidden_dim"]}  # timm has no others
+    fields |= {
+        "tnt_layers": None,
+        "inner_mlp_dim": 4 * fields["inner_hidden_dim"],
+    }  # timm supports no others
     match = re.match(r"tnt_([sb])_patch(\d+)_(\d+)", config.get("architecture", ""))
     if match and VARIANTS[match[1].upper()]["hidden_dim"] == fields["hidden_dim"]:
         variant = VARIANTS[match[1].upper()]
@@ -172,7 +176,7 @@ def _timm_config(model: TNT) -> dict[str, Any]:
         "depth": model.num_layers,
         "num_heads_inner": model.inner_num_heads,
         "num_heads_outer": model.num_heads,
-        "mlp_ratio": np.nextafter(model.mlp_dim / model.hidden_dim, np.inf),  # timm truncates its product
+        "mlp_ratio": np.nextafter(model.mlp_dim / model.hidden_dim, np.inf),  # timm truncates the product of the two
         "qkv_bias": model.qkv_bias,
         "first_stride": word_grid(model.patch_size, model.num_words)[0],
     }
@@ -180,13 +184,15 @@ def _timm_config(model: TNT) -> dict[str, Any]:
     return {
         "architecture": "tnt_s_patch16_224",
         "num_classes": model.num_classes or 0,
-        "pretrained_cfg": {"input_size": [model.in_channels, height, width]},  # without one timm reads no model_args
+        "pretrained_cfg": {"input_size": [model.in_channels, height, width]},  # timm ignores model_args without it
         "model_args": options,
     }
 
 
 TIMM = Format(
     name="timm",
+    model=TNT,
+    variants=tuple(VARIANTS),
     base=BASE,
     recognise=lambda names, config: {"blocks.0.attn_out.qk.weight", "pixel_embed.proj.weight"} <= set(names),
     architecture=_timm_architecture,
@@ -241,6 +247,8 @@ def _authors_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
 
 AUTHORS = Format(
     name="tnt",
+    model=TNT,
+    variants=tuple(VARIANTS),
     base=BASE,
     recognise=lambda names, config: {"blocks.0.outer_attn.qk.weight", "patch_embed.proj.weight"} <= set(names),
     architecture=_authors_architecture,

@@ -1,13 +1,14 @@
-"""Weights of the Vision Transformer from Google: vision_transformer (ViT, AugReg) and big_vision, both `.npz`.
+"""Vision Transformer weights from Google: vision_transformer (ViT, AugReg) and big_vision, both `.npz`.
 
-Both imply the tanh GELU and norms of epsilon 1e-6. Their Linen layers are laid out as ours.
+Both imply the tanh GELU and layer norms with epsilon 1e-6. The arrays of their Linen layers are laid out as ours.
 """
 
 import re
 from typing import Any
 
-from vit_jax.models.vit import ViT
-from vit_jax.pretrained import preprocessing, resnet
+from vit_jax.models.vit import VARIANTS, ViT
+from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained.formats import resnet
 from vit_jax.pretrained.names import (
     Config,
     Format,
@@ -94,26 +95,29 @@ def _google_positions(tensors: Tensors) -> int | None:
 
 
 def _without_prefix(tensors: Tensors) -> Tensors:
-    """Training states keep the parameters under a prefix."""
+    """Removes the prefix under which training states store the parameters."""
     return {re.sub(r"^(opt/target/|params/)", "", name): value for name, value in tensors.items()}
 
 
 GOOGLE = Format(
     name="npz",
+    model=ViT,
+    variants=tuple(VARIANTS),
     base="vit:B/16",
     recognise=lambda names, config: any(name.endswith("encoderblock_0/MlpBlock_3/Dense_0/kernel") for name in names),
     architecture=_google_architecture,
     rules=_google_rules,
     given=("image_size",),
     positions=_google_positions,
-    preprocessing=lambda model, config: preprocessing.squashed("bilinear", 0.5, 0.5, antialias=False),
+    preprocessing=lambda image_size, config: preprocessing.squashed("bilinear", 0.5, 0.5, antialias=False),
     resample="zoom",
     container="npz",
     normalise=lambda tensors: resnet.flat_group_norms(_without_prefix(tensors)),
 )
 
 
-# big_vision: positions are added before the class token, which has none; what has no table has sine-cosine positions
+# big_vision adds positions before it prepends the class token, which therefore has none. A file without a position
+# table belongs to a model with sine-cosine positions
 
 _BIG_VISION = {"attention": "MultiHeadDotProductAttention_0", "mlp_norm": "LayerNorm_1", "mlp": "MlpBlock_0"}
 
@@ -140,7 +144,7 @@ def _big_vision_architecture(tensors: Tensors, config: Config) -> dict[str, Any]
 
 
 def _normalise_big_vision(tensors: Tensors) -> Tensors:
-    """Undoes the prefix, blocks that `scan` stacked, the old place of the positions and the old inlined MAP head."""
+    """Undoes the prefix, blocks stacked by `scan`, the old name of the positions and the old inlined MAP head."""
     tensors, stacked = _without_prefix(tensors), "Transformer/encoderblock/"
     unstacked = {}
     for name, value in tensors.items():
@@ -156,6 +160,8 @@ def _normalise_big_vision(tensors: Tensors) -> Tensors:
 
 BIG_VISION = Format(
     name="big_vision",
+    model=ViT,
+    variants=tuple(VARIANTS),
     base="vit:B/16",
     recognise=lambda names, config: any(
         re.search(r"Transformer/encoderblock(_0)?/MlpBlock_0/Dense_0/kernel$", name) for name in names
@@ -164,7 +170,7 @@ BIG_VISION = Format(
     rules=_big_vision_rules,
     given=("image_size",),
     positions=lambda tensors: tensors["pos_embedding"].shape[1] if "pos_embedding" in tensors else None,
-    preprocessing=lambda model, config: preprocessing.big_vision(model.image_size),
+    preprocessing=lambda image_size, config: preprocessing.big_vision(image_size),
     resample="zoom",
     container="npz",
     normalise=_normalise_big_vision,

@@ -1,6 +1,6 @@
-"""Weights of the ResNet that hybrid ViTs start with: what the tables of `vit.py` and `vit_google.py` add for it.
+"""Weights of the ResNet stem of hybrid ViTs: rules for the tables in `vit.py` and `vit_google.py`.
 
-The stem is the same; timm computes it with other small constants (`ResNet.flavour`), which its format implies.
+Both formats have the same stem; timm computes it with other small constants (`ResNet.flavour`), implied by the format.
 """
 
 import re
@@ -11,7 +11,7 @@ from vit_jax.models.vit import ViT
 from vit_jax.pretrained.names import Rule, Tensors, conv, count, flax_layer, norm
 
 _BACKBONE = "patch_embed.backbone"
-# the models of timm that have these stages; their other sizes are options
+# the timm models with these stages; their other sizes are options
 _TIMM_MODELS = {
     (): "vit_tiny_r_s16_p8_224",
     (2, 2, 2, 2): "vit_base_r26_s32_224",
@@ -21,7 +21,7 @@ _TIMM_MODELS = {
 
 
 def google_rules(model: ViT) -> list[Rule]:
-    """Of google-research/vision_transformer: no rule for a model that is no hybrid."""
+    """Returns the rules for google-research/vision_transformer; none apply to a model that is not a hybrid."""
     rules = [*flax_layer("resnet/root_conv", "conv_root"), *flax_layer("resnet/root_norm", "gn_root")]
     for i, j, ours in _units(model):
         theirs = f"block{i + 1}/unit{j + 1}"
@@ -34,12 +34,12 @@ def google_rules(model: ViT) -> list[Rule]:
 
 
 def google_fields(tensors: Tensors) -> dict[str, Any]:
-    """Fields of the stem that an `.npz` tells; none if it is of no hybrid."""
+    """Returns the fields of the stem that an `.npz` determines; none if the model is not a hybrid."""
     if "conv_root/kernel" not in tensors:
         return {}
     *_, in_channels, width = tensors["conv_root/kernel"].shape
     stages = count(tensors, r"block(\d+)/")
-    units = tuple(count(tensors, rf"block{i}/unit(\d+)/") - 1 for i in range(1, stages))  # both are counted from 1
+    units = tuple(count(tensors, rf"block{i}/unit(\d+)/") - 1 for i in range(1, stages))  # both numbers start at 1
     return {
         "in_channels": in_channels,
         "resnet_stages": units,
@@ -49,7 +49,7 @@ def google_fields(tensors: Tensors) -> dict[str, Any]:
 
 
 def flat_group_norms(tensors: Tensors) -> Tensors:
-    """Published hybrids hold scales and biases of group norms as (1, 1, 1, channels), as Flax once did."""
+    """Flattens scales and biases of group norms, stored as (1, 1, 1, channels) in published files."""
     return {
         name: value.reshape(-1) if re.search(r"(^|/)gn(\d+|_root|_proj)/(scale|bias)$", name) else value
         for name, value in tensors.items()
@@ -57,7 +57,7 @@ def flat_group_norms(tensors: Tensors) -> Tensors:
 
 
 def timm_rules(model: ViT) -> list[Rule]:
-    """Of timm: no rule for a model that is no hybrid."""
+    """Returns the rules for timm; none apply to a model that is not a hybrid."""
     stem = f"{_BACKBONE}.stem" if model.resnet_stages else _BACKBONE
     rules = [*conv("resnet/root_conv", f"{stem}.conv"), *norm("resnet/root_norm", f"{stem}.norm")]
     for i, j, ours in _units(model):
@@ -71,7 +71,7 @@ def timm_rules(model: ViT) -> list[Rule]:
 
 
 def timm_fields(tensors: Tensors) -> dict[str, Any]:
-    """Fields of the stem that a state dict tells; none if it is of no hybrid."""
+    """Returns the fields of the stem that a state dict determines; none if the model is not a hybrid."""
     stages = count(tensors, rf"{re.escape(_BACKBONE)}\.stages\.(\d+)\.")
     root = f"{_BACKBONE}.stem.conv.weight" if stages else f"{_BACKBONE}.conv.weight"
     if root not in tensors:
@@ -87,15 +87,15 @@ def timm_fields(tensors: Tensors) -> dict[str, Any]:
 
 
 def timm_model(model: ViT) -> str:
-    """Returns the name of the model of timm that has this stem.
+    """Returns the name of the timm model with this stem.
 
     Raises:
-      UserError: timm has none.
+      UserError: timm has no such model.
     """
     if model.resnet_stages not in _TIMM_MODELS or model.resnet_width != 64:
         raise UserError(
-            f"timm has no hybrid of resnet_stages={model.resnet_stages}, resnet_width={model.resnet_width}: it has "
-            f"{', '.join(map(str, _TIMM_MODELS))} of width 64"
+            f"timm has no hybrid with resnet_stages={model.resnet_stages}, resnet_width={model.resnet_width}; it has "
+            f"stages {', '.join(map(str, _TIMM_MODELS))} with width 64"
         )
     return _TIMM_MODELS[model.resnet_stages]
 

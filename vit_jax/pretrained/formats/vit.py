@@ -1,6 +1,6 @@
-"""Weights of the Vision Transformer from torch: timm (ViT, DeiT) and Hugging Face. Google's are in `vit_google.py`.
+"""Vision Transformer weights from PyTorch: timm (ViT, DeiT) and Hugging Face. Google's are in `vit_google.py`.
 
-Each format implies what no tensor says: the GELU, the epsilon of the norms, the preprocessing.
+Each format implies what no tensor says: the kind of GELU, the epsilon of the norms, the preprocessing.
 """
 
 import re
@@ -10,7 +10,8 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import VARIANTS, ViT
-from vit_jax.pretrained import preprocessing, resnet
+from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained.formats import resnet
 from vit_jax.pretrained.names import (
     Config,
     Format,
@@ -73,7 +74,7 @@ def _timm_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
     options = config.get("model_args") or {}
     pool = options.get("global_pool") or config.get("global_pool") or "token"
     if "cls_token" in tensors and pool != "token":
-        raise UserError(f"a model that pools by {pool!r} beside a class token, which none here does")
+        raise UserError(f"global_pool {pool!r} is not supported for a model with a class token")
     fields = {
         "num_classes": len(tensors["head.weight"]) if "head.weight" in tensors else None,
         "in_channels": in_channels,
@@ -98,7 +99,7 @@ def _timm_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
 
 
 def _timm_heads(architecture: str, hidden_dim: int) -> int | None:
-    """Heads of a model that timm names, as vit_base_patch16_224."""
+    """Returns the number of heads that timm's name for a model implies, such as vit_base_patch16_224."""
     match = re.match(rf"(?:vit|deit)_({'|'.join(_SIZES)})_", architecture)
     variant = VARIANTS[_SIZES[match[1]]] if match else {}
     return variant["num_heads"] if variant.get("hidden_dim") == hidden_dim else None
@@ -116,7 +117,7 @@ def _timm_config(model: ViT) -> dict[str, Any]:
         "embed_dim": model.hidden_dim,
         "depth": model.num_layers,
         "num_heads": model.num_heads,
-        "mlp_ratio": np.nextafter(model.mlp_dim / model.hidden_dim, np.inf),  # timm truncates its product
+        "mlp_ratio": np.nextafter(model.mlp_dim / model.hidden_dim, np.inf),  # timm truncates the product of the two
         "qkv_bias": model.qkv_bias,
         "init_values": model.layer_scale_init,
         "class_token": model.pool == "cls",
@@ -130,13 +131,15 @@ def _timm_config(model: ViT) -> dict[str, Any]:
     return {
         "architecture": "vit_base_patch16_224" if model.resnet_stages is None else resnet.timm_model(model),
         "num_classes": model.num_classes or 0,
-        "pretrained_cfg": {"input_size": [model.in_channels, height, width]},  # without one timm reads no model_args
+        "pretrained_cfg": {"input_size": [model.in_channels, height, width]},  # timm ignores model_args without it
         "model_args": options,
     }
 
 
 TIMM = Format(
     name="timm",
+    model=ViT,
+    variants=tuple(VARIANTS),
     base="vit:B/16",
     recognise=lambda names, config: (
         {"blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= set(names) and "time_embed" not in names
@@ -145,16 +148,16 @@ TIMM = Format(
     rules=_timm_rules,
     given=("image_size", "num_heads"),
     positions=_timm_positions,
-    preprocessing=lambda model, config: preprocessing.from_timm(config, model.image_size),
+    preprocessing=lambda image_size, config: preprocessing.from_timm(config, image_size),
     resample="bicubic",
     config=_timm_config,
     container="folder",
 )
 
 
-# Hugging Face: with a head ViTForImageClassification, without ViTModel, whose pooler is our representation layer
+# Hugging Face: ViTForImageClassification with a head, ViTModel without; ViTModel's pooler is our representation layer
 
-_HUGGING_FACE_NAMES = {  # transformers 5 names its modules otherwise than its files
+_HUGGING_FACE_NAMES = {  # transformers 5 gives its modules other names than its files
     r"layers\.(\d+)\.attention\.q_proj": r"encoder.layer.\1.attention.attention.query",
     r"layers\.(\d+)\.attention\.k_proj": r"encoder.layer.\1.attention.attention.key",
     r"layers\.(\d+)\.attention\.v_proj": r"encoder.layer.\1.attention.attention.value",
@@ -251,6 +254,8 @@ def _normalise_hugging_face(tensors: Tensors) -> Tensors:
 
 HUGGING_FACE = Format(
     name="huggingface",
+    model=ViT,
+    variants=tuple(VARIANTS),
     base="vit:B/16",
     recognise=lambda names, config: (
         config.get("model_type", "vit") == "vit"  # TimesformerModel has the same embeddings
@@ -260,7 +265,7 @@ HUGGING_FACE = Format(
     rules=_hugging_face_rules,
     given=("image_size", "num_heads"),
     positions=_hugging_face_positions,
-    preprocessing=lambda model, config: preprocessing.from_hugging_face(config, model.image_size),
+    preprocessing=lambda image_size, config: preprocessing.from_hugging_face(config, image_size),
     resample="bicubic_plain",
     config=_hugging_face_config,
     container="folder",
