@@ -220,7 +220,7 @@ def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Tas
     name = config.task.name
     if name not in TASKS and not extensions.is_import_path(name):
         raise UserError(f"unknown config.task.name {name!r}{nearest(name, TASKS)}")
-    cls = extensions.load_object(TASKS.get(name, name), "config.task.name")
+    cls = extensions.load_object(TASKS.get(name) or name, "config.task.name")
     if encoder.key not in cls.modalities:
         able = [known for known, path in TASKS.items() if encoder.key in extensions.load_object(path, "").modalities]
         hint = f"; {able[0]!r} does" if able else ""
