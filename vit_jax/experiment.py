@@ -217,7 +217,7 @@ def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Tas
     Raises:
       UserError: A name or a field is wrong, or the task does not learn from this kind of data.
     """
-    name = config.task.name
+    name: str = config.task.name
     if name not in TASKS and not extensions.is_import_path(name):
         raise UserError(f"unknown config.task.name {name!r}{nearest(name, TASKS)}")
     cls = extensions.load_object(TASKS.get(name) or name, "config.task.name")
