@@ -10,7 +10,7 @@ from vit_jax.data.image import geometry
 from vit_jax.data.video.sampling import Segments, Stride
 from vit_jax.errors import UserError
 from vit_jax.experiment import make_model, make_preprocessing, make_task
-from vit_jax.models.space_time import ATTENTIONS
+from vit_jax.models.blocks.timesformer import ATTENTIONS
 from vit_jax.optimizer import make_schedule
 from vit_jax.train import Plan, init_state
 

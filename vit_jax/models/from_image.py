@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vit_jax.models.blocks.timesformer import ATTENTIONS
 from vit_jax.models.positions import resample
-from vit_jax.models.space_time import ATTENTIONS
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.models.vit import ViT
 
