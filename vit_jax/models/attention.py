@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, its kernels, and the multi-head layer that every family uses.
+"""Scaled dot-product attention, its kernels, and multi-head attention.
 
 Attention Is All You Need (arXiv:1706.03762), equation 1 and section 3.2.2.
 """
@@ -157,7 +157,9 @@ def _kernel(name: str) -> Callable[..., Array]:
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of tokens, which a decoder caches instead of projecting the tokens again at every step.
+    """Keys and values of tokens, as a decoder caches them.
+
+    It need not project earlier tokens again at every step.
 
     Attributes:
       key: `(*batch, keys, heads, qk_head_dim)`.
@@ -168,7 +170,9 @@ class KeyValues(NamedTuple):
     value: Float[Array, "*batch keys heads v_head_dim"]
 
     def insert(self, new: "KeyValues", position: int | Int[Array, ""]) -> "KeyValues":
-        """Return a copy with `new` written from `position` on. The caller must mask positions not yet written."""
+        """Return a copy with `new` written from `position` on.
+
+        The caller must mask positions that are not yet written."""
 
         def put(old, new):
             return jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=old.ndim - 3)
@@ -177,7 +181,7 @@ class KeyValues(NamedTuple):
 
 
 class MultiHeadAttention(TypedModule):
-    """Multi-head attention of `queries` to `keys`, or to themselves if `keys` is None (section 3.2.2).
+    """Multi-head attention (section 3.2.2) of `queries` to `keys`, or to themselves.
 
         head_h = softmax(Q_h K_h^T / sqrt(qk_head_dim)) V_h,   y = concat(head_1, ..., head_n) W_out + b_out
         Q_h = queries W_query,h + b_query,h,   K_h = keys W_key,h + b_key,h,   V_h = keys W_value,h + b_value,h
@@ -265,7 +269,9 @@ class MultiHeadAttention(TypedModule):
         return out, weights if return_weights else None
 
     def key_values(self, keys: Float[Array, "*batch keys kv_dim"]) -> KeyValues:
-        """Project tokens as `__call__` does, which accepts the result in their place. The module must be bound."""
+        """Project tokens as `__call__` does, which accepts the result in their place.
+
+        The module must be bound to its parameters."""
         params = self.variables["params"]
 
         def project(name):
@@ -275,7 +281,7 @@ class MultiHeadAttention(TypedModule):
         return KeyValues(project("key"), project("value"))
 
     def empty_key_values(self, *shape: int) -> KeyValues:
-        """Return zeros that `KeyValues.insert` fills, for tokens of that shape. The module must be bound.
+        """Return zeros that `KeyValues.insert` fills; the module must be bound.
 
         Args:
           shape: `(*batch, tokens)`.

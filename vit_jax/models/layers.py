@@ -1,4 +1,4 @@
-"""The layers every family shares: linear layer, patch embedding, MLP, drop path, layer scale; initial values."""
+"""The layers that all families share: linear, patch embedding, MLP, drop path, layer scale."""
 
 import functools
 import math
@@ -31,12 +31,14 @@ def check_choices(model: nn.Module, **choices: Collection[str]) -> None:
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """Return float32 for dtypes that are narrower, else the dtype itself: heads and softmax compute in it."""
+    """Return float32 if the dtype is narrower, else the dtype itself.
+
+    Heads and softmax compute in it."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def torch_uniform(fan_in: int) -> Callable:
-    """Return torch's default initializer: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in).
+    """Return torch's default initializer, uniform within +-1 / sqrt(fan_in).
 
     torch uses it for the kernels and the biases of its convolutions and linear layers.
     """
@@ -65,7 +67,9 @@ class TypedModule(nn.Module, kw_only=True):
 
 
 class Dense(TypedModule):
-    """Linear layer on the last axes: y = x W + b, with the parameters and initial values of `nn.DenseGeneral`.
+    """Linear layer on the last axes: y = x W + b.
+
+    Its parameters and initial values are those of `nn.DenseGeneral`.
 
     The product is always one of two matrices: batch axes, input axes and output axes are each flattened first. Its
     gradients are then products of matrices too, and a CPU need not copy tokens and kernels into another layout for
@@ -157,7 +161,7 @@ class MLP(TypedModule):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for whole examples (Deep Networks with Stochastic Depth, arXiv:1603.09382).
+    """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382).
 
     While training, y = x k / (1 - rate), where k is drawn once for each example: 0 with probability `rate`, else 1. The
     mean of y is x, so evaluation leaves x as it is.
@@ -174,7 +178,7 @@ class DropPath(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Multiplies each channel of a residual branch by a learned scale: y_c = s_c x_c (CaiT, arXiv:2103.17239).
+    """Multiplies each channel by a learned scale: y_c = s_c x_c (CaiT, arXiv:2103.17239).
 
     Attributes:
       init_value: Initial value of all scales; None makes the layer the identity, without parameters.

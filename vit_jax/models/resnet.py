@@ -31,7 +31,7 @@ FLAVOURS = {
 
 
 class StdConv(TypedModule):
-    """Convolution with a standardised kernel, without bias (Weight Standardization, arXiv:1903.10520).
+    """Convolution with a standardised kernel and no bias (arXiv:1903.10520).
 
     y = conv(x, (W - mean(W)) / std(W)), mean and standard deviation being those of each output channel. The padding is
     SAME: a size n becomes ceil(n / stride).

@@ -1,4 +1,7 @@
-"""TimeSformer: Is Space-Time Attention All You Need for Video Understanding? (arXiv:2102.05095)."""
+"""TimeSformer: Is Space-Time Attention All You Need for Video Understanding?
+
+arXiv:2102.05095.
+"""
 
 import functools
 import math
@@ -174,16 +177,17 @@ class TimeSformer(VisionModel):
         return functools.partial(TimeSformerBlock, (frames, *self.grid), **fields, **self._block_fields())
 
     def _separate_frames(self, x: Array, batch: int) -> Array:
-        """Restore the axis of the frames, which the blocks of `space_only` see as examples of the batch."""
+        """Restore the axis of the frames, which are examples to the blocks of `space_only`."""
         if self.attention_type != "space_only":
             return x
         return x.reshape(batch, self.num_frames, *x.shape[1 if x.ndim == 3 else 2 :])
 
 
 def build(variant: str, **overrides: Any) -> TimeSformer:
-    """Build a TimeSformer from a variant such as `B/16`, `B/16-HR` or `S/32`, and fields that override it.
+    """Build a TimeSformer from a variant and fields that override it.
 
-    A variant is a size of ViT, a patch size in pixels, and optionally one of `PRESETS`.
+    A variant, such as `B/16`, `B/16-HR` or `S/32`, is a size of ViT, a patch size in pixels, and optionally one of
+    `PRESETS`.
 
     Raises:
       ValueError: The variant is unknown, or the fields do not fit together.

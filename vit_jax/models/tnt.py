@@ -1,4 +1,7 @@
-"""Transformer in Transformer (arXiv:2103.00112): images as sentences (patches) of words (parts of a patch)."""
+"""Transformer in Transformer (arXiv:2103.00112).
+
+Images are sentences (patches) of words (parts of a patch).
+"""
 
 import functools
 from collections.abc import Callable, Collection

@@ -1,4 +1,4 @@
-"""Transformer: Attention Is All You Need (arXiv:1706.03762); also its encoder or its decoder alone."""
+"""Transformer: Attention Is All You Need (arXiv:1706.03762); or one half of it."""
 
 import functools
 from collections.abc import Collection
@@ -165,9 +165,10 @@ class Transformer(TypedModule):
         train: bool,
         capture: Collection[str] = (),
     ) -> Outputs:
-        """Return the logits `(batch, target, vocab_size)`, in float32 or wider; or the tokens of an `encoder`.
+        """Return the logits `(batch, target, vocab_size)`, in float32 or wider.
 
-        An encoder or a decoder alone takes a single sequence, as the first argument.
+        An `encoder` returns its tokens instead. An encoder or a decoder alone takes a single sequence, as the first
+        argument.
 
         With `capture`, return the result and a dict of the values it names:
 
@@ -239,7 +240,7 @@ class Transformer(TypedModule):
         return self._run("encoder", stream, train=train, capture=capture)
 
     def _embed_tokens(self, side, tokens, position=None, *, train):
-        """Embed a sequence of tokens, or tokens that are all at `position`; `side` is source or target."""
+        """Embed a sequence of tokens of `side`, source or target; or tokens all at `position`."""
         if position is None:
             position = jnp.arange(tokens.shape[1])
             self._check_length(tokens.shape[1])
@@ -260,7 +261,7 @@ class Transformer(TypedModule):
             )
 
     def _run(self, side, stream, *, train, capture):
-        """Run the encoder or the decoder; return its tokens, and those values named in `capture` that it has."""
+        """Run the encoder or the decoder; return its tokens, and what it has of `capture`."""
         # BlockStack knows `attention/i`, a dict of self- and cross-attention weights, and `tokens/i`, a Stream.
         names = {
             name.removeprefix(f"{side}/").removeprefix("cross_") for name in capture if name.startswith(f"{side}/")
@@ -285,9 +286,10 @@ class Transformer(TypedModule):
 
 
 def build(variant: str, **overrides: Any) -> Transformer:
-    """Build the Transformer `base` or `big`, with fields that override it; so are the other rows of Table 3 made.
+    """Build the Transformer `base` or `big`, with fields that override it.
 
-    The dropout of `big` is that for English to German; for English to French the paper uses 0.1.
+    The other rows of Table 3 are overrides of `base`. The dropout of `big` is that for English to German; for English
+    to French the paper uses 0.1.
 
     Raises:
       ValueError: The variant is unknown, or the fields do not fit together.

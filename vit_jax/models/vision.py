@@ -1,4 +1,4 @@
-"""What ViT, TNT and TimeSformer have in common: fields, grid, checks, class token, final norm and head."""
+"""What ViT, TNT and TimeSformer have in common."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -16,7 +16,9 @@ Outputs = Float[Array, "batch outputs"] | tuple[Float[Array, "batch outputs"], d
 
 
 class VisionModel(TypedModule):
-    """Base class of the models of images and videos, which all compute
+    """Base class of the models of images and videos.
+
+    They all compute
 
         x = blocks(dropout(embed(inputs))),   pooled = pool(LayerNorm(x)),   logits = pooled W + b.
 
@@ -90,7 +92,10 @@ class VisionModel(TypedModule):
         return tokens[:, 0] if first else None, patches
 
     def check(self, **choices: Collection[str]) -> None:
-        """Check the fields: each of `choices` against its values, heads against widths, patches against the image.
+        """Check that the fields have supported values and fit together.
+
+        Args:
+          choices: The supported values of further fields.
 
         Raises:
           ValueError: A field has a value that is not supported, or two fields do not fit together.
@@ -111,7 +116,7 @@ class VisionModel(TypedModule):
             )
 
     def _block_fields(self) -> dict[str, Any]:
-        """Return the fields that every block takes from its model, the sizes of its heads and its MLP excepted."""
+        """Return the fields that every block takes from its model unchanged."""
         names = ("gelu", "qkv_bias", "dropout_rate", "attention_dropout_rate", "norm_epsilon", "attention_kernel")
         return {name: getattr(self, name) for name in names} | self.types
 
@@ -130,7 +135,7 @@ class VisionModel(TypedModule):
         return nn.LayerNorm(epsilon=self.norm_epsilon, name="norm", **self.types)
 
     def _head(self, kernel_init: Callable, bias_init: Callable = nn.initializers.zeros) -> Callable[[Array], Array]:
-        """Return the head, which computes in float32 or wider; the identity if `num_classes` is None."""
+        """Return the head, in float32 or wider; the identity if `num_classes` is None."""
         if self.num_classes is None:
             return lambda pooled: pooled
         return Dense(

@@ -58,7 +58,7 @@ class PositionedBlock(EncoderBlock):
 
 
 class SharedPositionsBlock(EncoderBlock):
-    """An `EncoderBlock` of the pair (tokens, positions): adds the positions to the tokens and passes them on."""
+    """An `EncoderBlock` of a pair: adds positions to the tokens, and passes the positions on."""
 
     @nn.compact
     def __call__(
@@ -95,7 +95,7 @@ class AttentionPool(TypedModule):
 
 
 class ViT(VisionModel):
-    """Vision Transformer for images of any size, square or not; a hybrid if `resnet_stages` is given.
+    """Vision Transformer for images of any size, square or not.
 
         x = [cls_token; patches E + b] + positions
         x = block_L(... block_1(dropout(x)))                   see `EncoderBlock`
@@ -191,7 +191,7 @@ class ViT(VisionModel):
         return with_captured(logits, captured, capture, self.num_layers)
 
     def _positions(self) -> Float[Array, "tokens hidden_dim"] | None:
-        """Return the positions that belong to the model; None if there are none, or if each block has its own."""
+        """Return the positions that belong to the model; None if only blocks have any."""
         if self.pos_embed in ("relative", "none") or self.pos_embed_at == "every_layer":
             return None
         sizes = (self.grid, self.hidden_dim, self.has_class_token)
@@ -228,10 +228,10 @@ class ViT(VisionModel):
 
 
 def build(variant: str, **overrides: Any) -> ViT:
-    """Build a ViT from a variant such as `B/16`, `H/14` or `R50+B/16`, and fields that override it.
+    """Build a ViT from a variant and fields that override it.
 
-    A variant is a size of `VARIANTS` and a patch size in pixels, or a hybrid: `HYBRIDS` has R50/16, whose size is
-    inserted before the slash.
+    A variant is a size of `VARIANTS` and a patch size in pixels, such as `B/16` or `H/14`; or one of `HYBRIDS`, such as
+    `R50/16`, with a size before the slash: `R50+B/16`.
 
     Raises:
       ValueError: The variant is unknown, or the fields do not fit together.

@@ -1,4 +1,4 @@
-"""A stack of blocks: unrolled or scanned, with or without rematerialisation, and with captured intermediate values."""
+"""A stack of blocks: unrolled or scanned, rematerialised or not, with captured values."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -86,7 +86,7 @@ class BlockStack(nn.Module):
 
 
 def with_captured(output: Any, captured: dict[str, Any], capture: Collection[str], num_layers: int) -> Any:
-    """Return `output` alone, or with `capture` the pair of `output` and a dict of the values it names.
+    """Return `output`, or with `capture` the pair of it and a dict of the values named.
 
     Raises:
       ValueError: `capture` names what is not in `captured`.

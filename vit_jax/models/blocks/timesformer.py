@@ -1,4 +1,4 @@
-"""Attention in space and time: which patches of a video attend to each other, and the block that computes it.
+"""Attention in space and time: which patches of a video attend to each other.
 
 TimeSformer (arXiv:2102.05095), section 3 and figures 1 and 2.
 """
@@ -98,7 +98,7 @@ def split_sequences(
 
 
 def attention_mask(grid: tuple[int, int, int], attention: str, has_cls: bool) -> Bool[Array, "*mask"] | None:
-    """Return the mask of an attention, True where a query may attend; None if every query may attend to every key.
+    """Return the mask of an attention, True where a query may attend; None without a mask.
 
     `local`: a patch attends to a window of H/2 rows and W/2 columns around it, in all frames. Halves are rounded up. If
     the window cannot be centred, it extends one further up or to the left; at the borders it is shifted inwards. All
@@ -133,7 +133,7 @@ def attention_mask(grid: tuple[int, int, int], attention: str, has_cls: bool) ->
 
 
 class TimeSformerBlock(TypedModule):
-    """The attentions of a scheme, each with a residual, then an MLP (figure 1; equations 5 to 9).
+    """The attentions of a scheme, then an MLP, all residual (figure 1, equations 5 to 9).
 
         x = x + A(x)                      for each attention in turn, except the last
             A(x) = drop_path(dropout(Attention(LayerNorm(x)))) W_out + b_out
@@ -174,7 +174,7 @@ class TimeSformerBlock(TypedModule):
         return_weights: bool = False,
         train: bool,
     ) -> tuple[Float[Array, "batch tokens hidden_dim"], dict[str, Array] | None]:
-        """Return the new tokens, and a dict of attention weights if `return_weights` is set, else None.
+        """Return the new tokens, and a dict of attention weights if asked for, else None.
 
         Its keys are the names in `ATTENTIONS`, its values `(batch, sequences, heads, tokens, tokens)`.
         """
@@ -192,7 +192,9 @@ class TimeSformerBlock(TypedModule):
         return x, weights if return_weights else None
 
     def _attend(self, attention, x, drop_path_rate, return_weights, train):
-        """Return the residual branch of one attention, zero for a class token that is left out, and its weights."""
+        """Return the residual branch of one attention, and its weights.
+
+        The branch is zero for a class token that is left out."""
         batch, _, hidden_dim = x.shape
         is_last = attention == ATTENTIONS[self.attention_type][-1]
         has_cls = is_last or self.cls_in_temporal_attention

@@ -1,4 +1,4 @@
-"""The parts of Transformer in Transformer (arXiv:2103.00112): from pixels to words, from words to sentences, the block.
+"""The parts of Transformer in Transformer (arXiv:2103.00112).
 
 A sentence is the token of a patch, and a word the token of a part of a patch.
 """
@@ -21,7 +21,7 @@ INIT = nn.initializers.normal(0.02)  # the authors truncate it at -2 and 2, whic
 
 
 def word_grid(patch_size: tuple[int, int], num_words: int) -> tuple[int, tuple[int, int]]:
-    """Return the stride between words, in pixels, and the number of words in a column and in a row of a patch.
+    """Return the stride of words in pixels, and their grid (rows, columns) in a patch.
 
     A stride s gives ceil(height / s) by ceil(width / s) words, as the authors' padded convolution does. If several
     strides give `num_words`, the smallest is taken.
@@ -77,7 +77,9 @@ class WordEmbed(TypedModule):
 
 
 class SentenceProjection(TypedModule):
-    """Projects the words of each patch to a sentence: y = LayerNorm(LayerNorm(concat(words)) W + b).
+    """Projects the words of each patch to a sentence.
+
+        y = LayerNorm(LayerNorm(concat(words)) W + b)
 
     Both norms follow the authors' code; the paper has the projection only.
 
@@ -102,7 +104,7 @@ class SentenceProjection(TypedModule):
 
 
 class SqueezeExcitation(TypedModule):
-    """Scales each channel by a function of the mean over the tokens (Squeeze-and-Excitation, arXiv:1709.01507).
+    """Scales each channel by a function of the mean token (arXiv:1709.01507).
 
         y = x * tanh(relu(LayerNorm(mean(x)) W_in + b_in) W_out + b_out),   W_in to a quarter of the width
 
@@ -150,9 +152,9 @@ class TNTBlock(TypedModule):
         return_weights: bool = False,
         train: bool,
     ) -> tuple[tuple[Array, Array], dict[str, Array | None]]:
-        """Return new words and sentences, and a dict of the attention weights of `inner` and `outer`.
+        """Return new words and sentences, and a dict of attention weights.
 
-        The weights are None unless `return_weights` is set.
+        Its keys are `inner` and `outer`, its values None unless `return_weights` is set.
         """
         words, sentences = x
         options: dict[str, Any] = {"return_weights": return_weights, "train": train}

@@ -1,4 +1,4 @@
-"""The block of the Transformer's encoder and decoder (Attention Is All You Need, arXiv:1706.03762, section 3.1)."""
+"""The block of the Transformer's encoder and decoder (arXiv:1706.03762, section 3.1)."""
 
 import functools
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class FeedForward(TypedModule):
 
 
 class Stream(NamedTuple):
-    """Input and output of a block: the tokens, which each block replaces, and what they may attend to.
+    """Input and output of a block: the tokens, and what they may attend to.
 
     Attributes:
       tokens: `(batch, tokens, hidden_dim)`.
@@ -43,9 +43,9 @@ class Stream(NamedTuple):
 
 
 class Block(TypedModule):
-    """Block of the encoder or the decoder: self-attention, cross-attention to a memory if there is one, feed-forward.
+    """Block of the encoder or the decoder (section 3.1).
 
-    Each of these sub-layers is residual (section 3.1):
+    Its sub-layers are self-attention, cross-attention if there is a memory, and `FeedForward`. Each is residual:
 
         post-norm:  x = LayerNorm(x + dropout(sublayer(x)))       as published
         pre-norm:   x = x + dropout(sublayer(LayerNorm(x)))
@@ -96,7 +96,7 @@ class Block(TypedModule):
     def __call__(
         self, x: Stream, drop_path_rate: Any = 0.0, *, return_weights: bool = False, train: bool
     ) -> tuple[Stream, dict[str, Array | None] | None]:
-        """Return the stream with new tokens, and a dict of attention weights if `return_weights` is set, else None.
+        """Return the stream with new tokens; also a dict of attention weights, or None.
 
         Its keys are `attention` and `cross_attention`.
 
@@ -114,15 +114,19 @@ class Block(TypedModule):
     def start(
         self, memory: Float[Array, "batch source hidden_dim"] | None, shape: tuple[int, ...]
     ) -> tuple[KeyValues, KeyValues | None]:
-        """Return what `step` needs: an empty cache for tokens of `shape`, and keys and values of the memory."""
+        """Return what `step` needs: an empty cache, and keys and values of the memory.
+
+        Args:
+          shape: `(batch, beams, length)` of the tokens to cache."""
         projected = None if memory is None else self.cross_attention.key_values(memory)
         return self.attention.empty_key_values(*shape), projected
 
     def step(self, x: Stream, past: KeyValues, position: int | Int[Array, ""]) -> tuple[Stream, KeyValues]:
-        """Compute one more token of every beam, `(batch, beams, hidden_dim)`, given the keys and values before it.
+        """Compute one more token of every beam from the keys and values before it.
 
-        Self-attention treats each beam as a sequence of its own. Cross-attention treats the beams as tokens of one
-        sequence, which share a memory, so that the memory need not be copied for each.
+        The tokens are `(batch, beams, hidden_dim)`. Self-attention treats each beam as a sequence of its own.
+        Cross-attention treats the beams as tokens of one sequence, which share a memory, so that the memory need not be
+        copied for each.
 
         Returns:
           The stream with the new tokens, and `past` with their keys and values written at `position`.
