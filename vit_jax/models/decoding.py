@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from vit_jax.models.transformer import Transformer
 
-# step(tokens, past, position) -> (logits, past). `tokens` are those at `position`, `(batch, beams)`. `past` is any
-# pytree of arrays that start with these two axes. The logits are those of the next tokens, `(batch, beams,
-# vocab_size)`.
+# step(tokens, past, position) -> (logits, past). `tokens`, `(batch, beams)`, are those at `position`. `past` is any
+# pytree of arrays that start with these two axes. `logits`, `(batch, beams, vocab_size)`, are those of the next tokens.
 Step = Callable[[Array, Any, Array], tuple[Array, Any]]
 
 
@@ -60,8 +59,8 @@ def translate(
       eos_id: Token id with which a translation ends.
       beam_size: Number of hypotheses kept for each source.
       alpha: Exponent of `length_penalty`.
-      extra_length: A translation has at most this many tokens more than its source, both counted with `eos_id`. Learned
-        positions also limit it to `model.max_length`.
+      extra_length: A translation, including `eos_id`, has at most this many tokens more than its source. With learned
+        positions it also has at most `model.max_length`.
 
     Raises:
       ValueError: The model has no encoder or no decoder, `beam_size` is less than 1, or `alpha` is negative.

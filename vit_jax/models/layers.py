@@ -33,7 +33,8 @@ def check_choices(model: nn.Module, **choices: Collection[str]) -> None:
 def at_least_float32(dtype: Any) -> Any:
     """Return float32 if the dtype is narrower, else the dtype itself.
 
-    Heads and softmax compute in it."""
+    Heads and softmax compute in it.
+    """
     return jnp.promote_types(dtype, jnp.float32)
 
 

@@ -18,9 +18,12 @@ def sincos2d(
 ) -> Float[Array, "grid_height grid_width hidden_dim"]:
     """Return fixed sine-cosine positions (MoCo v3, arXiv:2104.02057).
 
-    "Better plain ViT baselines" (arXiv:2205.01580) uses them. The position of the patch in row y and column x is
-    concat(sin(x w), cos(x w), sin(y w), cos(y w)). With n = hidden_dim / 4, the frequencies are w_i = temperature^(-i /
-    (n - 1)) for i = 0 to n - 1. This is the order of google-research/big_vision.
+    The position of the patch in row y and column x is
+
+        concat(sin(x w), cos(x w), sin(y w), cos(y w)),   w_i = temperature^(-i / (n - 1)),   i = 0, ..., n - 1
+
+    with n = hidden_dim / 4. The channels have this order in google-research/big_vision, whose "Better plain ViT
+    baselines" (arXiv:2205.01580) use these positions.
 
     Raises:
       ValueError: `hidden_dim` is not divisible by 4.
@@ -134,8 +137,7 @@ def resample(
     return positions
 
 
-# Each function returns a matrix of weights (new, old): along one axis, the new values are its product with the old
-# ones.
+# Each function returns the matrix (new, old) whose product with the old values along one axis gives the new ones.
 
 
 def _nearest(old: int, new: int) -> np.ndarray:

@@ -53,10 +53,13 @@ class TimeSformer(VisionModel):
     Initial values are those of the authors' code, for training that starts from an image model: kernels, tokens and
     positions N(0, 0.02); zero for positions in time and for the output projections of attentions before the last;
     torch's default for the patches (`torch_uniform`). `weight_init="scratch"` is for training from random values, which
-    the authors do not do. Deviations: tokens are ordered by frame, row, column (authors: row, column, frame). The class
-    token's position is a parameter of its own (`cls_pos`).
+    the authors do not do.
+    Deviations: tokens are ordered by frame, row, column (authors: row, column, frame). The class token's position is a
+    parameter of its own (`cls_pos`).
 
-    Attributes (see also `VisionModel`):
+    Fields that are not listed here are those of `VisionModel`.
+
+    Attributes:
       attention_type: `space_only`, `joint_space_time`, `divided_space_time`, `sparse_local_global` or `axial`.
       divided_order: Order of the attentions of `divided_space_time`: `time_first` (published), `space_first`, or
         `parallel`, where both see the block's input and both are added to it (section 4.1).

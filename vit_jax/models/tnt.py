@@ -42,7 +42,9 @@ class TNT(VisionModel):
     Deviations: the class token's position is a parameter of its own (`cls_pos`), so that `pos_embed` remains a grid.
     The authors' `outer_tokens`, which are frozen and unused, are left out.
 
-    Attributes (see also `VisionModel`):
+    Fields that are not listed here are those of `VisionModel`.
+
+    Attributes:
       hidden_dim, mlp_dim, num_heads: Sizes of the outer blocks, on sentences.
       inner_hidden_dim, inner_mlp_dim, inner_num_heads: Sizes of the inner blocks, on words.
       num_words: Words per patch. Their distance follows from it, see `word_grid`: 16 words in 16 x 16 pixels are 4

@@ -111,7 +111,9 @@ class ViT(VisionModel):
     head is zero in fine-tuning.
     Deviation: the class token's position is a parameter of its own (`cls_pos`), so that `pos_embed` remains a grid.
 
-    Attributes (see also `VisionModel`):
+    Fields that are not listed here are those of `VisionModel`.
+
+    Attributes:
       patch_size: (height, width) in pixels; in a hybrid, in positions of the feature map.
       pool: `cls` (the class token), `gap` (mean of the patches) or `map` (`AttentionPool`). The last two have no class
         token.
