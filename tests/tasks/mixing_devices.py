@@ -88,6 +88,10 @@ def largest_share(tree):
     return max(sum(buffers.values()) for buffers in held.values()) / sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
+def equal(ours, theirs):
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
+
+
 def sharded():
     """Yields what a device holds of a state under fsdp, from its initialisation to its restoration."""
     model, tx, task = Perceptron(2**14), optax.adam(1e-3), Classification(CLASSES, mixup_alpha=0.8)
@@ -95,8 +99,7 @@ def sharded():
     for strategy in STRATEGIES:
         parallel = make_parallel(strategy)
         state = parallel.init_state(lambda: make_state(model, tx))
-        equal = [np.array_equal(ours, theirs) for ours, theirs in zip(*map(jax.tree.leaves, (state, reference)))]
-        yield f"{strategy} equal", all(equal)
+        yield f"{strategy} equal", equal(state, reference)
         placed = parallel.put_state(reference)
         same = jax.tree.map(lambda x, y: x.sharding.is_equivalent_to(y.sharding, x.ndim), state, placed)
         yield f"{strategy} placement", all(jax.tree.leaves(same))
@@ -127,8 +130,7 @@ def sharded():
         restored, _ = checkpoints.restore_latest(abstract)
         checkpoints.close()
     yield "restored", largest_share(reference)
-    equal = [np.array_equal(ours, theirs) for ours, theirs in zip(*map(jax.tree.leaves, (restored, expected)))]
-    yield "restored equal", all(equal)
+    yield "restored equal", equal(restored, expected)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,6 @@ def test_what_goes_wrong_in_joining_is_one_line(calls, monkeypatch):
     with pytest.raises(UserError) as caught:
         initialize_distributed()
     assert str(caught.value) == (
-        "Cannot join the processes of this job: Kubernetes API Error: 403 not permitted. Use --num_processes=1 to run a "
-        "single process."
+        "Cannot join the processes of this job: Kubernetes API Error: 403 not permitted. "
+        "Use --num_processes=1 to run a single process."
     )
