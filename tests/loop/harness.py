@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from vit_jax.config import Config, default_config
-from vit_jax.errors import Interrupted  # noqa: F401
+from vit_jax.errors import Interrupted
 from vit_jax.tasks import Sum, weighted_sum
 from vit_jax.tasks.classification import Classification
 from vit_jax.train import TrainState, train_and_evaluate, train_step
@@ -199,9 +199,7 @@ PLACES = {
     "after evaluation is written": lambda step, action: hooked(
         Metrics, "write", after=_when(lambda at, split, *_: (at, split) == (step, "eval"), action)
     ),
-    "before saving": lambda step, action: hooked(
-        Checkpoints, "save", before=_when(lambda at, *_: at == step, action)
-    ),
+    "before saving": lambda step, action: hooked(Checkpoints, "save", before=_when(lambda at, *_: at == step, action)),
     "after saving": lambda step, action: hooked(Checkpoints, "save", after=_when(lambda at, *_: at == step, action)),
 }
 

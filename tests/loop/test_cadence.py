@@ -88,7 +88,9 @@ def test_an_evaluation_without_a_checkpoint_is_never_the_best(tmp_path, images):
 
 def pixels(images, split):
     """Returns the normalized pixels of a split, one row an image, and the labels."""
-    files = [(path, label) for label, name in enumerate(("cat", "dog")) for path in sorted((images / split / name).iterdir())]
+    files = [
+        (path, label) for label, name in enumerate(("cat", "dog")) for path in sorted((images / split / name).iterdir())
+    ]
     x = np.stack([np.asarray(Image.open(path), np.float64).ravel() for path, _ in files]) / 255
     return (x - 0.5) / 0.5, np.array([label for _, label in files])
 

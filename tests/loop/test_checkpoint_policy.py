@@ -117,7 +117,9 @@ def test_the_newest_is_restored_and_nothing_where_there_is_none(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=3)
     assert checkpoints.restore_latest(abstract) is None
     for step in (1, 2):
-        checkpoints.save(step, State({"w": jnp.asarray(weights_of(step))}), {**META, "window": {"loss": [step, 1]}}, None)
+        checkpoints.save(
+            step, State({"w": jnp.asarray(weights_of(step))}), {**META, "window": {"loss": [step, 1]}}, None
+        )
     checkpoints.wait()
     state, meta = checkpoints.restore_latest(abstract)
     np.testing.assert_array_equal(state.params["w"], weights_of(2))

@@ -69,7 +69,9 @@ def test_rows_come_back_in_the_order_of_the_batch(found, strategy):
 @pytest.mark.parametrize("accum_steps", [1, 2])
 @pytest.mark.parametrize("strategy", ["pmap", "fsdp"])
 def test_an_update_and_all_of_its_metrics_are_those_of_the_whole_batch(found, strategy, accum_steps):
-    ours = {name.split("/", 2)[2]: x for name, x in found.items() if name.startswith(f"{strategy}/update {accum_steps}/")}
+    ours = {
+        name.split("/", 2)[2]: x for name, x in found.items() if name.startswith(f"{strategy}/update {accum_steps}/")
+    }
     batch, kernel = example_batch(), example_kernel().astype(np.float64)
     inputs, mask = batch["inputs"].astype(np.float64), batch["mask"]
     error = (inputs @ kernel - batch["target"]) * mask
@@ -100,9 +102,7 @@ def test_an_update_and_all_of_its_metrics_are_those_of_the_whole_batch(found, st
 
 @pytest.mark.parametrize(("strategy", "accum_steps", "different"), [("pmap", 1, 4), ("pmap", 2, 8), ("fsdp", 2, 2)])
 def test_every_device_and_micro_batch_draws_its_own_numbers(found, strategy, accum_steps, different):
-    dropout, mix = (
-        found[f"{strategy}/update {accum_steps}/{name}_number/value"][:8] for name in ("dropout", "mix")
-    )
+    dropout, mix = (found[f"{strategy}/update {accum_steps}/{name}_number/value"][:8] for name in ("dropout", "mix"))
     assert len(np.unique(dropout)) == different  # fsdp is one program, in which a micro-batch draws for all devices
     assert len(np.unique(mix)) == 1
 
@@ -110,7 +110,9 @@ def test_every_device_and_micro_batch_draws_its_own_numbers(found, strategy, acc
 @pytest.mark.parametrize(("devices", "batch_size", "accum_steps", "way_out"), [
     (1, 8, 3, "6"), (4, 6, 1, "4"), (4, 12, 2, "8"), (4, 2, 1, "4"), (8, 100, 3, "96"),
 ])  # fmt: skip
-def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(monkeypatch, devices, batch_size, accum_steps, way_out):
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(
+    monkeypatch, devices, batch_size, accum_steps, way_out
+):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     with pytest.raises(UserError, match=rf"batch_size.*{batch_size}.*\b{way_out}\b"):
         check_batch_size(batch_size, accum_steps)
