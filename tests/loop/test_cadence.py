@@ -20,7 +20,10 @@ def steps_of(workdir, split):
         ({"duration": "10 steps", "eval_every": "5 steps"}, [3, 6, 9], [5, 10], [5, 10]),
         # 12 images in batches of 4: an epoch is 3 steps, 0.7 epochs are 2.1
         (
-            {"duration": "3 epochs", "eval_every": "1 epochs", "log_every": "0.7 epochs", "checkpoint__every": "2 epochs"},
+            {
+                "duration": "3 epochs", "eval_every": "1 epochs", "log_every": "0.7 epochs",
+                "checkpoint__every": "2 epochs",
+            },
             [2, 4, 6, 8],
             [3, 6, 9],
             [6, 9],

@@ -76,7 +76,7 @@ def test_the_newest_are_averaged(tmp_path, count, of):
 
 def test_more_checkpoints_than_there_are_cannot_be_averaged(tmp_path):
     save(tmp_path, {1: None, 2: None}, keep_last=9)
-    with pytest.raises(UserError, match="2 .*3|3 .*2"):
+    with pytest.raises(UserError, match=r"2 .*3|3 .*2"):
         average_checkpoints(tmp_path, 3)
 
 

@@ -121,7 +121,7 @@ def test_what_is_not_finite_stops_the_run_and_is_named(tmp_path, metrics, name, 
 
 
 def test_an_evaluation_that_is_not_finite_is_not_written(tmp_path, metrics):
-    with pytest.raises(RunError, match="loss.*step 4"):
+    with pytest.raises(RunError, match=r"loss.*step 4"):
         metrics.write(4, "eval", {"loss": np.nan})
     assert read_metrics(tmp_path) == []
 

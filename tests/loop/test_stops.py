@@ -148,7 +148,7 @@ def test_other_classes_are_refused_on_resume(tmp_path, own_images):
     before = rows(workdir)
     for split in ("train", "test"):
         (own_images / split / "dog").rename(own_images / split / "fox")
-    with pytest.raises(UserError, match="labels|classes"):
+    with pytest.raises(UserError, match=r"labels|classes"):
         train(config, workdir)
     assert rows(workdir) == before
     for split in ("train", "test"):
