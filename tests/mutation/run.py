@@ -9,14 +9,13 @@ exactly once is stale: the code has changed, and the list should follow. The exi
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
 import importlib
 import os
 import pathlib
 import pkgutil
-import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,11 @@ from tests.mutation import mutants
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TIMEOUT = 600  # seconds for the tests of one mutant: one that hangs is seen, too
 FAILED = (1, 2)  # of pytest: a test failed, or its file could not be imported
+# loaded once; every mutant is tried in a fork of this process, which has loaded nothing of the package's own
+PRELOADED = (
+    "beartype", "flax.linen", "grain", "jax.numpy", "jaxtyping", "ml_collections", "numpy", "optax", "orbax.checkpoint",
+    "PIL.Image", "pytest", "rich.progress", "tensorboardX",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,42 +72,66 @@ def copy_checkout(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def run_tests(checkout: pathlib.Path, tests: tuple[str, ...], *options: str) -> tuple[int, str]:
-    """Returns the exit status of pytest and its output; -1 if it took too long."""
-    environment = os.environ | {
+@dataclasses.dataclass
+class Trial:
+    """The tests of a mutant, running in a copy of the checkout; those of None are run on the code as it is."""
+
+    checkout: pathlib.Path
+    mutant: Mutant | None
+    original: str
+    pid: int
+    started: float
+
+    @property
+    def log(self) -> pathlib.Path:
+        return self.checkout.with_suffix(".log")
+
+    def finish(self, status: int) -> str:
+        """Undoes the change; returns `seen`, `UNSEEN`, or `ERROR` if the tests could not be run."""
+        if self.mutant:
+            (self.checkout / self.mutant.file).write_text(self.original)
+        shutil.rmtree(self.checkout / "tmp", ignore_errors=True)
+        if status < 0 or status in FAILED:
+            return "seen"
+        return "UNSEEN" if status == 0 else "ERROR"
+
+
+def start(checkout: pathlib.Path, mutant: Mutant | None, tests: tuple[str, ...]) -> Trial:
+    """Makes the change and starts pytest in a fork, which an alarm ends if it takes too long."""
+    original = ""
+    if mutant:
+        original = (checkout / mutant.file).read_text()
+        (checkout / mutant.file).write_text(original.replace(mutant.old, mutant.new))
+    (checkout / "tmp").mkdir(exist_ok=True)
+    pid = os.fork()
+    if not pid:
+        status = 3
+        try:
+            status = _run_pytest(checkout, ["-q", "-p", "no:cacheprovider", *(["-x"] if mutant else []), *tests])
+        finally:
+            os._exit(status)
+    return Trial(checkout, mutant, original, pid, time.monotonic())
+
+
+def _run_pytest(checkout: pathlib.Path, arguments: list[str]) -> int:
+    """Runs in the fork."""
+    os.setsid()
+    signal.alarm(TIMEOUT)
+    log = os.open(checkout.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(checkout)
+    os.environ |= {
         "PYTHONPATH": str(checkout),
         "PYTHONDONTWRITEBYTECODE": "1",  # a mutant may be as old and as long as the file before it
         "TMPDIR": str(checkout / "tmp"),
     }
-    (checkout / "tmp").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=checkout, env=environment, timeout=TIMEOUT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return -1, "too long"
-    finally:
-        shutil.rmtree(checkout / "tmp", ignore_errors=True)
-    return done.returncode, done.stdout
+    tempfile.tempdir = None
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(checkout), *(path for path in sys.path if path and pathlib.Path(path).resolve() != ROOT)]
+    import pytest
 
-
-def try_mutant(checkout: pathlib.Path, mutant: Mutant) -> str:
-    """Returns `seen`, `UNSEEN`, or `ERROR` if the tests could not be run."""
-    path = checkout / mutant.file
-    original = path.read_text()
-    try:
-        path.write_text(original.replace(mutant.old, mutant.new))
-        status, output = run_tests(checkout, mutant.tests, "-x")
-    finally:
-        path.write_text(original)
-    if status in FAILED or status == -1:
-        return "seen"
-    if status == 0:
-        return "UNSEEN"
-    print(output, file=sys.stderr)
-    return "ERROR"
+    return int(pytest.main(arguments))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,31 +149,32 @@ def main(argv: list[str] | None = None) -> int:
         return 1 if stale or not chosen else 0
 
     fresh = [mutant for mutant in chosen if not mutant.is_stale]
-    found: list[str] = []
+    outcomes = {}
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    for name in PRELOADED:
+        importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
-        checkouts: queue.Queue[pathlib.Path] = queue.Queue()
-        for job in range(args.jobs):
-            checkouts.put(copy_checkout(pathlib.Path(folder) / f"{job}"))
-        first = checkouts.get()
-        status, output = run_tests(first, tuple(sorted({test for mutant in fresh for test in mutant.tests})))
-        checkouts.put(first)
+        idle = [copy_checkout(pathlib.Path(folder) / f"{job}") for job in range(args.jobs)]
+        trial = start(idle[0], None, tuple(sorted({test for mutant in fresh for test in mutant.tests})))
+        status = os.waitstatus_to_exitcode(os.waitpid(trial.pid, 0)[1])
+        trial.finish(status)
         if status:
-            print(f"{output}\nthe tests fail without any mutant")
+            print(f"{trial.log.read_text()}\nthe tests fail without any mutant")
             return 1
-
-        def one(mutant: Mutant) -> str:
-            checkout, started = checkouts.get(), time.monotonic()
-            try:
-                outcome = try_mutant(checkout, mutant)
-            finally:
-                checkouts.put(checkout)
-            print(f"{outcome:6}  {mutant}  ({time.monotonic() - started:.0f} s)", flush=True)
-            return outcome
-
-        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            found = list(pool.map(one, fresh))
-    missed = [mutant for mutant, outcome in zip(fresh, found, strict=True) if outcome != "seen"]
-    print(f"{len(found) - len(missed)} of {len(found)} seen, {len(stale)} stale")
+        left, running = list(reversed(fresh)), {}
+        while left or running:
+            while left and idle:
+                trial = start(idle.pop(), left[-1], left.pop().tests)
+                running[trial.pid] = trial
+            pid, status = os.wait()
+            trial = running.pop(pid)
+            outcomes[trial.mutant] = outcome = trial.finish(os.waitstatus_to_exitcode(status))
+            print(f"{outcome:6}  {trial.mutant}  ({time.monotonic() - trial.started:.0f} s)", flush=True)
+            if outcome == "ERROR":
+                print(trial.log.read_text())
+            idle.append(trial.checkout)
+    missed = [mutant for mutant in fresh if outcomes[mutant] != "seen"]
+    print(f"{len(fresh) - len(missed)} of {len(fresh)} seen, {len(stale)} stale")
     for mutant in missed:
         print(f"not seen by {' '.join(mutant.tests)}:\n  {mutant}")
     return 1 if missed or stale else 0
