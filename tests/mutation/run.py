@@ -5,10 +5,12 @@
 
 The lists are in `mutants/`, one file a package: which file, the exact old text, the new one, and the tests that should
 see it. Changes that make no difference to what is computed are left out. A mutant whose old text is not in its file
-exactly once is stale: the code has changed, and the list should follow. The exit status is 1 if any is stale or unseen.
+exactly once, or whose new text is no Python there, is stale: the code has changed, and the list should follow. The exit
+status is 1 if any is stale or unseen.
 """
 
 import argparse
+import ast
 import dataclasses
 import importlib
 import os
@@ -46,8 +48,16 @@ class Mutant:
 
     @property
     def is_stale(self) -> bool:
+        """Whether the old text is not there exactly once, or the file with the new one is no Python."""
         path = ROOT / self.file
-        return not path.exists() or path.read_text().count(self.old) != 1
+        text = path.read_text() if path.exists() else ""
+        if text.count(self.old) != 1:
+            return True
+        try:
+            ast.parse(text.replace(self.old, self.new))
+        except SyntaxError:
+            return True
+        return False
 
 
 def load(only: str = "") -> list[Mutant]:

@@ -1,5 +1,7 @@
 """From stored examples to batches: pipeline, transforms of images, clips, text, sets."""
 
+# ruff: noqa: E501
+
 TRANSFORMS = "tests/loop/test_transforms_gaps.py tests/data/image/test_transforms.py"
 PIPELINE = "tests/loop/test_data_gaps.py tests/data/test_pipeline.py"
 TEXT = "tests/loop/test_data_gaps.py tests/data/text/test_token_batches.py"

@@ -1,5 +1,7 @@
 """What is learned and how it is scored."""
 
+# ruff: noqa: E501
+
 CLASSES = "tests/loop/test_scores.py tests/tasks/test_classification.py"
 TRANSLATION = "tests/loop/test_scores.py tests/tasks/test_translation.py"
 
