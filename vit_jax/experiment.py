@@ -19,7 +19,7 @@ from vit_jax.errors import UserError, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import Parallel, check_batch_size, make_parallel
-from vit_jax.tasks import TASKS, Task
+from vit_jax.tasks import TASKS, Task, group_of
 from vit_jax.workdir.checkpoint import load_meta
 
 PyTree = Any
@@ -128,8 +128,8 @@ class Experiment:
             raise UserError(
                 f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}"
             )
-        if task.group > 1:
-            check_batch_size(config.batch_size, config.accum_steps, group=task.group)
+        if (group := group_of(task)) > 1:
+            check_batch_size(config.batch_size, config.accum_steps, group=group)
         plan = Plan.from_config(config, data.steps_per_epoch)
         tx, schedule = make_optimizer(
             config.optimizer,

@@ -22,9 +22,11 @@ from PIL import Image
 
 from vit_jax.config import Config, default_config
 from vit_jax.errors import Interrupted
+from vit_jax.experiment import Experiment
+from vit_jax.state import TrainState
 from vit_jax.tasks import Sum, weighted_sum
 from vit_jax.tasks.classification import Classification
-from vit_jax.train import TrainState, train_and_evaluate, train_step
+from vit_jax.train import train_and_evaluate, train_step
 from vit_jax.workdir.checkpoint import Checkpoints
 from vit_jax.workdir.metrics import TIMINGS, Metrics, Window
 
@@ -150,8 +152,8 @@ class Classifier(nn.Module):
 def train(config: Config, workdir: pathlib.Path, *, quiet: bool = True) -> dict[str, float]:
     """Runs or resumes training of a `Classifier` in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vit_jax.train.make_model", lambda config, encoder, labels: Classifier(len(labels)))
-        return train_and_evaluate(config, workdir, quiet=quiet)
+        patch.setattr("vit_jax.experiment.make_model", lambda config, encoder, labels: Classifier(len(labels)))
+        return train_and_evaluate(Experiment.from_config(config, workdir), workdir, quiet=quiet)
 
 
 class Crash(BaseException):
