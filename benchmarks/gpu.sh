@@ -14,8 +14,9 @@
 #   log.txt          what was printed: progress, and the table at the end
 #
 # The most important rows come first, and every row is written when it is measured, so that a run that is cut off keeps
-# what it has. Variables: PYTHON [python3], MINUTES [8], GROUP (rows that compile at once) [2], and OPTIONS, which are
-# passed to benchmarks.models, such as "--set attention_kernel=cudnn" or, on a small GPU, "--fresh --batch 32".
+# what it has. Variables: PYTHON [python3], MINUTES [8], GROUP (rows that compile at once) [2], COMMIT (to record where
+# there is no git), and OPTIONS, which are passed to benchmarks.models, such as "--set attention_kernel=cudnn" or, on a
+# small GPU, "--fresh --batch 32".
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3} minutes=${MINUTES:-8} out=${1:-benchmarks/results/gpu-$(date -u +%Y-%m-%d)}

@@ -33,9 +33,11 @@ _MOVES = {
 _CONTAINERS = ("while", "conditional", "call", "async-start", "async-done")
 _OTHER = ("rng", "rng-bit-generator", "all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _ATTENTION = re.compile(r"(^|[/(])(\w+_)?attention\)*/(?!(query|key|value|out|qkv)\b)")  # but its linear layers
+_FUSED_ATTENTION = re.compile(r"sdpa|fmha|flash|attention")
 # names of kernels that the program does not explain, such as those of cuBLAS in a graph
 _BY_NAME = (
-    ("attention", r"sdpa|fmha|flash|attention|softmax"),
+    ("reductions", r"triton_softmax"),  # XLA's name for all fusions around a sum, such as layer norms
+    ("attention", _FUSED_ATTENTION.pattern + "|softmax"),
     ("other", r"nccl|all_reduce|all_gather|memset|rng|threefry"),
     ("products", r"gemm|gemv|nvjet|cutlass|xmma|wgmma|matmul|(^|_)dot|conv(?!ert)"),
     ("reductions", r"reduce|norm"),
@@ -156,7 +158,7 @@ def kind_of(instruction: Instruction, kernel: str = "") -> str:
     target = re.search(r'custom_call_target="([^"]*)"', text)
     call = target[1] if target else ""
     in_attention = bool(_ATTENTION.search(instruction.operation))
-    if "fmha" in call or "attention" in call.lower() or kind_by_name(kernel) == "attention":
+    if _FUSED_ATTENTION.search(call.lower()) or _FUSED_ATTENTION.search(kernel.lower()):
         return "attention"
     if codes & {"dot", "convolution"} or re.search("gemm|matmul|conv", call):
         batched = re.search(r'lhs_batch_dim(s=\{\d|ensions":\["\d)', text)
