@@ -7,7 +7,7 @@ import argparse
 import time
 
 from vit_jax.data.pipeline import LoadBatch
-from vit_jax.data.sources import open_source
+from vit_jax.data.source import open_source
 from vit_jax.data.video.clips import ClipPreprocessing
 
 BATCH_SIZE = 64

@@ -90,8 +90,11 @@ def folder(tmp_path):
         (["predict", "w", "i", "--topp=3"], "'--topp'; did you mean '--top'?"),
         (["predict", "w", "--", "--topp=3"], "no checkpoint in"),  # a file of that name
         (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
-        (["predict", "w", "i", "--contact_sheet=sheet.doc"], "--contact_sheet sheet.doc: give the name of a PNG"),
-        (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet nowhere/sheet.png"),
+        (
+            ["predict", "w", "i", "--contact_sheet=sheet.doc"],
+            "--contact_sheet=sheet.doc must be the name of a PNG",
+        ),
+        (["predict", "w", "i", "--contact_sheet=nowhere/sheet.png"], "--contact_sheet=nowhere/sheet.png"),
         (["data", "info", "digits", "--fulll"], "--fulll"),
     ],
 )
@@ -108,8 +111,8 @@ def test_a_wrong_flag_or_command(arguments, culprit):
         ({"batchsize": 3}, "unknown config key 'batchsize'; did you mean 'batch_size'?"),
         ({"optimizer__b1": "two"}, "could not convert string to float: 'two'"),
         ({"batch_size": 33, "accum_steps": 2}, "batch_size=33 does not divide over 1 devices x 2 accum_steps; try 32"),
-        ({"duration": "4"}, "config.duration='4' is no duration; write it as '90 epochs' or '10_000 steps'"),
-        ({"duration": "3 steps"}, "optimizer.schedule.warmup is 5 steps, the whole run 3"),
+        ({"duration": "4"}, "config.duration must be a duration, such as '90 epochs' or '10_000 steps', got '4'"),
+        ({"duration": "3 steps"}, "schedule.warmup must be shorter than the run of 3 steps, got 5 steps"),
         ({"model__name": "vit:Q/2"}, "config.model: unknown ViT variant 'Q/2'"),
         ({"model__dtype": "float33"}, "unknown config.model.dtype 'float33'; did you mean 'float32'?"),
         ({"model__dtype": "float64"}, "JAX_ENABLE_X64=1"),
@@ -193,7 +196,7 @@ def test_a_checkpoint_that_is_not_there(trained):
 
 def test_labels_that_do_not_match(trained, folder):
     line = refused("evaluate", trained, "--name=folder", f"--path={folder}", "--split=train")
-    assert "label names do not match: the checkpoint has 10 classes, folder train 2" in line
+    assert "label names do not match: the checkpoint has 10 classes, folder train has 2" in line
     assert "only in folder train: ['black', 'white']" in line
 
 
@@ -218,13 +221,13 @@ def test_an_unreadable_image_among_good_ones_is_skipped_and_the_status_says_so(t
 
 
 def test_nothing_or_another_architecture_to_start_from(trained, shelf):
-    assert f"no checkpoint in {shelf}/nowhere/checkpoints" in refused_training(
-        shelf / "nothing", init_from=f"{shelf}/nowhere"
-    )
+    missing = refused_training(shelf / "nothing", init_from=f"{shelf}/nowhere")
+    assert f"config.init_from={shelf}/nowhere: no such file or folder" in missing
     wider = refused_training(shelf / "wider", init_from=trained, model__hidden_dim=32)
-    assert "init_from has encoder/block_0/attention/key/bias of shape (4, 4); this model's is (4, 8)" in wider
+    assert "config.model.hidden_dim is 32, the checkpoint has 16" in wider
     deeper = refused_training(shelf / "deeper", init_from=trained, model__num_layers=2)
-    assert "init_from has no parameter encoder/block_1/" in deeper
+    assert "the weights have no parameter encoder/block_1/" in deeper
+    assert "config.model.num_layers is 2, the checkpoint has 1" in deeper
 
 
 # ---- runs that cannot go on ----

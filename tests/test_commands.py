@@ -160,10 +160,10 @@ def test_quiet_prints_the_result_only(trained, images):
 
 
 def test_the_result_is_printed_before_a_picture_can_fail(trained, images, monkeypatch, capsys):
-    def plot_predictions(*_, **__):
+    def preview(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("vit_jax.predict.plot_predictions", plot_predictions)
+    monkeypatch.setattr("vit_jax.data.image.modality.ImageModality.preview", preview)
     with pytest.raises(MemoryError):
         main([str(argument) for argument in tiny.command(trained[0], "--quiet", data__path=images, **FOLDER)[3:]])
     assert capsys.readouterr().out.startswith("test accuracy ")

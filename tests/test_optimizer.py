@@ -77,8 +77,8 @@ def test_noam_is_equation_3():
     ("settings", "message"),
     [
         ({"name": "cosin"}, "'cosin'; did you mean 'cosine'"),
-        ({"warmup": "10 epochs"}, "warmup is 100 steps, the whole run 100"),
-        ({"warmup": "soon"}, "optimizer.schedule.warmup='soon'"),
+        ({"warmup": "10 epochs"}, "warmup must be shorter than the run of 100 steps, got 100 steps"),
+        ({"warmup": "soon"}, "optimizer.schedule.warmup must be a duration, such as .* got 'soon'"),
     ],
 )
 def test_a_wrong_schedule_is_named(settings, message):
@@ -137,6 +137,29 @@ def test_muon_orthogonalizes_the_matrices_of_blocks_and_leaves_the_rest_to_adam(
         chex.assert_trees_all_close(delta[path], expected[path], rtol=1e-5)
 
 
+def test_an_optimizer_by_import_path_has_its_own_parameters_and_our_mask_clipping_and_freezing():
+    options = {
+        "name": "optax:adan",
+        "extra": {"b1": 0.9, "weight_decay": 0.5},
+        "clip_norm": 0.5,
+        "trainable": "head/.*",
+    }
+    params, _, _ = update(**options)
+    head, gradients = PARAMS["head"], GRADIENTS["head"]
+    clipped = jax.tree.map(lambda g: g * 0.5 / optax.tree.norm(gradients), gradients)
+    adan = optax.adan(0.1, b1=0.9, weight_decay=0.5, mask={"kernel": True, "bias": False})
+    delta, _ = adan.update(clipped, adan.init(head), head)
+    chex.assert_trees_all_close(params["head"], optax.apply_updates(head, delta), rtol=1e-6)
+    chex.assert_trees_all_equal({**params, "head": None}, {**PARAMS, "head": None})
+
+
+def test_noam_needs_a_token_width():
+    config = default_config().optimizer.schedule
+    config.name = "noam"
+    with pytest.raises(UserError, match=r"'noam' needs a model that has a field hidden_dim"):
+        make_schedule(config, total_steps=100, steps_per_epoch=10, hidden_dim=None)
+
+
 def test_clipping_is_by_the_global_norm():
     _, delta, _ = update(name="sgd", momentum=0.0, clip_norm=0.5)
     np.testing.assert_allclose(optax.tree.norm(delta), 0.1 * 0.5, rtol=1e-5)
@@ -166,9 +189,17 @@ def test_freezing_leaves_the_rest_untouched_without_state_and_out_of_the_norm():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"extra": {"b3": 0.9}}, "config.optimizer.extra.b3: .* config.optimizer.name is 'adamw'"),
+        ({"name": "optax:adamm"}, "config.optimizer.name='optax:adamm': module 'optax' has no 'adamm'; did you mean"),
+        ({"name": "optax:adan", "extra": {"b4": 1}}, "config.optimizer.extra.b4: optax:adan has no parameter 'b4'"),
+        (
+            {"name": "optax:adan", "b1": 0.8},
+            "config.optimizer.b1 has no effect on optax:adan.* config.optimizer.extra.b1",
+        ),
+        ({"name": "optax:adan", "extra": {"mask": 1}}, "config.optimizer.extra.mask: .* given 'mask' by vit_jax"),
         ({"name": "adam"}, "unknown optimizer.name 'adam'; did you mean 'adamw'"),
         ({"trainable": "heads"}, r"optimizer.trainable='heads' matches no parameter"),
-        ({"trainable": "("}, "no regular expression"),
+        ({"trainable": "("}, r"config.optimizer.trainable must be a regular expression, got '\('"),
         ({"weight_decay": 0.1, "weight_decay_mask": "kernel"}, "weight_decay_mask='kernel' matches no parameter"),
     ],
 )

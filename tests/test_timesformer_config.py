@@ -1,18 +1,20 @@
 """The recipes of TimeSformer: the numbers of the paper and of the authors' configs, and that all of them build."""
 
 import pathlib
+import types
 
 import jax
 import pytest
 
 from vit_jax import config as schema
 from vit_jax.data.image import geometry
+from vit_jax.data.modality import get_modality
 from vit_jax.data.video.sampling import Segments, Stride
 from vit_jax.errors import UserError
-from vit_jax.experiment import make_model, make_preprocessing, make_task
-from vit_jax.models.space_time import ATTENTIONS
+from vit_jax.experiment import Experiment, make_model
+from vit_jax.models.blocks.timesformer import ATTENTIONS
 from vit_jax.optimizer import make_schedule
-from vit_jax.train import Plan, init_state
+from vit_jax.state import initial_state
 
 FILE = str(pathlib.Path(__file__).parent.parent / "configs" / "timesformer.py")
 
@@ -43,11 +45,15 @@ def load(arg):
     return schema.load_config(f"{FILE}:{arg}", [])
 
 
+def make_encoder(config, *, train):
+    return get_modality("video").make_encoder(config, train=train)
+
+
 @pytest.mark.parametrize("arg", PUBLISHED)
 def test_the_data_are_the_papers(arg):
     frames, stride, pixels, sides, clips, crops = PUBLISHED[arg]
     config = load(arg)
-    train, test = (make_preprocessing(config, "video", train=which) for which in (True, False))
+    train, test = (make_encoder(config, train=which) for which in (True, False))
     assert (config.data.name, config.data.train_split, config.data.eval_split) == ("video", "train", "val")
     assert (test.num_frames, test.image_size, test.channels) == (frames, (pixels, pixels), 3)
     assert (test.clips, test.crops) == (clips, crops)
@@ -80,7 +86,7 @@ def test_the_optimizer_is_the_papers(arg):
 def test_the_model_is_b16(arg):
     config = load(arg)
     frames, _, pixels, *_ = PUBLISHED[arg]
-    model = make_model(config, make_preprocessing(config, "video", train=False), ("a", "b"))
+    model = make_model(config, make_encoder(config, train=False), ("a", "b"))
     assert (model.hidden_dim, model.num_layers, model.num_heads, model.patch_size) == (768, 12, 12, (16, 16))
     assert (model.num_frames, model.image_size) == (frames, (pixels, pixels))
     assert (model.attention_type, model.drop_path_rate, model.dropout_rate) == ("divided_space_time", 0.1, 0)
@@ -90,20 +96,17 @@ def test_the_model_is_b16(arg):
 def test_every_recipe_has_a_model(arg):
     config = load(arg)
     for train in (True, False):
-        preprocessing = make_preprocessing(config, "video", train=train)
+        preprocessing = make_encoder(config, train=train)
         assert make_model(config, preprocessing, ("a", "b")).num_frames == config.data.num_frames
 
 
 @pytest.mark.parametrize("arg", ["k400", *SMALL])
 def test_recipes_build(arg):
     config = load(arg)
-    labels = tuple("abcdef")
-    preprocessing = make_preprocessing(config, "video", train=False)
-    model = make_model(config, preprocessing, labels)
-    task = make_task(config, preprocessing, labels)
-    plan = Plan(total=10_000, eval_every=1, checkpoint_every=1, log_every=1, steps_per_epoch=500)
-    state = jax.eval_shape(lambda: init_state(config, model, task, plan)[0])
-    assert state.params["head"]["kernel"].shape == (model.hidden_dim, 6)
+    data = types.SimpleNamespace(encoder=make_encoder(config, train=False), labels=tuple("abcdef"), steps_per_epoch=500)
+    experiment = Experiment.assemble(config, data)
+    state = jax.eval_shape(lambda: initial_state(experiment))
+    assert state.params["head"]["kernel"].shape == (experiment.model.hidden_dim, 6)
 
 
 @pytest.mark.parametrize("scheme", ATTENTIONS)

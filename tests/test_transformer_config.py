@@ -11,16 +11,14 @@ import numpy as np
 import pytest
 
 from vit_jax import config as schema
+from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import Interrupted, UserError
-from vit_jax.evaluate import Evaluator
-from vit_jax.experiment import eval_batches, load_run, make_model, make_task, open_data, open_split
+from vit_jax.experiment import Experiment, Plan, make_model, make_task
 from vit_jax.optimizer import make_schedule
-from vit_jax.parallel import make_parallel
-from vit_jax.sentences import learn_vocabulary
-from vit_jax.train import make_plan, train_and_evaluate
-from vit_jax.translate import translate
+from vit_jax.run import load_run
+from vit_jax.train import train_and_evaluate
 from vit_jax.workdir.metrics import TIMINGS
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "transformer.py"
@@ -64,7 +62,7 @@ def test_recipes_are_the_papers(arg, millions, steps, dropout, vocab_size, avera
     assert (model.dropout_rate, model.norm, model.share_embeddings) == (dropout, "post", True)
     assert (task.label_smoothing, task.beam_size, task.length_penalty, task.extra_length) == (0.1, 4, 0.6, 50)
 
-    plan = make_plan(config, 1000.0)
+    plan = Plan.from_config(config, 1000.0)
     assert (plan.total, config.checkpoint.keep_last) == (steps, average)
     optimizer = config.optimizer
     assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.eps) == ("adamw", 0.9, 0.98, 1e-9)
@@ -118,10 +116,18 @@ def config(folder, own_home):
     return load("runlocal", duration="40 steps", eval_every="20 steps", checkpoint__every="20 steps", **overrides)
 
 
+def train(config, workdir):
+    return train_and_evaluate(Experiment.from_config(config, workdir), workdir, quiet=True)
+
+
+def open_data(config):
+    return Experiment.from_config(config).data
+
+
 @pytest.fixture(scope="module")
 def trained(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    return workdir, train_and_evaluate(config, workdir, quiet=True)
+    return workdir, train(config, workdir)
 
 
 def rows_of(workdir, split):
@@ -145,20 +151,16 @@ def test_the_summary_counts_everything(config):
     pairs, batches, *skipped = data.summary()
     assert pairs == "text: 200 training and 30 evaluation pairs, en to it, 330 sub-words"
     assert batches.startswith(f"{data.steps_per_epoch} batches an epoch, ")
-    assert skipped == ["skipped 1 training pairs empty on a side", "skipped 1 training pairs longer than 64 tokens"]
+    assert skipped == ["skipped 1 training pairs with an empty side", "skipped 1 training pairs longer than 64 tokens"]
 
 
 def test_a_checkpoint_translates_and_is_scored_by_itself(trained, config):
     workdir, result = trained
     run = load_run(workdir)
-    assert run.preprocessing == open_data(config).preprocessing
-    assert [text for text, _ in translate(run, ["save the file", ""])][1] == ""
-    evaluator = Evaluator(run.model, run.task, make_parallel("pmap"))
-    source = open_split(run.config, "validation")
-    batches, skipped = eval_batches(run.config, source, run.preprocessing, batch_size=64)
-    again = evaluator.evaluate(evaluator.put(run.params), batches)
+    assert run.encoder == open_data(config).encoder
+    assert [answer["translation"] for answer in run.predict(["save the file", ""])][1] == ""
     likelihoods = {name: pytest.approx(result[name], rel=1e-5) for name in ("loss", "perplexity")}
-    assert {**again, "skipped": skipped} == {**result, **likelihoods}
+    assert run.evaluate("validation", batch_size=64) == {**result, **likelihoods}
 
 
 def test_checkpoints_are_averaged(trained):
@@ -174,7 +176,7 @@ def test_a_run_goes_on_where_it_was_left(trained, config, tmp_path):
     shutil.copytree(workdir, copy)
     shutil.rmtree(copy / "checkpoints" / "40")
     traced.profile = (18, 22)  # some of which were before
-    assert train_and_evaluate(traced, copy, quiet=True) == result
+    assert train(traced, copy) == result
     assert list((copy / "profile").rglob("*.xplane.pb"))
     for split in ("train", "eval"):
         ours, theirs = (
@@ -189,24 +191,24 @@ def test_an_interruption_while_a_resumed_run_evaluates_is_one(trained, config, t
     shutil.copytree(trained[0], copy)
     rows = [row for row in (copy / "metrics.jsonl").read_text().splitlines() if '"eval"' not in row]
     (copy / "metrics.jsonl").write_text("\n".join(rows) + "\n")
-    monkeypatch.setattr("vit_jax.train.evaluate", lambda *_, **__: None)
+    monkeypatch.setattr("vit_jax.evaluate.Evaluator.evaluate", lambda *_, **__: None)
     with pytest.raises(Interrupted, match="stopped after step 40 of 40, which is saved"):
-        train_and_evaluate(config, copy, quiet=True)
+        train(config, copy)
 
 
 def test_other_data_are_not_taken_for_damage(trained, config, monkeypatch):
     fewer = learn_vocabulary(["open the file", "close it"], 280)
-    monkeypatch.setattr("vit_jax.sentences.learn_vocabulary", lambda *_: fewer)
+    monkeypatch.setattr("vit_jax.data.text.modality.learn_vocabulary", lambda *_: fewer)
     with pytest.raises(UserError, match=r"the data have changed .* their preprocessing"):
-        train_and_evaluate(config, trained[0], quiet=True)
+        train(config, trained[0])
 
 
 def test_fine_tuning_keeps_the_vocabulary_of_the_parameters(trained, config):
     other = config.copy_and_resolve_references()
     other.data.train_split, other.init_from = "train[:50%]", str(trained[0])
-    assert open_data(other).preprocessing == load_run(trained[0]).preprocessing
+    assert open_data(other).encoder == load_run(trained[0]).encoder
     other.init_from = ""
-    assert open_data(other).preprocessing != load_run(trained[0]).preprocessing
+    assert open_data(other).encoder != load_run(trained[0]).encoder
 
 
 @pytest.fixture(scope="module")
@@ -277,13 +279,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(own_home, tmp_path, monk
     [
         ({"data__path": ""}, "config.data.path: the folder with its splits"),
         ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for a sentence of 64 tokens"),
-        ({"accum_steps": 0}, "config.accum_steps=0: at least 1"),
-        ({"init_from": "nowhere"}, "config.init_from=nowhere: no run on text is there"),
-        ({"data__languages": "en"}, r"config.data.languages=\('en',\): two are wanted"),
-        ({"data__vocab_size": 100_000}, "data.vocab_size=100000: the training text has"),
+        ({"accum_steps": 0}, "config.accum_steps must be at least 1, got 0"),
+        ({"init_from": "nowhere"}, "config.init_from=nowhere is not a run on text"),
+        ({"data__languages": "en"}, "config.data.languages must name two languages"),
+        ({"data__vocab_size": 100_000}, "config.data.vocab_size=100000 is too large"),
         ({"data__train_split": "trian"}, "no split 'trian'; did you mean 'train'"),
-        ({"data__train_split": "train[-2:]", "data__vocab_size": 270}, "no sentence left: 1 are longer than 64"),
-        ({"data__buckets": "(1,)"}, "config.data.buckets=.*increasing lengths"),
+        (
+            {"data__train_split": "train[-2:]", "data__vocab_size": 270},
+            "no sentences left: 1 of 1 pairs are longer than 64",
+        ),
+        ({"data__buckets": "(1,)"}, "config.data.buckets must be increasing lengths"),
     ],
 )
 def test_a_mistake_in_the_data_is_named(folder, own_home, overrides, message):
@@ -294,7 +299,10 @@ def test_a_mistake_in_the_data_is_named(folder, own_home, overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"checkpoint__best": "belu"}, "config.checkpoint.best='belu' is no score of translation; did you mean 'bleu'"),
+        (
+            {"checkpoint__best": "belu"},
+            "best='belu' is not a score of translation; did you mean 'bleu'",
+        ),
         ({"profile": (22, 18)}, r"config.profile=\(22, 18\) must be \(first, last\)"),
         ({"task__beam_size": 0}, "config.task: beam_size must be at least 1"),
         ({"task__label_smoothing": 1.0}, "config.task: label_smoothing=1.0 must be"),
@@ -304,5 +312,5 @@ def test_what_would_fail_after_hours_is_refused_at_the_start(config, tmp_path, o
     wrong = config.copy_and_resolve_references()
     wrong.update_from_flattened_dict({name.replace("__", "."): value for name, value in overrides.items()})
     with pytest.raises(UserError, match=message):
-        train_and_evaluate(wrong, tmp_path / "run")
+        train(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -10,13 +10,19 @@ import pytest
 
 from vit_jax.__main__ import main
 from vit_jax.config import default_config
+from vit_jax.data.modality import get_modality
+from vit_jax.data.text.preview import plot_attention, write_translations
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import UserError
-from vit_jax.experiment import Run, make_model, make_task
-from vit_jax.translate import plot_attention, translate, write_translations
+from vit_jax.experiment import make_model, make_task
+from vit_jax.run import Run
 
 SENTENCES = ["save", "open the file", "", "close it and open the old window again", " \t", "print $5 or $6", "page"]
 FIELDS = {"hidden_dim": 16, "mlp_dim": 32, "num_layers": 1, "num_heads": 2, "norm": "pre"}
+
+
+def translate(run, sentences, **options):
+    return [(answer["translation"], answer["score"]) for answer in run.predict(sentences, **options)]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,7 @@ def make_run(randomised):
         config = default_config()
         config.update({"data": {"buckets": (12, 24)}, "task": {"name": "translation", "beam_size": 2}})
         config.task.extra_length = 5
-        config.data.path = path and str(path)
+        config.data.update(name="text", path=path and str(path), eval_split="test")
         config.model.update({"name": "transformer:base", **FIELDS, **fields})
         vocabulary = Vocabulary.train(SENTENCES, 290)
         model, task = make_model(config, vocabulary), make_task(config, vocabulary)
@@ -77,7 +83,7 @@ def test_padding_does_not_change_a_translation(run, found):
 
 def test_sentences_longer_than_the_buckets_are_translated(run):
     long = " and ".join(["open the file"] * 9)
-    assert len(run.preprocessing.encode(long)) > 24
+    assert len(run.encoder.encode(long)) > 24
     ((text, score),) = translate(run, [long])
     assert text
     assert score < 0
@@ -90,18 +96,27 @@ def test_the_beam_may_be_chosen(run, found):
     same(translate(again, SENTENCES), greedy)
 
 
-def test_batches_are_tracked(run, found):
-    seen = []
-
-    def track(batches):
-        seen.append(len(batches))
-        return batches
-
-    same(translate(run, SENTENCES, batch_size=2, track=track), found)
-    lengths = [len(run.preprocessing.encode(text)) + 1 for text in SENTENCES if text.strip()]
+def test_sentences_of_about_the_same_length_go_together(run):
+    lengths = [len(run.encoder.encode(text)) + 1 for text in SENTENCES if text.strip()]
     short = sum(length <= 12 for length in lengths)
     assert 0 < short < len(lengths)
-    assert seen == [-(-short // 2) + -(-(len(lengths) - short) // 2)]
+    batches = list(get_modality("text").input_batches(run, SENTENCES, 2, {}))
+    assert [batch["source"].shape for batch in batches] == [(2, 12)] * -(-short // 2) + [(2, 24)] * -(
+        -(len(lengths) - short) // 2
+    )
+
+
+def test_answers_come_before_all_sentences_are_read(run, found):
+    read = []
+
+    def sentences():
+        for place in range(10_000):
+            read.append(place)
+            yield SENTENCES[place % len(SENTENCES)]
+
+    answers = run.predict(sentences(), batch_size=2)
+    same([(answer["translation"], answer["score"]) for _, answer in zip(SENTENCES, answers, strict=False)], found)
+    assert len(read) < 100
 
 
 def test_nothing_to_translate(run):
@@ -112,7 +127,7 @@ def test_nothing_to_translate(run):
 def test_a_sentence_beyond_learned_positions_is_named(make_run):
     run = make_run(pos_embed="learned", max_length=24)
     run.config.data.buckets = (20,)  # of which the next multiple is beyond
-    fits = next(text for text in ("page" + "z" * i for i in range(40)) if len(run.preprocessing.encode(text)) == 22)
+    fits = next(text for text in ("page" + "z" * i for i in range(40)) if len(run.encoder.encode(text)) == 22)
     assert len(translate(run, [fits])) == 1
     with pytest.raises(UserError, match=r"'pagezz.*has 25 tokens.*positions end at 24: split"):
         translate(run, [fits, fits + "zz"])
@@ -129,7 +144,7 @@ def stdin(monkeypatch):
 
 
 def test_files_and_standard_input_are_sentences_line_by_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
-    monkeypatch.setattr("vit_jax.experiment.load_run", lambda *_, **__: run)
+    monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
     (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfsave\r\n\r\n")
     for inputs, typed, sentences in (
         ([str(tmp_path / "x.txt"), "-"], b"page\r\n", ["save", "", "page"]),
@@ -144,13 +159,13 @@ def test_files_and_standard_input_are_sentences_line_by_line(run, stdin, tmp_pat
 
 
 def test_text_that_is_no_utf8_is_named_by_its_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
-    monkeypatch.setattr("vit_jax.experiment.load_run", lambda *_, **__: run)
+    monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
     (tmp_path / "x.txt").write_bytes(b"save\n\xe9\n")
     stdin(b"\xff")
     for inputs, message in (
-        ([str(tmp_path / "x.txt")], f"{tmp_path}/x.txt, line 2: byte 0xe9 is no UTF-8; convert it (iconv -t utf-8)"),
-        (["-"], "standard input, line 1: byte 0xff is no UTF-8"),
-        ([str(tmp_path / "y.txt")], f"no file {tmp_path}/y.txt; a sentence itself is given as --text"),
+        ([str(tmp_path / "x.txt")], f"{tmp_path}/x.txt, line 2: byte 0xe9 is not valid UTF-8. Convert the text"),
+        (["-"], "standard input, line 1: byte 0xff is not valid UTF-8"),
+        ([str(tmp_path / "y.txt")], f"no file {tmp_path}/y.txt; give a sentence itself as --text"),
     ):
         assert main(["predict", "run", *inputs]) == 2
         assert capsys.readouterr().err.startswith(f"vit_jax: {message}")
@@ -165,9 +180,9 @@ def test_attention_is_drawn_whatever_the_signs(run, tmp_path, monkeypatch):
 
     sides = "print $5 or $6", "$_{x $^2"
     assert plot_attention(run, *sides, tmp_path / "maps.png").stat().st_size > 1000
-    monkeypatch.setattr("vit_jax.translate.heat_maps", heat_maps)
+    monkeypatch.setattr("vit_jax.data.text.preview.heat_maps", heat_maps)
     plot_attention(run, *sides, tmp_path / "maps.png")
-    source, target = (len(run.preprocessing.encode(side)) + 1 for side in sides)
+    source, target = (len(run.encoder.encode(side)) + 1 for side in sides)
     shapes = [(source, source), (target, target), (target, source)]
     for (values, rows, columns), shape in zip(
         (drawn[title] for title in drawn if title != "heading"), shapes, strict=True
@@ -179,7 +194,7 @@ def test_attention_is_drawn_whatever_the_signs(run, tmp_path, monkeypatch):
 def test_some_of_the_evaluation_split_is_written(make_run, tmp_path):
     (tmp_path / "test.tsv").write_text("".join(f"{text.strip() or 'x'}\tdi {i}\n" for i, text in enumerate(SENTENCES)))
     run = make_run(tmp_path)
-    table, picture = write_translations(run, tmp_path, count=3)
+    table, picture = write_translations(run, run.open_split(), tmp_path, count=3)
     rows = [line.split("\t") for line in table.read_text().splitlines()]
     assert rows[0] == ["source", "translation", "reference"]
     assert [(source, reference) for source, _, reference in rows[1:]] == [

@@ -15,16 +15,28 @@ from matplotlib import pyplot  # noqa: F401  here, before HOME is another and it
 from PIL import Image
 
 from vit_jax.__main__ import main
+from vit_jax.data.modality import get_modality
 from vit_jax.data.video.decode import FrameFolder, VideoFile
 from vit_jax.errors import UserError
-from vit_jax.experiment import load_run
-from vit_jax.predict import find_files, plot_predictions, predict, read_files
+from vit_jax.run import Run, load_run
 
 sys.path.insert(0, "tests/data")
 from tiny_clips import write_clip, write_sound
 
 pytestmark = pytest.mark.usefixtures("own_home")
 LABELS = ("still", "wave")
+
+
+def probabilities(answer):
+    """Returns the probabilities of an answer, or of one of its frames, in the order of the labels."""
+    by_label = {guess["label"]: guess["probability"] for guess in answer["predictions"]}
+    return [by_label[label] for label in LABELS]
+
+
+def predict(run_, videos, **options):
+    return np.array([probabilities(answer) for answer in run_.predict(videos, **options)])
+
+
 EVAL_SIZE, SKIPPED = 6, 3  # of the split val
 FLAGS = {
     "batch_size": 4,
@@ -149,7 +161,7 @@ def test_the_batch_never_changes_a_score(trained, batch_size):
 def test_probabilities_are_the_mean_over_the_views(trained, clips):
     run_ = load_run(trained[0])
     video = VideoFile(clips / "val" / "wave" / "0.mp4")
-    views = jnp.stack(run_.preprocessing.rows(video, None))
+    views = jnp.stack(run_.encoder.rows(video, None))
     logits = run_.model.apply({"params": run_.params}, views, train=False)
     expected = np.asarray(jnp.exp(logits) / jnp.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(predict(run_, [video])[0], expected.mean(0), atol=1e-6)
@@ -158,14 +170,16 @@ def test_probabilities_are_the_mean_over_the_views(trained, clips):
 def test_frames_are_of_one_clip_and_averaged_over_its_crops_alone(trained, clips):
     run_ = load_run(trained[0])
     video = VideoFile(clips / "train" / "wave" / "2.mp4")
-    single = dataclasses.replace(run_.preprocessing, clips=1)
+    single = dataclasses.replace(run_.encoder, clips=1)
     views = jnp.stack(single.rows(video, None))
     apply = jax.jit(functools.partial(run_.model.apply, train=False, capture=("frame_logits",)))
     logits = apply({"params": run_.params}, views)[1]["frame_logits"]
     assert logits.shape == (FLAGS["data.eval_crops"], FLAGS["data.num_frames"], len(LABELS))
-    found = predict(run_, [video], per_frame=True)
-    np.testing.assert_allclose(found[0], jax.nn.softmax(logits).mean(0), atol=1e-6)
-    first, *_ = run_.preprocessing.rows(video, None)
+    (answer,) = run_.with_views(clips=1).predict([video], per_frame=True)
+    tops = jax.nn.softmax(logits).mean(0)
+    assert [frame["label"] for frame in answer["frames"]] == [LABELS[i] for i in tops.argmax(-1)]
+    np.testing.assert_allclose([frame["probability"] for frame in answer["frames"]], tops.max(-1), atol=1e-6)
+    first, *_ = run_.encoder.rows(video, None)
     assert not np.array_equal(first, views[0])  # two clips are of other times than the one
 
 
@@ -173,10 +187,10 @@ def test_the_pictures_of_a_run_take_no_more_memory_than_its_evaluation(trained, 
     run_, asked = load_run(trained[0]), []
     for batch_size, share in ((0, FLAGS["batch_size"]), (2, 2)):
         run_.config.eval_batch_size = batch_size
-        monkeypatch.setattr(
-            "vit_jax.predict.predict", lambda *a, **k: asked.append(k["batch_size"]) or predict(*a, **k)
-        )
-        plot_predictions(run_, tmp_path / "predictions.png")
+        given = Run.predict
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "predict", lambda *a, given=given, **k: asked.append(k["batch_size"]) or given(*a, **k))
+            run_.modality.preview(run_, tmp_path)
         assert asked.pop() == share
 
 
@@ -207,15 +221,16 @@ def frames(trained, clips, tmp_path):
 
 def test_folders_of_frames_are_clips(trained, clips, frames):
     good = frames / "wave" / "good"
-    assert read_files([good], "video", 7.0)[0][good].fps == 7
+    slow = load_run(trained[0]).config.copy_and_resolve_references()
+    slow.data.frames_fps = 7.0
+    assert get_modality("video").open_file(good, slow).fps == 7
     (printed,) = run("predict", trained[0], good).splitlines()
     assert printed.startswith(f"{good}\t")
     video = VideoFile(clips / "train" / "wave" / "0.mp4")
     run_ = load_run(trained[0])
     np.testing.assert_allclose(predict(run_, [FrameFolder(good)]), predict(run_, [video]), atol=1e-6)
-    assert find_files([str(frames), str(good)], "video") == [
-        frames / "wave" / name for name in ("bad", "good", "late", "good")
-    ]
+    named = get_modality("video").read_inputs([str(frames), str(good)], [], run_.config)
+    assert [name for name, _ in named] == [str(frames / "wave" / name) for name in ("bad", "good", "late", "good")]
 
 
 @pytest.mark.parametrize(("options", "skipped"), [((), {"bad": 2}), (("--per_frame",), {"bad": 2, "late": 8})])
@@ -252,6 +267,6 @@ def test_clips_are_predicted_one_by_one_and_frame_by_frame(trained, clips, tmp_p
 
 def test_what_is_not_for_clips_is_refused_by_name(trained, capsys):
     assert main(["predict", str(trained[0]), "--text", "hello"]) == 2
-    assert "--text is not for a checkpoint of classification" in capsys.readouterr().err
+    assert "--text takes sentences, and this checkpoint takes clips" in capsys.readouterr().err
     assert main(["predict", str(trained[0])]) == 2
-    assert "nothing to predict: name videos" in capsys.readouterr().err
+    assert "nothing to predict: name clips" in capsys.readouterr().err

@@ -6,19 +6,21 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vit_jax.models import build_model as build_model
-    from vit_jax.pretrained import from_pretrained as from_pretrained
-    from vit_jax.pretrained import load_pretrained as load_pretrained
-    from vit_jax.pretrained import save_pretrained as save_pretrained
+    from vit_jax.run import load_run as load_run
+    from vit_jax.weights import from_pretrained as from_pretrained
+    from vit_jax.weights import load_pretrained as load_pretrained
+    from vit_jax.weights import save_pretrained as save_pretrained
 
 _LAZY = {
     "build_model": "vit_jax.models",
-    "from_pretrained": "vit_jax.pretrained",
-    "load_pretrained": "vit_jax.pretrained",
-    "save_pretrained": "vit_jax.pretrained",
+    "from_pretrained": "vit_jax.weights",
+    "load_pretrained": "vit_jax.weights",
+    "load_run": "vit_jax.run",
+    "save_pretrained": "vit_jax.weights",
 }
 
 
-def __getattr__(name: str):  # `import vit_jax` stays light: JAX is loaded by the first thing that needs it
+def __getattr__(name: str):  # keeps `import vit_jax` fast: the first name that needs JAX imports it
     if name in _LAZY:
         import importlib
 

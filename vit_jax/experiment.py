@@ -1,283 +1,263 @@
-"""What a config means: the model, the task and the data it names; and what a checkpoint holds beside arrays."""
+"""Experiment: one config, resolved once into data, model, task, optimizer, plan and devices."""
 
 import dataclasses
 import json
-from typing import Any, Protocol
+import math
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from etils import epath
 
 from vit_jax import config as schema
-from vit_jax.config import Config
-from vit_jax.data import pipeline
-from vit_jax.data.image.transforms import Preprocessing
-from vit_jax.data.sources import open_source
-from vit_jax.data.text.vocabulary import Vocabulary
-from vit_jax.data.video.clips import ClipPreprocessing
+from vit_jax.architecture import architecture_of
+from vit_jax.config import Config, extensions
+from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
 from vit_jax.errors import UserError, nearest
 from vit_jax.models import build_model
-from vit_jax.parallel import check_batch_size
-from vit_jax.sentences import Sentences, open_sentences, sentence_batches
-from vit_jax.tasks import Task
-from vit_jax.tasks.classification import Classification
-from vit_jax.tasks.translation import Translation
-from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint
+from vit_jax.optimizer import make_optimizer
+from vit_jax.parallel import Parallel, check_batch_size, make_parallel
+from vit_jax.tasks import TASKS, Task, group_of
+from vit_jax.workdir.checkpoint import load_meta
 
 PyTree = Any
 _DTYPES = ("float32", "bfloat16", "float64")
-_TASKS = {"classification": ("image", "video"), "translation": ("text",)}  # and what each learns from
-_PREPROCESSINGS: dict[str, Any] = {"image": Preprocessing, "video": ClipPreprocessing, "text": Vocabulary}
 
 
-def make_model(config: Config, preprocessing: Any, labels: tuple[str, ...] = ()) -> nn.Module:
-    """Builds `config.model` for what `preprocessing` gives it, and for these classes.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The durations of a config, in steps.
+
+    Attributes:
+      total: Length of the run.
+      eval_every, checkpoint_every, log_every: Intervals, at least one step each.
+      profile: First and last step to trace, or (0, 0).
+    """
+
+    total: int
+    eval_every: int
+    checkpoint_every: int
+    log_every: int
+    profile: tuple[int, int]
+    steps_per_epoch: float
+
+    @classmethod
+    def from_config(cls, config: Config, steps_per_epoch: float) -> "Plan":
+        """Converts the durations of `config` to steps.
+
+        Raises:
+          UserError: A duration is malformed, or the run has no step.
+        """
+
+        def steps(key, value):
+            return max(schema.steps(key, value, steps_per_epoch), 1)
+
+        profile = tuple(config.profile)
+        if profile and (len(profile) != 2 or not 0 < profile[0] <= profile[1]):
+            raise UserError(f"config.profile={profile} must be (first, last) steps, the first of them 1 or later")
+        if not schema.steps("duration", config.duration, steps_per_epoch):
+            raise UserError(
+                f"config.duration={config.duration!r} is less than one step; an epoch has {steps_per_epoch:.1f}"
+            )
+        return cls(
+            total=steps("duration", config.duration),
+            eval_every=steps("eval_every", config.eval_every),
+            checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
+            log_every=steps("log_every", config.log_every),
+            profile=profile or (0, 0),
+            steps_per_epoch=steps_per_epoch,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config means.
+
+    Attributes:
+      config: The config with every key filled in: see `complete`.
+      data: Both splits and their batches.
+      model, task: What computes, and what is learned.
+      tx, schedule: The optimizer, and its learning rate as a function of the step.
+      plan: The durations in steps.
+      parallel: The devices.
+    """
+
+    config: Config
+    data: Data
+    model: nn.Module
+    task: Task
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    plan: Plan
+    parallel: Parallel
+
+    @classmethod
+    def from_config(cls, config: Config, workdir: epath.PathLike | None = None, *, trust: bool = False) -> "Experiment":
+        """Resolves a config. Nothing is written, and no parameter is made.
+
+        Args:
+          workdir: Where the run will be written. If it holds a checkpoint, what the run took from `config.init_from` is
+            read there, so that the run resumes without its origin.
+          trust: Whether code outside vit_jax may be imported that only the checkpoint in `config.init_from` names.
+
+        Raises:
+          UserError: A key has a wrong value, or the data, a split or the weights of `init_from` are at fault.
+        """
+        own = load_meta(workdir) if workdir is not None else None
+        origin = own or (load_meta(config.init_from) if config.init_from else None)
+        if origin and config.init_from:
+            named = extensions.import_paths(config)
+            extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
+        config = complete(config, own)
+        start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
+        return cls.assemble(config, open_data(config, start))
+
+    @classmethod
+    def assemble(cls, config: Config, data: Data) -> "Experiment":
+        """Resolves a complete config whose data are open.
+
+        Raises:
+          UserError: A key has a wrong value.
+        """
+        parallel = make_parallel(config.parallel)
+        model = make_model(config, data.encoder, data.labels)
+        task = make_task(config, data.encoder, data.labels)
+        if (best := config.checkpoint.best) not in task.scores:
+            raise UserError(
+                f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}"
+            )
+        if (group := group_of(task)) > 1:
+            check_batch_size(config.batch_size, config.accum_steps, group=group)
+        plan = Plan.from_config(config, data.steps_per_epoch)
+        tx, schedule = make_optimizer(
+            config.optimizer,
+            abstract_params(model, task),
+            total_steps=plan.total,
+            steps_per_epoch=plan.steps_per_epoch,
+            hidden_dim=getattr(model, "hidden_dim", None),
+        )
+        return cls(config, data, model, task, tx, schedule, plan, parallel)
+
+    def init_params(self, rng: jax.Array) -> PyTree:
+        """Returns initial parameters. Pure."""
+        return _init_params(self.model, self.task, rng)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds besides arrays, as JSON: all that `load_run` needs."""
+        return describe(self.config, self.data.labels, self.data.encoder)
+
+    def summary(self, num_params: int) -> list[str]:
+        """Returns the lines printed before training: model size, data, batch layout, what is kept."""
+        config, plan, devices = self.config, self.plan, jax.device_count()
+        each = config.batch_size // devices // config.accum_steps
+        unit, kind = get_modality(self.data.encoder.key).unit, jax.devices()[0].device_kind
+        about, *more = self.data.summary()
+        both = math.lcm(plan.eval_every, plan.checkpoint_every)
+        rare = config.checkpoint.keep_best and both > plan.eval_every
+        where = f"every {both:,} steps" if both < plan.total else "only at the end"
+        return [
+            f"{config.model.name}: {num_params:,} parameters; {about}",
+            f"{plan.total:,} steps of {config.batch_size} {unit} = {each} x {devices} {kind} device(s) x "
+            f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
+            *([f"evaluation and checkpoint fall together {where}: the best is chosen among these"] if rare else []),
+            *more,
+        ]
+
+
+def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
+    """Returns a copy of a config in which every key is set.
+
+    A key of the preprocessing, or of a model without a name, that is unset takes its value from the run itself if that
+    has started (`own`, the meta of its checkpoint), else from `config.init_from`, else its default. So fine-tuning
+    needs the weights and the data, and not the architecture typed in again.
+
+    Raises:
+      UserError: `config.init_from` cannot be read.
+    """
+    config = schema.copy(config)
+    if own is not None:
+        schema.fill(config, schema.flatten(own["config"]), schema.FROM_WEIGHTS)
+    elif config.init_from:
+        keep_model = config.model.name is not None
+        wanted = [name for name in schema.FROM_WEIGHTS if not (keep_model and name.startswith("model."))]
+        origin = architecture_of(config.init_from, image_size=config.init_image_size)
+        schema.fill(config, origin.as_config(config.data.image_size), wanted)
+    return schema.resolve_defaults(config)
+
+
+def make_model(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> nn.Module:
+    """Builds `config.model` for the inputs that `encoder` makes and the classes in `labels`.
 
     Raises:
       UserError: A name or a field is wrong.
     """
-    fields = {name: value for name, value in config.model.items() if value is not None and name != "name"}
+    fields = {key: value for key, value in config.model.items() if value is not None and key not in ("name", "extra")}
     dtype = fields.pop("dtype")
     if dtype not in _DTYPES:
         raise UserError(f"unknown config.model.dtype {dtype!r}{nearest(dtype, _DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise UserError("config.model.dtype 'float64' needs the environment variable JAX_ENABLE_X64=1")
+        raise UserError("config.model.dtype='float64' needs the environment variable JAX_ENABLE_X64=1")
     dtype = jnp.dtype(dtype)
-    given = {**preprocessing.model_fields, **({"num_classes": len(labels)} if labels else {})}
-    types = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
+    offered = {**encoder.model_fields, **({"num_classes": len(labels)} if labels else {})}
+    offered |= {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
+    extra = extensions.extra_fields(config.model, "config.model")
     try:
-        return build_model(config.model.name, **given, **types, **fields)
+        return build_model(config.model.name, offered, **fields, **extra)
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
 
 
-def make_task(config: Config, preprocessing: Any, labels: tuple[str, ...] = ()) -> Task:
-    """Builds `config.task`.
+def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Task:
+    """Builds `config.task` for the inputs that `encoder` makes and the classes in `labels`.
+
+    A task takes those keys of `config.task`, and of what the data tell, that it has fields for.
 
     Raises:
-      UserError: A name is wrong, or the data are of another task.
+      UserError: A name or a field is wrong, or the task does not learn from this kind of data.
     """
-    task = config.task
-    if task.name not in _TASKS:
-        raise UserError(f"unknown config.task.name {task.name!r}{nearest(task.name, _TASKS)}")
-    if preprocessing.key not in _TASKS[task.name]:
-        known = next(name for name, keys in _TASKS.items() if preprocessing.key in keys)
-        raise UserError(f"config.task.name={task.name!r} does not learn from {preprocessing.key}; {known!r} does")
-    if task.name == "translation":
-        fields = ("label_smoothing", "beam_size", "length_penalty", "extra_length")
-        try:
-            return Translation(
-                vocabulary=preprocessing,
-                max_length=max(config.data.buckets),
-                language=config.data.languages[-1],
-                **{name: task[name] for name in fields},
-            )
-        except ValueError as error:
-            raise UserError(f"config.task: {error}") from error
-    losses = ("softmax", "sigmoid")
-    if task.loss not in losses:
-        raise UserError(f"unknown config.task.loss {task.loss!r}{nearest(task.loss, losses)}")
-    return Classification(
-        num_classes=len(labels),
-        loss_name=task.loss,
-        repeats=config.data.repeats,
-        views=preprocessing.views,
-        **{name: task[name] for name in ("label_smoothing", "mixup_alpha", "cutmix_alpha", "mix_probability")},
-    )
+    name: str = config.task.name
+    if name not in TASKS and not extensions.is_import_path(name):
+        raise UserError(f"unknown config.task.name {name!r}{nearest(name, TASKS)}")
+    cls = extensions.load_object(TASKS.get(name) or name, "config.task.name")
+    if encoder.key not in cls.modalities:
+        able = [known for known, path in TASKS.items() if encoder.key in extensions.load_object(path, "").modalities]
+        hint = f"; {able[0]!r} does" if able else ""
+        raise UserError(f"config.task.name={name!r} does not learn from {encoder.key}{hint}")
+    keys = {key: value for key, value in config.task.items() if key not in ("name", "loss", "extra")}
+    offered = {"num_classes": len(labels), "labels": labels, "loss_name": config.task.loss, **keys}
+    offered |= get_modality(encoder.key).task_fields(config, encoder)
+    values = extensions.accepted(cls, offered) | extensions.extra_fields(config.task, "config.task")
+    if name not in TASKS:
+        return extensions.construct(cls, values, "config.task", name)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"config.task: {error}") from error
 
 
-class Data(Protocol):
-    """The two splits of a config, and the batches made of them.
-
-    Attributes:
-      train: The source of the training split.
-      labels: Names of the classes; none of text.
-      preprocessing: Of evaluation, with which a checkpoint predicts.
-      unit: What `batch_size` counts, as "images".
-      skipped: Examples of the evaluation split that are not scored.
-    """
-
-    train: Any
-    labels: tuple[str, ...]
-    preprocessing: Any
-    unit: str
-    skipped: int
-
-    @property
-    def steps_per_epoch(self) -> float: ...
-    def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches: ...
-    def eval_batches(self) -> pipeline.Batches: ...
-    def summary(self) -> list[str]: ...
+def _init_params(model: Any, task: Task, rng: jax.Array) -> PyTree:
+    return model.init(rng, *task.init_inputs(model), train=False)["params"]
 
 
-class Examples:
-    """Images or clips with labels."""
-
-    def __init__(self, config: Config):
-        mixed = Classification(1, **{name: config.task[name] for name in ("mixup_alpha", "cutmix_alpha")})
-        group = dataclasses.replace(mixed, repeats=config.data.repeats).group
-        check_batch_size(config.batch_size, config.accum_steps, group=group)
-        check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
-        data = config.data
-        self.train, self.eval = (open_split(config, split) for split in (data.train_split, data.eval_split))
-        check_labels(self.train.labels, self.eval.labels, f"split {data.train_split}", f"split {data.eval_split}")
-        self.config, self.labels, self.skipped = config, self.train.labels, len(self.eval.skipped)
-        self.train_preprocessing = make_preprocessing(config, self.train.kind, train=True)
-        self.preprocessing = make_preprocessing(config, self.eval.kind, train=False)
-        self.unit = {"image": "images", "video": "clips"}[self.eval.kind]
-
-    @property
-    def steps_per_epoch(self) -> float:
-        return len(self.train) / self.config.batch_size
-
-    def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches:
-        """Yields this process's slice of the batches of updates `first_step + 1` to `last_step`."""
-        return pipeline.train_batches(
-            self.train,
-            self.train_preprocessing,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            first_step=first_step,
-            last_step=last_step,
-            repeats=self.config.data.repeats,
-            **pipeline.processes_and_workers(self.config),
-        )
-
-    def eval_batches(self) -> pipeline.Batches:
-        """Yields this process's slice of batches that hold every example of the evaluation split once."""
-        return eval_batches(self.config, self.eval, self.preprocessing)[0]
-
-    def summary(self) -> list[str]:
-        skipped = len(self.train.skipped)
-        return [
-            f"{self.train.name}: {len(self.train):,} training and {len(self.eval):,} evaluation {self.unit}, "
-            f"{len(self.labels)} classes",
-            *([f"skipped {skipped} unreadable {self.unit}"] if skipped else []),
-        ]
-
-
-def open_data(config: Config) -> Data:
-    """Opens both splits of `config.data`.
+def abstract_params(model: nn.Module, task: Task) -> PyTree:
+    """Returns the shapes and dtypes of the parameters.
 
     Raises:
-      UserError: Set, split or transforms are wrong, or the two splits have different labels.
+      UserError: The model cannot compute as `config.model` says on these devices.
     """
-    return Sentences(config) if config.data.name == "text" else Examples(config)
+    try:
+        return jax.eval_shape(lambda: _init_params(model, task, jax.random.PRNGKey(0)))
+    except (ValueError, ImportError) as error:
+        raise UserError(f"config.model: {error}") from error
 
 
-def open_split(config: Config, split: str, **other: str | None) -> Any:
-    """Opens a split of `config.data`; `name`, `path` and `data_dir` of another set may be given.
-
-    Raises:
-      UserError: Set or split are wrong.
-    """
-    data = config.data
-    name = other.get("name") or data.name
-    path = other.get("path") or (data.path if name == data.name else None)
-    if name == "text":
-        return open_sentences(config, split, path)
-    clips = ("cache", "cache_gb", "cache_side", "frames_fps")
-    options = {key: data[key] for key in clips} if name == "video" else {}
-    if options.get("cache") and data.cache_side < min(data.image_size):
-        raise UserError(
-            f"config.data.cache_side={data.cache_side} is below config.data.image_size={tuple(data.image_size)}: "
-            "copies would be enlarged again; raise it, or unset config.data.cache"
-        )
-    data_dir = other.get("data_dir") or data.data_dir
-    label = data.label if name == data.name else None
-    return open_source(name, split, path=path, data_dir=data_dir, strict=data.strict, label=label, **options)
-
-
-def make_preprocessing(config: Config, kind: str, *, train: bool) -> pipeline.AnyPreprocessing:
-    """Builds what an image or a clip (`kind`) of `config.data` meets in training or in evaluation.
-
-    Raises:
-      UserError: Sizes, sampling or transforms are wrong.
-    """
-    data = config.data
-    transforms = data.train_transforms if train else data.eval_transforms
-    shape = {"image_size": tuple(data.image_size), "channels": data.channels}
-    if kind == "image":
-        return Preprocessing(transforms=transforms, **shape)
-    views = {} if train else {"clips": data.eval_clips, "crops": data.eval_crops}
-    return ClipPreprocessing(
-        num_frames=data.num_frames, sampling=data.sampling, transforms=transforms, **shape, **views
-    )
-
-
-def eval_batches(
-    config: Config, source: Any, preprocessing: Any, batch_size: int | None = None
-) -> tuple[pipeline.Batches, int]:
-    """Returns batches that hold every example of a split once, and how many examples cannot be scored.
-
-    Args:
-      batch_size: Rows of a batch, about (tokens a side, of text); that of the config if None.
-    """
-    if preprocessing.key == "text":
-        return sentence_batches(config, source, preprocessing, batch_size)
-    rows = batch_size or config.eval_batch_size or config.batch_size
-    devices = jax.device_count()
-    examples = max(rows // preprocessing.views // devices, 1) * devices
-    batches = pipeline.eval_batches(
-        source, preprocessing, batch_size=examples, **pipeline.processes_and_workers(config)
-    )
-    return batches, len(source.skipped)
-
-
-def check_labels(ours: tuple[str, ...], theirs: tuple[str, ...], us: str, them: str) -> None:
-    """Raises UserError, with the first differences, unless both name the same classes in the same order."""
-    if tuple(ours) == tuple(theirs):
-        return
-    if len(ours) != len(theirs):
-        sizes = f"{us} has {len(ours)} classes, {them} {len(theirs)}"
-    else:
-        sizes = f"{us} and {them} both have {len(ours)} classes, named differently"
-    only = [sorted(set(a) - set(b))[:3] for a, b in ((ours, theirs), (theirs, ours))]
-    raise UserError(f"label names do not match: {sizes}; only in {us}: {only[0]}; only in {them}: {only[1]}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained model that predicts by itself: what `load_run` reads from a checkpoint."""
-
-    model: nn.Module
-    params: PyTree
-    task: Any
-    labels: tuple[str, ...]
-    preprocessing: Any
-    config: Config
-    step: int
-
-
-def describe(config: Config, labels: tuple[str, ...], preprocessing: Any) -> dict[str, Any]:
-    """Returns what a checkpoint holds beside arrays, as JSON: enough for `load_run`."""
+def describe(config: Config, labels: tuple[str, ...], encoder: Any) -> dict[str, Any]:
+    """Returns what a checkpoint holds besides arrays, as JSON: config, labels, encoder, and code from elsewhere."""
     return {
         "config": json.loads(config.to_json()),
         "labels": list(labels),
-        "preprocessing": {"key": preprocessing.key, **preprocessing.to_dict()},
+        "preprocessing": describe_encoder(encoder),
+        "extensions": extensions.describe(extensions.import_paths(config, [getattr(encoder, "transforms", "")])),
     }
-
-
-def load_run(path: epath.PathLike, *, average: int = 1) -> Run:
-    """Loads the newest whole checkpoint of a workdir, or `WORKDIR/checkpoints/STEP`.
-
-    Args:
-      average: Takes the mean of the parameters of so many of the newest checkpoints (Attention Is All You Need, 6.1).
-
-    Raises:
-      UserError: There are none, or too few.
-    """
-    params, meta = load_checkpoint(path) if average == 1 else average_checkpoints(path, average)
-    config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
-    described = dict(meta["preprocessing"])
-    preprocessing = _PREPROCESSINGS[described.pop("key", "image")].from_dict(described)
-    return Run(
-        model=make_model(config, preprocessing, labels),
-        params=params,
-        task=make_task(config, preprocessing, labels),
-        labels=labels,
-        preprocessing=preprocessing,
-        config=config,
-        step=meta["step"],
-    )

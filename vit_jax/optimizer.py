@@ -1,4 +1,14 @@
-"""The optimizer: schedule, clipping, weight-decay mask, layer decay and freezing as one optax chain."""
+"""The optimizer: schedule, clipping, weight decay, layer decay and freezing as one optax chain.
+
+One update of the trainable parameters p, from their gradients g at step t:
+
+    g <- g * min(1, clip_norm / ||g||)                      ||g||: global norm over all trainable parameters
+    u <- optimizer(g, learning_rate(t)), weight decay included
+    p <- p + layer_decay ** (layers above p) * u
+
+Every optimizer but `sgd` has decoupled weight decay, in which u contains -learning_rate(t) * weight_decay * p; it
+applies to the parameters that `weight_decay_mask` matches.
+"""
 
 import re
 from collections.abc import Callable
@@ -8,22 +18,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax.config import Config, steps
+from vit_jax.config import Config, default_config, steps
+from vit_jax.config.extensions import accepted, construct, extra_fields, is_import_path, load_object
 from vit_jax.errors import UserError, nearest
 
 Params = dict[str, Any]
 
 
 def make_optimizer(
-    config: Config, params: Params, *, total_steps: int, steps_per_epoch: float, hidden_dim: int
+    config: Config, params: Params, *, total_steps: int, steps_per_epoch: float, hidden_dim: int | None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Builds the chain for `config.optimizer` and the schedule of its learning rate.
+    """Builds the optax chain of `config.optimizer`, and its learning rate as a function of the step.
 
-    Gradients are clipped at the global norm of the trainable parameters; layer decay scales the whole update of a
-    layer, decay included. `params` may be abstract.
+    `config.name` may be an import path; see `_own`. Clipping, layer decay, freezing and the schedule apply to an
+    optimizer of your own as well.
+
+    Args:
+      config: The section `optimizer` of a config.
+      params: The parameters, which may be abstract: patterns are matched with their paths.
+      total_steps: Length of training.
+      steps_per_epoch: Converts durations in epochs.
+      hidden_dim: Token width, which the schedule `noam` needs; None for a model that has no such field.
 
     Raises:
-      UserError: A name is unknown, or a pattern matches no parameter.
+      UserError: A name is unknown, a pattern matches no parameter, or code of your own cannot be imported or called.
     """
     schedule = make_schedule(
         config.schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch, hidden_dim=hidden_dim
@@ -31,15 +49,13 @@ def make_optimizer(
     trainable = match(config.trainable, params, "optimizer.trainable")
     if config.weight_decay:
         match(config.weight_decay_mask, params, "optimizer.weight_decay_mask")
-    if config.name not in _OPTIMIZERS:
-        raise UserError(f"unknown optimizer.name {config.name!r}{nearest(config.name, _OPTIMIZERS)}")
 
-    def decay_mask(params):  # freezing hands the chain a tree with holes, so paths are matched again here
+    def decay_mask(params):  # freezing passes the chain a tree with holes, so paths are matched again here
         return _map_path(lambda path, _: re.fullmatch(config.weight_decay_mask, path) is not None, params)
 
     tx = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        _OPTIMIZERS[config.name](config, schedule, decay_mask),
+        _optimizer(config)(config, schedule, decay_mask),
         scale_by_layer(config.layer_decay) if config.layer_decay != 1.0 else optax.identity(),
     )
     if not all(jax.tree.leaves(trainable)):
@@ -48,13 +64,29 @@ def make_optimizer(
     return tx, schedule
 
 
-def make_schedule(config: Config, *, total_steps: int, steps_per_epoch: float, hidden_dim: int) -> optax.Schedule:
-    """Returns the learning rate as a function of the step: linear warm-up from 0, then `config.name`.
+def make_schedule(
+    config: Config, *, total_steps: int, steps_per_epoch: float, hidden_dim: int | None
+) -> optax.Schedule:
+    """Returns the learning rate as a function of the step t, counted from 0.
 
-    `rsqrt` is google-research/big_vision's; `noam` is Attention Is All You Need, equation 3, with step + 1 for step.
+    During warm-up, for t < warmup, it is peak * t / warmup. Then, with s = t - warmup and S = total_steps - warmup:
+
+        constant  peak
+        cosine    end + (peak - end) * (1 + cos(pi * s / S)) / 2
+        linear    peak + (end - peak) * s / S
+        step      peak * step_factor ** (number of boundaries passed), boundaries counted from step 0
+        rsqrt     peak / sqrt(1 + s / timescale)                                    as google-research/big_vision
+
+    `noam` has a warm-up of its own (Attention Is All You Need, equation 3, which counts from 1):
+
+        noam      peak * hidden_dim ** -0.5 * min((t + 1) ** -0.5, (t + 1) * warmup ** -1.5)
+
+    Args:
+      config: The section `optimizer.schedule` of a config.
 
     Raises:
-      UserError: The name is unknown, or the warm-up is no shorter than the run.
+      UserError: The name is unknown, a duration is malformed, the warm-up is as long as the run, or `noam` is used
+        with a model that has no `hidden_dim`.
     """
 
     def duration(key):
@@ -62,9 +94,13 @@ def make_schedule(config: Config, *, total_steps: int, steps_per_epoch: float, h
 
     peak, warmup = config.peak, duration("warmup")
     if warmup and warmup >= total_steps:
-        raise UserError(f"optimizer.schedule.warmup is {warmup} steps, the whole run {total_steps}")
+        raise UserError(
+            f"config.optimizer.schedule.warmup must be shorter than the run of {total_steps} steps, got {warmup} steps"
+        )
     decay_steps = total_steps - warmup
     if config.name == "noam":
+        if hidden_dim is None:
+            raise UserError("config.optimizer.schedule.name='noam' needs a model that has a field hidden_dim")
         return lambda step: (
             peak * hidden_dim**-0.5 * jnp.minimum((step + 1.0) ** -0.5, (step + 1) * max(warmup, 1) ** -1.5)
         )
@@ -86,7 +122,42 @@ def make_schedule(config: Config, *, total_steps: int, steps_per_epoch: float, h
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup]) if warmup else main
 
 
+def _optimizer(config):
+    """Returns the function that makes the optimizer from (config, schedule, weight-decay mask)."""
+    extra_fields(config, "config.optimizer", ours=("learning_rate", "mask"))
+    if is_import_path(config.name):
+        return _own
+    if config.name not in _OPTIMIZERS:
+        raise UserError(f"unknown optimizer.name {config.name!r}{nearest(config.name, _OPTIMIZERS)}")
+    return _OPTIMIZERS[config.name]
+
+
+def _own(config, schedule, mask):
+    """Calls `factory(learning_rate=schedule, **config.extra)` at the import path `config.name`.
+
+    If the factory has a parameter `mask`, as optax's own do, it receives the function behind `weight_decay_mask`.
+    The keys of the built-in optimizers (`b1`, `weight_decay`, ...) do not reach it.
+
+    Raises:
+      UserError: Such a key is set, a parameter is unknown or missing, or the factory raises ValueError.
+    """
+    defaults = default_config().optimizer
+    for key in ("b1", "b2", "eps", "momentum", "nesterov", "mu_dtype", "weight_decay"):
+        if config[key] != defaults[key]:
+            raise UserError(
+                f"config.optimizer.{key} has no effect on {config.name}, which receives the values in "
+                f"config.optimizer.extra only. Set config.optimizer.extra.{key} if it has such a parameter."
+            )
+    factory = load_object(config.name, "config.optimizer.name")
+    ours = {"learning_rate": schedule, **accepted(factory, {"mask": mask})}
+    return construct(factory, {**config.extra.to_dict(), **ours}, "config.optimizer", config.name)
+
+
 def _adamw(config, schedule, mask):
+    """AdamW (arXiv:1711.05101), with m and v the bias-corrected moments.
+
+    u = -learning_rate * (m / (sqrt(v) + eps) + weight_decay * p)
+    """
     return optax.adamw(
         schedule,
         config.b1,
@@ -99,23 +170,40 @@ def _adamw(config, schedule, mask):
 
 
 def _sgd(config, schedule, mask):
+    """SGD with coupled weight decay, as torch's.
+
+    m <- momentum * m + (g + weight_decay * p); u = -learning_rate * m.
+    With Nesterov momentum, u = -learning_rate * (g + weight_decay * p + momentum * m).
+    """
     momentum = config.momentum or None
     sgd = optax.sgd(schedule, momentum, config.nesterov, accumulator_dtype=config.mu_dtype)
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), sgd)
 
 
 def _lamb(config, schedule, mask):
+    """LAMB (arXiv:1904.00962): AdamW's direction d for each parameter tensor, rescaled to the tensor's norm.
+
+    d = m / (sqrt(v) + eps) + weight_decay * p; u = -learning_rate * ||p|| / ||d|| * d
+    """
     return optax.lamb(schedule, config.b1, config.b2, eps=config.eps, weight_decay=config.weight_decay, mask=mask)
 
 
 def _lion(config, schedule, mask):
+    """Lion (arXiv:2302.06675).
+
+    u = -learning_rate * (sign(b1 * m + (1 - b1) * g) + weight_decay * p); then m <- b2 * m + (1 - b2) * g
+    """
     return optax.lion(
         schedule, config.b1, config.b2, mu_dtype=config.mu_dtype, weight_decay=config.weight_decay, mask=mask
     )
 
 
 def _adafactor(config, schedule, mask):
-    # optax's own decay is not scaled by the learning rate; here weight_decay means the same for every optimizer
+    """Adafactor (arXiv:1804.04235) with the schedule's learning rate times the RMS of each parameter tensor.
+
+    The second moment of a matrix is the outer product of its row and column means. Deviation from optax: weight decay
+    is multiplied by the learning rate, so that `weight_decay` means the same for every optimizer.
+    """
     return optax.chain(
         optax.adafactor(None, momentum=config.momentum or None, dtype_momentum=config.mu_dtype or jnp.float32),
         optax.add_decayed_weights(-config.weight_decay, mask),
@@ -124,10 +212,16 @@ def _adafactor(config, schedule, mask):
 
 
 def _muon(config, schedule, mask):
-    """Muon (Jordan 2024) of the kernels in blocks, Adam of all else, at one rate and both with Nesterov momentum.
+    """Muon (Jordan 2024) for the kernels of the blocks, and Adam for all other parameters.
 
-    As in Moonlight (arXiv:2502.16982) updates are scaled to the size of AdamW's, so that its learning rates and decay
-    serve. Queries, keys and values are matrices of all heads together, as in its code.
+    For the matrix of a kernel, with m the Nesterov momentum and O the factor U V^T of its singular value decomposition
+    m = U S V^T, which Newton-Schulz iterations approximate:
+
+        u = -learning_rate * (0.2 * sqrt(max(rows, columns)) * O + weight_decay * p)
+
+    The factor 0.2 is Moonlight's (arXiv:2502.16982): it gives updates the size of AdamW's, so that its learning rates
+    and weight decay can be reused. All heads of queries, keys or values form one matrix, as in Moonlight's code. Adam
+    has Nesterov momentum and the same learning rate.
     """
     muon = optax.contrib.muon(
         1.0,
@@ -143,12 +237,13 @@ def _muon(config, schedule, mask):
 
 
 def _matrix(path: str, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
-    """Which axes are the inputs and which the outputs of a matrix; None if it is no kernel of a block."""
+    """Returns the input and output axes of a kernel that Muon updates; None for a parameter that Adam updates."""
     if not re.search(r"(?:^|/)block_\d+/.*kernel$", path):
         return None
-    last_inputs = leaf.ndim - 1 if path.endswith("/out/kernel") else 1  # the heads are outputs, or inputs of `out`
+    # (hidden_dim, heads, head_dim) for queries, keys and values; (heads, head_dim, hidden_dim) for `out`
+    num_inputs = leaf.ndim - 1 if path.endswith("/out/kernel") else 1
     axes = tuple(range(leaf.ndim))
-    return optax.contrib.MuonDimensionNumbers(axes[:last_inputs], axes[last_inputs:])
+    return optax.contrib.MuonDimensionNumbers(axes[:num_inputs], axes[num_inputs:])
 
 
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -162,10 +257,10 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def scale_by_layer(decay: float) -> optax.GradientTransformation:
-    """Scales updates by `decay` to the number of layers above: head and final norm 0, patches and positions most.
+    """Multiplies each update by decay ** (number of layers above it), as in BEiT (arXiv:2106.08254).
 
-    As in BEiT (arXiv:2106.08254): layer 0 holds what comes before the blocks, layer i + 1 is `block_i`, of an encoder
-    or of a decoder.
+    Layer 0 holds all parameters before the blocks (patches, positions, embeddings), layer i + 1 those of `block_i` of
+    an encoder or a decoder, and the last layer the final norm, the pooling and the head, whose factor is 1.
     """
 
     def update(updates, params):
@@ -186,17 +281,19 @@ def _layer(path: str, top: int) -> int:
 
 
 def match(pattern: str, params: Params, key: str) -> Any:
-    """Returns a tree of bools: whether a parameter's whole path (`encoder/block_0/mlp/in/kernel`) matches.
+    """Returns a tree of bools: whether the pattern matches the whole path of a parameter.
+
+    A path has the form `encoder/block_0/mlp/in/kernel`.
 
     Raises:
-      UserError: Nothing matches, or the pattern is no regular expression.
+      UserError: No parameter matches, or the pattern is not a regular expression.
     """
     try:
         tree = _map_path(lambda path, _: re.fullmatch(pattern, path) is not None, params)
     except re.error as error:
-        raise UserError(f"config.{key}={pattern!r} is no regular expression: {error}") from error
+        raise UserError(f"config.{key} must be a regular expression, got {pattern!r}: {error}") from error
     if not any(jax.tree.leaves(tree)):
-        raise UserError(f"config.{key}={pattern!r} matches no parameter; they are named as {_paths(params)[0]!r}")
+        raise UserError(f"config.{key}={pattern!r} matches no parameter. Paths have the form {_paths(params)[0]!r}.")
     return tree
 
 

@@ -291,8 +291,10 @@ class FullySharded:
 
 
 def _on_host(x: Any) -> np.ndarray:
-    """Copies an array to the host; an array that spans processes must be replicated."""
+    """Copies an array to the host, whole, wherever its shards are."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        if not x.is_fully_replicated:
+            return multihost_utils.process_allgather(x, tiled=True)
         return np.asarray(x.addressable_data(0))
     return np.asarray(x)
 

@@ -1,26 +1,26 @@
 """Pictures: curves of a run, images and clips with what was predicted for them, and matrices."""
 
-import pathlib
+import io
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from vit_jax.workdir.metrics import read_metrics
 
-Path = pathlib.Path
 GREEN, RED, GREY = "#2a7d3c", "#b3302c", "#555555"
 
 
 TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
 
 
-def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> Path:
+def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> epath.Path:
     """Draws loss and `metric` against the step, from `metrics.jsonl`, into `WORKDIR/curves.png`.
 
-    Where training has `nll`, the loss without smoothing, that is what is drawn: evaluation does not smooth either.
+    If training reports `nll`, the loss without label smoothing, that is drawn as its loss: evaluation does not smooth.
     """
     plt = _pyplot()
     rows = read_metrics(workdir)
@@ -34,7 +34,7 @@ def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> Path:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.suptitle(headline, fontsize=10)
-    return _save(figure, pathlib.Path(workdir) / "curves.png")
+    return _save(figure, epath.Path(workdir) / "curves.png")
 
 
 def _value(row: dict[str, Any], name: str) -> float:
@@ -43,8 +43,8 @@ def _value(row: dict[str, Any], name: str) -> float:
 
 def contact_sheet(
     path: Any, images: Sequence[Image.Image], titles: Sequence[str], colours: Sequence[str], heading: str = ""
-) -> Path:
-    """Writes images on a grid, a title in a colour above each."""
+) -> epath.Path:
+    """Draws images on a grid, each below a title in a colour of its own."""
     plt = _pyplot()
     wide = images[0].width > 2.5 * images[0].height  # strips of frames
     columns, width = (min(len(images), 3), 4.2) if wide else (min(len(images), 8), 1.7)
@@ -63,13 +63,13 @@ def contact_sheet(
         axis.imshow(np.asarray(image if grey else image.convert("RGB")), cmap="gray" if grey else None)
         axis.set_title(title, fontsize=8, color=colour)
     figure.suptitle(heading, fontsize=10)
-    return _save(figure, pathlib.Path(path))
+    return _save(figure, epath.Path(path))
 
 
 def heat_maps(
     path: Any, panels: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]], heading: str = ""
-) -> Path:
-    """Draws matrices side by side, each given as (title, values, names of the rows, names of the columns)."""
+) -> epath.Path:
+    """Draws matrices side by side, each given as (title, values, row names, column names)."""
     plt = _pyplot()
     longest = max(len(names) for _, _, *both in panels for names in both)
     side = max(3.5, 0.28 * longest + 1.2)
@@ -82,11 +82,11 @@ def heat_maps(
         axis.set_yticks(range(len(rows)), rows, fontsize=8)
         axis.set_title(textwrap.fill(title, int(8 * side)), fontsize=9)  # side by side without overlap
     figure.suptitle(heading, fontsize=10)
-    return _save(figure, pathlib.Path(path))
+    return _save(figure, epath.Path(path))
 
 
 def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
-    """Returns images of one size side by side, a white line between."""
+    """Returns images of equal size side by side, separated by a white line."""
     width, height = frames[0].size
     gap = max(width // 16, 1)
     strip = Image.new("RGB", (len(frames) * (width + gap) - gap, height), "white")
@@ -104,7 +104,9 @@ def _pyplot():
     return pyplot
 
 
-def _save(figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
+def _save(figure: Any, path: epath.Path) -> epath.Path:
+    content = io.BytesIO()  # Matplotlib writes to local files only, and a workdir may be elsewhere
+    figure.savefig(content, dpi=120, format="png")
     _pyplot().close(figure)
+    path.write_bytes(content.getvalue())
     return path

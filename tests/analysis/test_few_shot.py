@@ -18,7 +18,7 @@ from vit_jax.analysis import few_shot
 from vit_jax.analysis.few_shot import L2_GRID, choose_examples, fit_linear
 from vit_jax.config import default_config
 from vit_jax.data.image.transforms import Preprocessing
-from vit_jax.data.sets.builders import fifth_of_each_class
+from vit_jax.data.sets.digits import fifth_of_each_class
 from vit_jax.errors import UserError
 from vit_jax.experiment import describe, make_model
 from vit_jax.workdir.checkpoint import Checkpoints
@@ -143,7 +143,7 @@ def test_examples_are_chosen_by_the_seed_and_more_include_fewer():
 
 
 def test_classes_without_enough_examples_are_named():
-    with pytest.raises(UserError, match=r"4 examples of each class .* fewer are there of 'b' \(3\), 'd' \(0\)"):
+    with pytest.raises(UserError, match=r"4 examples per class .* have fewer: 'b' \(3\), 'd' \(0\)"):
         choose_examples(np.array([0] * 5 + [1] * 3 + [2] * 4), 4, ["a", "b", "c", "d"])
     with pytest.raises(UserError, match="one label each"):
         choose_examples(np.eye(3), 1, ["a", "b", "c"])
@@ -209,8 +209,8 @@ def test_a_checkpoints_features_are_evaluated(workdir):
 
 
 def test_mistakes_are_named(workdir):
-    assert "fewer are there of '0' (" in ran("evaluate", workdir, "--few_shot=200", status=2)
+    assert "these classes have fewer: '0' (" in ran("evaluate", workdir, "--few_shot=200", status=2)
     assert "no split" in ran("evaluate", workdir, "--few_shot=1", "--train_split=tarin", status=2)
     with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as err:
         main(["evaluate", str(workdir), "--few_shot=five"])
-    assert "'five': one count or several, as 5 or 1,5,10" in err.getvalue()
+    assert "'five' must be one count or several, for example 5 or 1,5,10" in err.getvalue()

@@ -25,7 +25,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def digits(data_dir):
-    from vit_jax.data.sources import open_source
+    from vit_jax.data.source import open_source
 
     return open_source("digits", "test", data_dir=data_dir)
 

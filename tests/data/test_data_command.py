@@ -90,14 +90,14 @@ def test_an_interrupted_check_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         patch.setattr(video_check, "examine", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run("check", str(tmp_path), "--workers", "0")
-    assert capsys.readouterr().err == "1 of 1 clips are left; the same command goes on from here\n"
+    assert capsys.readouterr().err == "1 of 1 clips are left; run the same command to continue\n"
     assert run("check", str(tmp_path), "--workers", "0") == 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("prepare", "folder"), "a folder is read as it is"),
+        (("prepare", "folder"), "a folder of images needs no preparation"),
         (("prepare", "cifar10"), "tfds build cifar10"),
         (("prepare", "cifar1"), "did you mean 'cifar10"),
         (("info", "folder"), "needs a path"),
@@ -131,7 +131,7 @@ def test_info_of_text_counts_pairs_and_lists_what_is_skipped(tmp_path, capsys):
     assert re.search(r"train +2 +1  8 and 9\n", printed)
     assert re.search(r"test +1 +0  5 and 6\n", printed)
     assert "skipped in train: train.tsv, line 2 (empty target)" in printed
-    with pytest.raises(UserError, match="two are wanted"):
+    with pytest.raises(UserError, match="must name two languages"):
         run("info", "text", f"--path={tmp_path}", "--languages=en")
     with pytest.raises(UserError, match="data prepare messages"):
         run("info", "messages", f"--data_dir={tmp_path}")

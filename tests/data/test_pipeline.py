@@ -183,7 +183,7 @@ def test_no_steps_is_no_batches(digits, plain):
     [
         ({"batch_size": 9, "process_count": 2}, "batch_size 9 must be a positive multiple of 2 processes"),
         ({"batch_size": 0}, "batch_size 0 must be"),
-        ({"repeats": 0}, "repeats must be 1 or more"),
+        ({"repeats": 0}, "config.data.repeats must be 1 or more"),
         ({"num_workers": -1}, "num_workers and num_threads must be 0 or more"),
         ({"source": Numbers(0)}, "numbers: split 'all' is empty"),
     ],
@@ -195,7 +195,7 @@ def test_mistakes_are_refused_before_the_first_batch(plain, options, message):
 
 
 def test_random_transforms_are_refused_in_evaluation(digits):
-    with pytest.raises(UserError, match="not flip in"):
+    with pytest.raises(UserError, match="must be deterministic: remove flip from"):
         eval_batches(digits, Preprocessing((8, 8), 1, "flip|normalize(0.5, 0.5)"), batch_size=4)
 
 
@@ -233,7 +233,7 @@ def test_the_order_of_an_epoch_is_fixed():
 SCRIPT = """
 import sys
 from vit_jax.data.pipeline import train_batches
-from vit_jax.data.sources import open_source
+from vit_jax.data.source import open_source
 from vit_jax.data.image.transforms import Preprocessing
 if __name__ == "__main__":
     source = open_source("digits", "train", data_dir=sys.argv[1])
@@ -287,7 +287,7 @@ def test_workers_leave_signals_to_the_parent_and_die_with_it(data_dir, tmp_path)
 
 def test_importing_the_data_modules_is_light():
     """Grain, when it runs, imports JAX for its profiler; importing our modules loads neither."""
-    modules = ("pipeline", "sources", "describe", "image.folder", "image.transforms", "sets.prepare")
+    modules = ("pipeline", "source", "describe", "image.folder", "image.transforms", "sets.prepare")
     imports = "; ".join(f"import vit_jax.data.{module}" for module in modules)
     code = f"import sys; {imports}; import vit_jax.commands.data; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

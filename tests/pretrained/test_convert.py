@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import struct
+from saved import save_run
 
 from vit_jax import from_pretrained, save_pretrained
 from vit_jax.__main__ import main
@@ -14,20 +14,13 @@ from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError
-from vit_jax.experiment import describe, make_model
+from vit_jax.experiment import make_model
 from vit_jax.models.positions import resample
-from vit_jax.train import start_from
-from vit_jax.workdir.checkpoint import Checkpoints
+from vit_jax.weights import start_from
 
 pytestmark = pytest.mark.usefixtures("own_home")
 LABELS = ("tench", "goldfish", "shark", "ray", "stingray")
 CHAIN = "resize(9, method='bicubic')|center_crop|normalize(mean=0.5, std=0.25)"
-
-
-@struct.dataclass
-class State:
-    params: dict
-    ema: None = None
 
 
 @pytest.fixture
@@ -40,18 +33,10 @@ def config():
     return config
 
 
-def save(path, params, *described):
-    checkpoints = Checkpoints(path)
-    checkpoints.save(3, State(params), describe(*described), None)
-    checkpoints.wait()
-    checkpoints.close()
-    return path
-
-
 @pytest.fixture
 def workdir(config, tiny, tmp_path):
     """A run of the model that `tiny(gelu="exact")` makes."""
-    return save(tmp_path / "run", tiny(gelu="exact")[1], config, LABELS, Preprocessing((8, 12), 3, CHAIN))
+    return save_run(tmp_path / "run", tiny(gelu="exact")[1], config, LABELS, Preprocessing((8, 12), 3, CHAIN))
 
 
 def convert(*arguments):
@@ -68,7 +53,7 @@ def test_a_run_goes_out_and_comes_back(workdir, tiny, tmp_path, capsys):
         jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
         assert (loaded.labels, loaded.preprocessing.transforms) == (LABELS, CHAIN)
     out = capsys.readouterr().out
-    assert "weights of format vit_jax" in out
+    assert "Weights in format vit_jax" in out
     assert f"wrote {tmp_path}/timm" in out
 
 
@@ -80,7 +65,7 @@ def test_a_run_loads_as_it_is_and_at_another_size(workdir, tiny):
     larger = from_pretrained(workdir / "checkpoints" / "3", image_size=(12, 12), num_classes=2)
     assert larger.report.resized == ["pos_embed"]
     assert larger.labels == ()
-    with pytest.raises(UserError, match="the weights have hidden_dim=8, vit:S/4 has 384"):
+    with pytest.raises(UserError, match="the weights have hidden_dim=8, but vit:S/4 has 384"):
         from_pretrained(workdir, "vit:S/4")
 
 
@@ -88,7 +73,7 @@ def test_a_run_on_clips_keeps_its_sampling_and_its_views(config, tiny, tmp_path)
     config.model.name = "timesformer:Ti/4"
     _, params = tiny(config.model.name, num_frames=3)
     clips = ClipPreprocessing(3, (8, 12), 3, "stride(seconds=0.5)", CHAIN, clips=2, crops=3)
-    save(tmp_path / "run", params, config, LABELS, clips)
+    save_run(tmp_path / "run", params, config, LABELS, clips)
     assert from_pretrained(tmp_path / "run").preprocessing == clips
     other = {"num_frames": 5, "image_size": (12, 12)}
     larger = from_pretrained(tmp_path / "run", preprocessing=CHAIN.replace("9", "12"), **other)
@@ -104,8 +89,8 @@ def test_a_run_on_text_has_no_other_format(config, randomised, tmp_path, capsys)
     model = make_model(config, vocabulary)
     tokens = jax.numpy.zeros((1, 4), int)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens, train=False)["params"])
-    workdir = save(tmp_path / "run", randomised(shapes), config, (), vocabulary)
-    message = f"{workdir} holds a model of text, which has no foreign formats: vit_jax.experiment.load_run loads it"
+    workdir = save_run(tmp_path / "run", randomised(shapes), config, (), vocabulary)
+    message = f"{workdir} holds a text model, which no foreign format can store. Load it with vit_jax.load_run"
     with pytest.raises(UserError, match=message):
         from_pretrained(workdir)
     assert convert(workdir, tmp_path / "new", "--format=npz") == 2
@@ -123,9 +108,9 @@ def test_the_table_tells_what_was_loaded_resized_and_skipped(tiny, tmp_path, cap
         "replaced head/kernel 6x5 6x3 1",
         "loaded encoder/block_*/mlp/in/kernel 8x12 8x12 2",
         "loaded representation/kernel 8x6 8x6 1",
-        "format 'npz' cannot say",
+        "format 'npz' cannot express",
     ):
-        assert (row in out) == (row != "format 'npz' cannot say")
+        assert (row in out) == (row != "format 'npz' cannot express")
     loaded = from_pretrained(tmp_path / "y.npz", image_size=(16, 8))
     expected = resample(jax.numpy.asarray(params["pos_embed"]), (4, 2), "zoom")
     np.testing.assert_array_equal(loaded.params["pos_embed"], expected)
@@ -134,12 +119,15 @@ def test_the_table_tells_what_was_loaded_resized_and_skipped(tiny, tmp_path, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "{}/new", "--format=npz"], "nowhere: No such file or directory"),
-        (["{}/x.npz", "{}/x.npz", "--format=npz"], "x.npz exists already: give another name"),
+        (["nowhere", "{}/new", "--format=npz"], "nowhere: no such file or folder"),
+        (["{}/x.npz", "{}/x.npz", "--format=npz"], "x.npz exists already. Give another name"),
         (["{}/x.npz", "{}/new", "--format=onnx", "--stored_image_size=8,12"], "ViT has no format 'onnx'; it has"),
         (["{}/x.npz", "{}/new", "--format=huggingface", "--stored_image_size=8,12"], "cannot hold pool='gap'"),
-        (["{}/x.npz", "{}/new", "--format=npz"], "stores 6 positions of patches and not their grid"),
-        (["{}/x.npz", "{}/new", "--format=npz", "--name=vit:S/16"], "the weights have hidden_dim=8, vit:S/16 has 384"),
+        (["{}/x.npz", "{}/new", "--format=npz"], "stores 6 positions of patches but not their grid"),
+        (
+            ["{}/x.npz", "{}/new", "--format=npz", "--name=vit:S/16"],
+            "weights have hidden_dim=8, but vit:S/16 has 384",
+        ),
         (["{}/x.npz", "{}/new", "--format=npz", "--name=vgg:S/16"], "unknown model family 'vgg'"),
     ],
 )
@@ -159,12 +147,12 @@ def test_training_starts_from_foreign_weights(config, tiny, tmp_path):
     config.model.gelu = "tanh"
     mine = make_model(config, Preprocessing((12, 12), 3, CHAIN), LABELS[:3])
     _, fresh = tiny(image_size=(12, 12), num_classes=3)
-    config.init_from = str(tmp_path / "x.npz")
-    with pytest.raises(UserError, match="stores 6 positions"):
-        start_from(config, mine, fresh, LABELS[:3])
-    config.init_image_size = (8, 12)
-    filled, report = start_from(config, mine, fresh, LABELS[:3])
+    path = str(tmp_path / "x.npz")
+    message = rf"^config\.init_from={path}: the file stores 6 positions .* config\.init_image_size=\(height, width\)"
+    with pytest.raises(UserError, match=message):
+        start_from(path, mine, fresh, LABELS[:3])
+    filled, report = start_from(path, mine, fresh, LABELS[:3], image_size=(8, 12))
     np.testing.assert_array_equal(filled["norm"]["scale"], params["norm"]["scale"])
     np.testing.assert_array_equal(filled["head"]["kernel"], fresh["head"]["kernel"])
-    assert f"from {tmp_path}/x.npz: resized pos_embed 2x3x8 -> 3x3x8" in report
-    assert f"from {tmp_path}/x.npz: replaced head/kernel 8x5 -> 8x3" in report
+    assert f"from {tmp_path}/x.npz: pos_embed resampled: 2x3 -> 3x3" in report
+    assert f"from {tmp_path}/x.npz: head replaced: 5 classes -> 3 others, initialised from scratch" in report

@@ -60,7 +60,11 @@ def test_names_of_timms_stages(tiny):
             {**STEM, "gelu": "exact"},
             "timm' cannot hold resnet_flavour='google': it would be read back as 'timm'",
         ),
-        ("timm", {**SMALL, **TIMM}, r"timm has no hybrid of resnet_stages=\(1, 2\), resnet_width=32: it has \(\), .*"),
+        (
+            "timm",
+            {**SMALL, **TIMM},
+            r"no hybrid with resnet_stages=\(1, 2\), resnet_width=32; it has stages \(\), .*",
+        ),
         ("npz", {**STEM, **TIMM, "gelu": "tanh"}, "npz' cannot hold resnet_flavour='timm'"),
         ("big_vision", {**STEM, "pool": "gap"}, "big_vision' has no place for resnet/root_conv/kernel"),
         ("huggingface", STEM, "huggingface' has no place for resnet/root_conv/kernel"),

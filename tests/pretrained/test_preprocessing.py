@@ -1,10 +1,17 @@
-"""What timm's and Hugging Face's configs say of preprocessing, as chains of transforms."""
+"""The preprocessing that timm's and Hugging Face's configs describe, as chains of transforms."""
 
 import pytest
 
-from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import UserError
-from vit_jax.pretrained.preprocessing import big_vision, cropped, from_hugging_face, from_timm, squashed, to_timm
+from vit_jax.pretrained.preprocessing import (
+    Recipe,
+    big_vision,
+    cropped,
+    from_hugging_face,
+    from_timm,
+    squashed,
+    to_timm,
+)
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 DEIT = "resize(248, method='bicubic')|center_crop|normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"
@@ -38,8 +45,8 @@ def test_of_timm(fields, size, chain):
 
 @pytest.mark.parametrize("side", [224, 232, 235, 248, 249, 255, 256, 288, 300])
 def test_timm_crops_the_side_that_was_written(side):
-    ours = Preprocessing((224, 224), 3, cropped(side, "bicubic", 0.5, 0.5))
-    assert from_timm({"pretrained_cfg": to_timm(ours)}, (224, 224)) == ours.transforms
+    ours = Recipe((224, 224), 3, side, "bicubic", 0.5, 0.5)
+    assert from_timm({"pretrained_cfg": to_timm(ours)}, (224, 224)) == cropped(side, "bicubic", 0.5, 0.5)
 
 
 VIT = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}
@@ -65,10 +72,10 @@ def test_of_hugging_face(fields, size, chain):
 
 
 def test_what_these_transforms_cannot_do_is_refused():
-    with pytest.raises(UserError, match="crop_mode 'border' with interpolation 'bicubic' is not known here"):
+    with pytest.raises(UserError, match="crop_mode 'border' with interpolation 'bicubic' is not supported"):
         from_timm({"pretrained_cfg": {**IMAGENET, "crop_mode": "border"}}, (224, 224))
     for fields in ({"do_resize": False}, {"rescale_factor": 1 / 127.5}):
-        with pytest.raises(UserError, match="without do_resize, or with a rescale_factor that is not 1 / 255"):
+        with pytest.raises(UserError, match="do_resize=false and a rescale_factor other than 1 / 255 are not"):
             from_hugging_face({"preprocessor_config": {**VIT, **fields}}, (224, 224))
 
 

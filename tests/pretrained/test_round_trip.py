@@ -81,7 +81,7 @@ def test_what_a_reader_will_not_find_is_said(format, tiny, tmp_path):
     model, params = tiny(pool="gap") if format in FILES else tiny(**EXACT)
     ours = Preprocessing((8, 12), 3, "resize(method='bilinear', antialias=False)|normalize(mean=0.4, std=0.5)")
     notes = save_pretrained(tmp_path / "out", model, params, format, labels=LABELS, preprocessing=ours)
-    assert f"format {format!r} cannot say the preprocessing {ours.transforms!r}" in notes
+    assert f"format {format!r} cannot express the preprocessing {ours.transforms!r}" in notes
     assert (f"format {format!r} has no place for the 5 labels" in notes) == (format in FILES)
 
 
@@ -120,7 +120,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(tiny, tmp_path):
         save(tmp_path / "there")
     with pytest.raises(UserError, match=r"cannot write .*there/out: "):
         save(tmp_path / "there" / "out")
-    with pytest.raises(UserError, match="2 labels for 5 classes"):
+    with pytest.raises(UserError, match="labels lists 2 names, but the model has 5 classes"):
         save(tmp_path / "out", labels=("a", "b"))
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 

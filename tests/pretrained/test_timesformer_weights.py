@@ -10,8 +10,8 @@ import pytest
 from vit_jax import from_pretrained, load_pretrained, save_pretrained
 from vit_jax.errors import UserError
 from vit_jax.models.timesformer import TimeSformer
+from vit_jax.pretrained.formats.timesformer import AUTHORS, HUGGING_FACE
 from vit_jax.pretrained.names import to_tensors
-from vit_jax.pretrained.timesformer import AUTHORS, HUGGING_FACE
 
 SQUARE = {"image_size": (8, 8), "num_frames": 3}
 UNSAID = {"image_size": (8, 12), "num_frames": 3, "num_heads": 2}
@@ -131,7 +131,7 @@ def test_the_preprocessing_is_that_of_the_published_evaluation(timesformer, auth
         ({"cls_in_temporal_attention": True}, r"cannot hold cls_in_temporal_attention=True"),
         ({"pos_embed": "space"}, r"cannot hold pos_embed='space': it would be read back as 'space_time'"),
         ({"pos_embed": "none"}, r"cannot hold pos_embed='none'"),
-        ({"image_size": (8, 12)}, r"cannot hold image_size=\(8, 12\): it knows squares only"),
+        ({"image_size": (8, 12)}, r"cannot hold image_size=\(8, 12\): it supports only squares"),
         ({"patch_size": (4, 2)}, r"cannot hold patch_size=\(4, 2\)"),
     ],
     ids=str,
@@ -146,7 +146,7 @@ def test_what_hugging_face_cannot_express_is_refused(fields, message, timesforme
 @pytest.mark.parametrize(("unsaid", "scheme"), [("num_heads", "divided_space_time"), ("num_frames", "space_only")])
 def test_what_no_tensor_tells_has_to_be_given(unsaid, scheme, timesformer, authors_file):
     path = authors_file(*timesformer(attention_type=scheme))
-    with pytest.raises(UserError, match=f"does not say {unsaid}: give {unsaid}=.*name='timesformer:B/16'"):
+    with pytest.raises(UserError, match=f"does not say {unsaid}. Give {unsaid}=.*name='timesformer:B/16'"):
         from_pretrained(path, **{field: value for field, value in UNSAID.items() if field != unsaid})
 
 
@@ -155,7 +155,7 @@ def test_a_config_that_contradicts_its_tensors(timesformer, tmp_path):
     save_pretrained(tmp_path / "out", model, params, "huggingface")
     path = tmp_path / "out" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "attention_type": "space_only"}))
-    with pytest.raises(UserError, match=r"attention_type 'space_only' in config.json, but .* 'divided_space_time'"):
+    with pytest.raises(UserError, match=r"attention_type is 'space_only', but .* 'divided_space_time'"):
         from_pretrained(path.parent)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from vit_jax import from_pretrained, load_pretrained, save_pretrained
 from vit_jax.errors import UserError
+from vit_jax.pretrained.formats.tnt import AUTHORS, TIMM
 from vit_jax.pretrained.names import to_tensors
-from vit_jax.pretrained.tnt import AUTHORS, TIMM
 
 WORDS = {"inner_hidden_dim": 6, "inner_mlp_dim": 24, "inner_num_heads": 3, "num_words": 4}
 UNSAID = {"image_size": (8, 12), "patch_size": (4, 4), "num_heads": 2, "inner_num_heads": 3}
@@ -129,7 +129,7 @@ def test_what_timm_cannot_express_is_refused(fields, message, tnt, tmp_path):
 @pytest.mark.parametrize("unsaid", ["patch_size", "num_heads", "inner_num_heads"])
 def test_what_no_tensor_tells_has_to_be_given(unsaid, tnt, authors_file):
     path = authors_file(*tnt())
-    with pytest.raises(UserError, match=f"does not say {unsaid}: give {unsaid}=.*name='tnt:S/16'"):
+    with pytest.raises(UserError, match=f"does not say {unsaid}. Give {unsaid}=.*name='tnt:S/16'"):
         from_pretrained(path, **{field: value for field, value in UNSAID.items() if field != unsaid})
 
 
@@ -141,5 +141,5 @@ def test_another_number_of_words_than_fits_the_patch(tnt, authors_file):
 def test_timms_legacy_model_is_another(tnt, tmp_path):
     tensors = {**to_tensors(TIMM, *tnt()), "blocks.0.proj.bias": np.zeros(8)}
     np.savez(tmp_path / "legacy.npz", **tensors)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UserError, match="tnt_s_legacy_patch16_224, another function"):
+    with pytest.raises(UserError, match="tnt_s_legacy_patch16_224 computes another function"):
         from_pretrained(tmp_path / "legacy.npz", **UNSAID)

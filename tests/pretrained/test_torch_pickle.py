@@ -50,7 +50,7 @@ def test_the_weights_are_found_in_a_checkpoint_and_another_set_is_taken_when_ask
     np.testing.assert_array_equal(last["head.bias"], value(31, (5,)))
     np.testing.assert_array_equal(average["head.bias"], last["head.bias"] + 1)
     with pytest.raises(
-        UserError, match=r"vit_checkpoint.pth: holds the weights 'model', 'model_ema': choose with entry="
+        UserError, match=r"vit_checkpoint.pth: the file holds the weights 'model', 'model_ema'. Choose one with entry="
     ):
         read(FIXTURES / "vit_checkpoint.pth", "ema")
 
@@ -122,7 +122,7 @@ def test_a_command_is_refused_by_name_and_not_run(layout, protocol, tmp_path):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        (Runs(eval, "1"), r"refused: \w+.eval, which is no tensor, number, string or container"),
+        (Runs(eval, "1"), r"refused: \w+.eval, which is not a tensor, number, string or container"),
         (Runs(getattr, "a", "upper"), r"refused: \w+.getattr"),
         (Runs(shutil.rmtree, "/nowhere"), r"refused: shutil.rmtree"),
         (pathlib.PurePosixPath("a"), r"refused: pathlib"),
@@ -228,8 +228,8 @@ def test_tensors_that_reach_out_of_the_file(fields, message, tmp_path):
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        ([1, 2], "holds no tensors by name, but a list"),
-        ({"epoch": 3, "args": {"lr": 1}}, "holds no tensors by name, but a dict of epoch, args"),
+        ([1, 2], "the file holds a list, not tensors by name"),
+        ({"epoch": 3, "args": {"lr": 1}}, "the file holds a dict of epoch, args, not tensors by name"),
         ({}, "a dict of nothing"),
     ],
 )

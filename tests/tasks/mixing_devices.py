@@ -16,8 +16,9 @@ import optax
 
 from vit_jax.evaluate import Evaluator
 from vit_jax.parallel import make_parallel
+from vit_jax.state import TrainState
 from vit_jax.tasks.classification import Classification
-from vit_jax.train import TrainState, train_step
+from vit_jax.train import train_step
 from vit_jax.workdir.checkpoint import Checkpoints
 
 STRATEGIES, ACCUM_STEPS = ("pmap", "fsdp"), (1, 2, 4)

@@ -1,39 +1,83 @@
-"""Few-shot linear evaluation: what a linear classifier makes of frozen features and a few labelled examples.
+"""Few-shot linear evaluation: a linear classifier fitted to frozen features of a few labelled examples per class.
 
 Regularised least squares from features onto targets of -1 and 1, in closed form (ViT, section 4.1 and Table 8).
 Computed in float64 on the host.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vit_jax.data.modality import check_labels
+from vit_jax.data.source import Subset
 from vit_jax.errors import UserError
-from vit_jax.tasks.classification import Classification
+
+if TYPE_CHECKING:
+    from vit_jax.run import Run
 
 L2_GRID = tuple(2.0**power for power in range(-10, 21))
+
+
+def evaluate_few_shot(
+    run: "Run",
+    train: Any,
+    test: Any,
+    shots: Sequence[int],
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    track: Callable[[str], Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yields the scores of a classifier fitted to `k` examples per class, for each `k` in `shots`.
+
+    Args:
+      train, test: Sources, as `Run.open_split` returns them. Their labels must be the same, but may differ from the
+        run's. The labelled examples of a smaller `k` are among those of a larger one.
+      track: Makes the `track` argument of `Run.features` from a description.
+
+    Raises:
+      UserError: The labels differ, a class has fewer than `k` examples, or the model has no features.
+    """
+    check_labels(train.labels, test.labels, f"{train.name} {train.split}", f"{test.name} {test.split}")
+    labels = train.all_labels()
+    chosen = {k: choose_examples(labels, k, train.labels, seed=seed) for k in shots}
+    needed = np.unique(np.concatenate(list(chosen.values())))
+
+    def features(source: Any, description: str) -> dict[str, np.ndarray]:
+        tracked = {"track": track(description)} if track else {}
+        return run.features(source, batch_size=batch_size, **tracked)
+
+    learnt = features(Subset(train, needed.tolist()), "labelled examples")
+    scored = features(test, "evaluating")
+    for k, indices in chosen.items():
+        rows = np.searchsorted(needed, indices)
+        examples = {name: learnt[name][rows] for name in ("features", "label")}
+        yield {"shots": k, "seed": seed, **few_shot(examples, scored, len(train.labels)), "skipped": len(test.skipped)}
 
 
 def few_shot(
     train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray], num_classes: int, l2: float | None = None
 ) -> dict[str, float]:
-    """Fits a linear classifier to the examples of `train` and scores it on every one of `test`.
+    """Fits a linear classifier to the examples of `train` and scores it on every example of `test`.
 
-    Both hold `features` and `label`, a row an example, as `extract` returns them; `choose_examples` says which belong
-    into `train`. Returns `top1`, `examples` (of `test`), `labelled` (of `train`) and `l2`. Where `test` has several
-    labels an example, any of them is right, and examples without are left out (ReaL, arXiv:2006.07159).
+    Both hold `features` and `label`, one row per example, as `Run.features` returns them; `choose_examples` selects
+    the rows of `train`. Returns `top1`, the numbers of `examples` in `test` and of `labelled` examples in `train`, and
+    `l2`. If `test` has several labels per example, any of them is right, and examples without a label are left out
+    (ReaL, arXiv:2006.07159).
     """
     classifier = fit_linear(train["features"], train["label"], num_classes, l2)
-    rows = {"label": test["label"], "logits": classifier.scores(test["features"]), "id": np.arange(len(test["label"]))}
-    score = Classification(num_classes).score(rows)
-    counts = {"examples": score["examples"], "labelled": len(train["label"])}
-    return {"top1": score["top1"], **counts, "l2": classifier.l2}
+    best, labels = classifier.scores(test["features"]).argmax(-1), test["label"]
+    targets = labels if labels.ndim == 2 else np.eye(num_classes)[labels]
+    hits = targets[np.arange(len(best)), best][targets.any(-1)] > 0
+    counts = {"examples": len(hits), "labelled": len(train["label"])}
+    return {"top1": float(np.mean(hits)), **counts, "l2": classifier.l2}
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearClassifier:
-    """Class scores `(features - mean) / scale @ weights + bias`; `l2` is what the weights were regularised with."""
+    """Class scores `(features - mean) / scale @ weights + bias`; `l2` is the regularisation that was used."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -47,30 +91,31 @@ class LinearClassifier:
 
 
 def choose_examples(labels: np.ndarray, shots: int, names: Sequence[str], *, seed: int = 0) -> np.ndarray:
-    """Returns the indices of `shots` examples of each class, class after class.
+    """Returns the indices of `shots` examples per class, one class after another.
 
-    The examples are the first of each class in an order drawn from `seed`, as in big_vision: more shots include fewer.
+    They are the first of each class in an order drawn from `seed`, as in big_vision: more shots include fewer.
 
     Raises:
-      UserError: A class has fewer; all such are named. Or examples have several labels.
+      UserError: A class has fewer examples (all such classes are named), or examples have several labels.
     """
     if labels.ndim != 1:
-        raise UserError("few-shot evaluation needs examples with one label each to learn from")
+        raise UserError("few-shot evaluation needs training examples with one label each")
     rng = np.random.default_rng(seed)
     classes = [rng.permutation(np.flatnonzero(labels == index)) for index in range(len(names))]
     if few := [f"{name!r} ({len(found)})" for name, found in zip(names, classes, strict=True) if len(found) < shots]:
-        raise UserError(f"{shots} examples of each class are asked for, and fewer are there of {', '.join(few)}")
+        raise UserError(f"{shots} examples per class were asked for, and these classes have fewer: {', '.join(few)}")
     return np.concatenate([found[:shots] for found in classes])
 
 
 def fit_linear(features: np.ndarray, labels: np.ndarray, num_classes: int, l2: float | None = None) -> LinearClassifier:
     """Fits the classifier that minimises `|scores - targets|^2 + l2 |weights|^2` over the examples.
 
-    As in google-research/big_vision features are standardised with the mean and deviation of these examples. Without
-    `l2`, that of `L2_GRID` is taken whose squared error is least when each example is predicted by the others
-    (leave-one-out, in closed form): no other example is looked at.
-    Deviations from big_vision: it fixes l2 at 2**10; and its bias is regularised, if hardly, which as classes come
-    equally often moves all scores alike.
+    As in google-research/big_vision, features are standardised with the mean and standard deviation of these examples.
+    If `l2` is None, the value in `L2_GRID` is chosen whose squared error is smallest when each example is predicted by
+    a classifier fitted to the others (leave-one-out, in closed form). No other example is used.
+
+    Deviations from big_vision: it fixes l2 at 2**10, and it also regularises the bias, by very little; since every
+    class has equally many examples, that shifts all scores alike.
 
     Args:
       features: `(examples, feature_dim)`; there may be more features than examples.

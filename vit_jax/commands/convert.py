@@ -1,10 +1,10 @@
-"""Converts weights between the formats, and from a workdir; prints what was loaded, resized and skipped.
+"""Converts weights between formats, and from a workdir; prints what was loaded, resized and skipped.
 
 python -m vit_jax convert B_16.npz b16-timm --format=timm --name=vit:B/16
 python -m vit_jax convert runs/quickstart digits-hf --format=huggingface
 python -m vit_jax convert B_16.npz b16-384.npz --format=npz --name=vit:B/16 --image_size=384,384
 
-The kind of IN is told by its content; what that does not tell is asked for. See docs/checkpoints.md.
+The content of IN determines its kind. What IN does not say has to be given. See docs/checkpoints.md.
 """
 
 import argparse
@@ -15,27 +15,39 @@ HELP = "convert weights: npz, timm, Hugging Face, the authors' files, a workdir"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="IN", help="a weight file, a folder with config.json, or a workdir")
-    parser.add_argument("target", metavar="OUT", help="a file (npz, big_vision) or folder (timm, huggingface) to make")
-    parser.add_argument("--format", required=True, help="npz, big_vision, timm or huggingface, as the family has it")
-    parser.add_argument("--name", metavar="FAMILY:VARIANT", help="the model, where IN does not say it, as vit:B/16")
-    parser.add_argument("--num_heads", type=int, metavar="N", help="where IN does not say it, instead of --name")
+    parser.add_argument("source", metavar="IN", help="weight file, folder with config.json, or workdir")
+    parser.add_argument("target", metavar="OUT", help="file (npz, big_vision) or folder (timm, huggingface) to create")
+    parser.add_argument("--format", required=True, help="npz, big_vision, timm or huggingface")
+    parser.add_argument("--name", metavar="FAMILY:VARIANT", help="model, if IN does not say it, such as vit:B/16")
     parser.add_argument(
-        "--image_size", type=height_width, metavar="H,W", help="resample the positions to images of this size"
+        "--num_heads",
+        type=int,
+        metavar="N",
+        help="attention heads, if IN does not say it and --name is not given",
     )
-    parser.add_argument("--stored_image_size", type=height_width, metavar="H,W", help="what a bare IN was trained with")
-    parser.add_argument("--num_frames", type=int, metavar="N", help="resample the positions in time to so many frames")
+    parser.add_argument(
+        "--image_size", type=height_width, metavar="H,W", help="resample positions for images of this size in pixels"
+    )
+    parser.add_argument(
+        "--stored_image_size",
+        type=height_width,
+        metavar="H,W",
+        help="training image size, if IN does not say it",
+    )
+    parser.add_argument("--num_frames", type=int, metavar="N", help="resample positions in time for clips of N frames")
     parser.add_argument("--num_classes", type=int, metavar="N", help="replace the head by a new one for N classes")
-    parser.add_argument("--entry", metavar="NAME", help="the set of weights of a torch file, as model_ema")
-    parser.add_argument("--preprocessing", metavar="CHAIN", help="transforms, where IN does not say them")
+    parser.add_argument(
+        "--entry", metavar="NAME", help="which weights to use if a torch file holds several, such as model_ema"
+    )
+    parser.add_argument("--preprocessing", metavar="CHAIN", help="evaluation transforms, if IN does not say them")
 
 
 def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     from rich.console import Console
 
-    from vit_jax.pretrained.load import from_pretrained
-    from vit_jax.pretrained.save import check_absent, save_pretrained
+    from vit_jax.pretrained.save import check_absent
+    from vit_jax.weights import from_pretrained, save_pretrained
 
     check_absent(args.target)
     fields = {name: getattr(args, name) for name in ("num_heads", "image_size", "num_frames", "num_classes")}

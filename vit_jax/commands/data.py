@@ -1,14 +1,14 @@
-"""Prepares data sets, and says what is in them.
+"""Prepares, describes and checks data sets.
 
 python -m vit_jax data prepare digits
 python -m vit_jax data prepare fashion_mnist --path /usr/share/datasets/fashion-mnist
 python -m vit_jax data prepare motion/fashion --path /usr/share/datasets/fashion-mnist
-python -m vit_jax data prepare messages --path DEBS    # English-Italian text, from the catalogues of Debian packages
-python -m vit_jax data prepare cifar10          # rewrite TFRecords as ArrayRecord, without TensorFlow
+python -m vit_jax data prepare messages --path DEBS    # English-Italian text, from a folder of Debian packages
+python -m vit_jax data prepare cifar10          # convert TFRecords to ArrayRecord, without TensorFlow
 python -m vit_jax data info fashion_mnist
 python -m vit_jax data info folder --path ~/photos --json
 python -m vit_jax data info text --path ~/parallel --languages=en,de
-python -m vit_jax data check ~/clips            # decode every video, and note which are broken
+python -m vit_jax data check ~/clips            # decode every video and record which are broken
 """
 
 import argparse
@@ -20,52 +20,70 @@ from typing import Any
 
 from vit_jax.errors import UserError
 
-HELP = "prepare data sets, and say what is in them"
+HELP = "prepare, describe and check data sets"
 
-_NAME = "digits, fashion_mnist, motion/..., any image-classification set of TFDS such as cifar10"
-_PATH = "folder of Fashion-MNIST's raw files, for the sets that need them; of packages or catalogues, for messages"
-_DATA_DIR = "folder of the prepared sets (default: $TFDS_DATA_DIR, then ~/tensorflow_datasets)"
-_PREPARE = """Prepares one of the project's own sets (digits, fashion_mnist, and motion/fashion, motion/digits and more
-drawn from them), or rewrites a set that an older TFDS has prepared in TFRecord files as ArrayRecord beside them;
-neither needs TensorFlow, and the TFRecords stay. 'messages' is parallel text for data.name=text: the interface strings
-of the packages in --path, or without it of the installed Python packages."""
-_INFO = """Prints the splits, the classes and their counts, the sizes of the images, the files that cannot be read and
-the checksums of the files; of text the pairs of sentences. A set above 1 GiB is read in full only with --full."""
-_CHECK = """Decodes every clip of a folder of videos, by its lists or its class folders, and writes into manifest.csv
-what each is: ok, variable-rate and few-frames, which are used, or truncated, empty, audio-only, unreadable and missing,
-which training and evaluation then skip. Clips that have not changed since the last check are not decoded again, but for
-truncated and unreadable ones: a disk that fails looks the same. Exit status 1 if there are any that cannot be used."""
-_MOST_BROKEN = 20  # that are named
+_NAME = "digits, fashion_mnist, motion/..., or any image classification set of TFDS, such as cifar10"
+_PATH = "for sets made from Fashion-MNIST: folder of its raw files; for messages: folder of packages or catalogues"
+_DATA_DIR = "folder of prepared sets (default: $TFDS_DATA_DIR, then ~/tensorflow_datasets)"
+_PREPARE = """Prepares one of the project's own sets (digits; fashion_mnist; motion/fashion, motion/digits and others
+drawn from these), or converts a set that TFDS has prepared as TFRecord files to ArrayRecord. Neither needs TensorFlow,
+and the TFRecords are kept. 'messages' is parallel text for data.name=text: the interface strings in the packages in
+--path, or if it is not given, in the installed Python packages."""
+_INFO = """Prints splits, classes and their counts, image sizes, files that cannot be read and checksums of a data set;
+for text, the number of sentence pairs. Sets above 1 GiB are read in full only with --full."""
+_CHECK = """Decodes every clip of a folder, given by its lists or its class folders, and writes the status of each to
+manifest.csv. Clips with status ok, variable-rate or few-frames are used; training and evaluation skip those that are
+truncated, empty, audio-only, unreadable or missing. Clips that have not changed since the last check are not decoded
+again, except for truncated and unreadable ones, because a failing disk looks the same. The exit status is 1 if any clip
+cannot be used."""
+_MOST_BROKEN = 20  # broken clips that are named; the rest are counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    prepare = actions.add_parser(
-        "prepare", help="put a set on disk in the form that is read here", description=_PREPARE
-    )
+    prepare = actions.add_parser("prepare", help="prepare a set on disk, so that it can be read", description=_PREPARE)
     prepare.add_argument("name", metavar="NAME", help=f"{_NAME}, or messages")
     prepare.add_argument("--path", metavar="DIR", help=_PATH)
     prepare.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
 
-    info = actions.add_parser("info", help="say what is in a set", description=_INFO)
-    info.add_argument("name", metavar="NAME", help=f"{_NAME}; folder, text or messages")
-    info.add_argument("--path", metavar="DIR", help="the folder, for NAME folder and text")
-    info.add_argument("--languages", default="en,it", metavar="FROM,TO", help="of text (default: en,it)")
+    info = actions.add_parser("info", help="print what a set contains", description=_INFO)
+    info.add_argument("name", metavar="NAME", help=f"{_NAME}; or folder, text or messages")
+    info.add_argument("--path", metavar="DIR", help="root folder, for folder and text")
+    info.add_argument(
+        "--languages", default="en,it", metavar="FROM,TO", help="source and target language, for text (default: en,it)"
+    )
     info.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
-    info.add_argument("--full", action="store_true", help="count classes and checksum files however large the set is")
+    info.add_argument(
+        "--full", action="store_true", help="count classes and compute checksums, however large the set is"
+    )
     info.add_argument("--json", action="store_true", help="print JSON")
 
-    check = actions.add_parser("check", help="decode every video and note which are broken", description=_CHECK)
-    check.add_argument("path", metavar="PATH", help="the folder of the clips, or of their lists")
-    check.add_argument("--split", help="of all splits check only this one")
-    check.add_argument("--min_frames", type=int, default=8, metavar="N", help="fewer are called few (default: 8)")
-    check.add_argument("--workers", type=int, metavar="N", help="processes; 0 for this one (default: one per core)")
-    check.add_argument("--json", action="store_true", help="print JSON, with all that are broken")
+    check = actions.add_parser("check", help="decode every video and record which are broken", description=_CHECK)
+    check.add_argument("path", metavar="PATH", help="folder of the clips, or of their lists")
+    check.add_argument("--split", help="check only this split (default: all)")
+    check.add_argument(
+        "--min_frames",
+        type=int,
+        default=8,
+        metavar="N",
+        help="clips with fewer frames get the status few-frames (default: 8)",
+    )
+    check.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="worker processes; 0 to decode in the main process (default: one per core)",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON, with all broken clips")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, or 1 if clips are broken; raises `UserError` for what is missing or unknown."""
+    """Returns the exit status: 0, or 1 if clips are broken.
+
+    Raises:
+      UserError: A set, a file or an option is missing or unknown.
+    """
     if args.action == "check":
         return _check(args)
     if args.action == "prepare":
@@ -79,11 +97,15 @@ def _prepare(args: argparse.Namespace) -> None:
     from vit_jax.data.sets import prepare
 
     if args.name == "folder":
-        raise UserError("a folder is read as it is, nothing to prepare: python -m vit_jax data info folder --path DIR")
+        raise UserError(
+            "a folder of images needs no preparation. To see its content: python -m vit_jax data info folder --path DIR"
+        )
     if args.name == "video":
-        raise UserError("clips are read as they are, nothing to prepare: python -m vit_jax data check DIR")
+        raise UserError(
+            "a folder of clips needs no preparation. To find broken clips: python -m vit_jax data check DIR"
+        )
     if args.name == "text":
-        raise UserError("text is read as it is, nothing to prepare: give its folder as --config.data.path")
+        raise UserError("text needs no preparation. Give its folder as --config.data.path")
     if args.name == "messages":
         _prepare_messages(args)
         return
@@ -102,7 +124,7 @@ def _prepare_messages(args: argparse.Namespace) -> None:
         return
     counts = build(directory, args.path, progress=_progress)
     pairs = ", ".join(f"{count:,} {split}" for split, count in counts["pairs"].items())
-    print(f"prepared: {directory}: {pairs} pairs; --config.data.path={directory}")
+    print(f"prepared: {directory}: {pairs} pairs. To use it: --config.data.path={directory}")
     for file, reason in counts["unreadable"]:
         print(f"vit_jax: skipped {file}: {reason}", file=sys.stderr)
 
@@ -115,7 +137,7 @@ def _info(args: argparse.Namespace) -> None:
     from vit_jax.data.describe import describe
 
     if args.name == "video":
-        raise UserError(f"of a folder of clips: python -m vit_jax data check {args.path or 'DIR'}")
+        raise UserError(f"data info does not support video; use python -m vit_jax data check {args.path or 'DIR'}")
     if args.name in ("text", "messages"):
         info, lines = _text(args), _text_lines
     else:
@@ -129,12 +151,12 @@ def _text(args: argparse.Namespace) -> dict[str, Any]:
 
     path = args.path or (data_root(args.data_dir) / "messages" if args.name == "messages" else None)
     if path is None:
-        raise UserError("text is in a folder of yours: --path DIR")
+        raise UserError("data info text needs --path DIR, the folder of the text")
     if args.name == "messages" and not os.path.isdir(path):
-        raise UserError(f"{path} is not there: python -m vit_jax data prepare messages --path DEBS")
+        raise UserError(f"{path} does not exist. To prepare it: python -m vit_jax data prepare messages --path DEBS")
     languages = args.languages.split(",")
     if len(languages) != 2:
-        raise UserError(f"--languages {args.languages}: two are wanted, as en,it")
+        raise UserError(f"--languages must name two languages, such as en,it, got {args.languages!r}")
     return describe_text(path, languages)
 
 
@@ -170,7 +192,7 @@ def _class_lines(info: dict[str, Any]) -> list[str]:
     splits = {name: split["class_counts"] for name, split in info["splits"].items()}
     lines = [f"{info['num_classes']} classes"]
     if any(counts is None for counts in splits.values()):
-        return [*lines, "(counts and checksums of a set this large: --full)"]
+        return [*lines, "(use --full for counts and checksums of a set this large)"]
     shown = info["classes"][:20]
     width = max(len("class"), *(len(label) for label in shown))
     lines.append(f"{'class':{width}} " + " ".join(f"{name:>10}" for name in splits))
@@ -183,19 +205,19 @@ def _class_lines(info: dict[str, Any]) -> list[str]:
 
 def _check(args: argparse.Namespace) -> int:
     from vit_jax.commands.common import progress
+    from vit_jax.data.scan import BROKEN, USABLE
     from vit_jax.data.video.check import Check
-    from vit_jax.data.video.manifest import BROKEN, USABLE
 
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
     if workers < 0:
-        raise UserError(f"--workers must be 0 or more, not {workers}")
+        raise UserError(f"--workers must be 0 or more, got {workers}")
     check = Check(args.path, args.split, min_frames=args.min_frames)
     try:
         for _ in progress(check.run(workers), len(check.todo), "checking clips"):
             pass
     except KeyboardInterrupt:
         left = len(check.files) - len(check.records)
-        print(f"{left:,} of {len(check.files):,} clips are left; the same command goes on from here", file=sys.stderr)
+        print(f"{left:,} of {len(check.files):,} clips are left; run the same command to continue", file=sys.stderr)
         raise
     broken = [record for record in check.records if not record.is_usable]
     counts = Counter(record.status for record in check.records)

@@ -1,16 +1,14 @@
-"""Trains a model, or goes on where the workdir was left, and evaluates it.
+"""Train a model and evaluate it, or resume a run from its workdir.
 
-The same command resumes. Ctrl-C and SIGTERM save first.
+The same command resumes. Ctrl-C and SIGTERM save the state first.
 
   python -m vit_jax train --config=configs/quickstart.py --workdir=runs/quickstart
-  python -m vit_jax train --config=configs/folder.py --workdir=runs/flowers \\
-      --config.data.path=DIR --config.init_from=runs/pretrained
+  python -m vit_jax train --config=configs/finetune.py --workdir=runs/flowers \\
+      --config.init_from=runs/quickstart --config.data.path=DIR
 """
 
 import argparse
-import pathlib
 import textwrap
-from typing import Any
 
 from vit_jax.commands import common
 
@@ -18,9 +16,14 @@ HELP = "train a model, or resume a run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGS]", help="a config, as configs/quickstart.py")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run is written, and resumed from")
-    parser.add_argument("--quiet", action="store_true", help="print the result only")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:ARGS]", help="config file, for example configs/quickstart.py"
+    )
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="directory that the run is written to and resumed from"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only the result")
+    parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that init_from names")
     common.add_distributed(parser)
     parser.set_defaults(overrides=[])
     parser.epilog = "any key of the config can be set as --config.KEY=VALUE:\n\n" + _keys()
@@ -31,7 +34,8 @@ def _keys() -> str:
 
     lines = []
     for name, key in config.keys().items():
-        default = f"({key.default.__name__})" if isinstance(key.default, type) else repr(key.default)
+        value = key.default if key.unless_init is None else key.unless_init
+        default = f"({value.__name__})" if isinstance(value, type) else repr(value)
         text = f"  {name}: {key.meaning} [{default}]"
         lines.append(textwrap.fill(text, 116, subsequent_indent="      ", break_on_hyphens=False))
     return "\n".join(lines)
@@ -43,30 +47,23 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load_config(args.config, args.overrides)  # before JAX is loaded: mistakes show at once
     common.start_jax(args, settings.compilation_cache)
     import jax
+    from etils import epath
 
-    from vit_jax.experiment import load_run
+    from vit_jax.config.extensions import import_paths
+    from vit_jax.experiment import Experiment
     from vit_jax.plots import plot_curves
+    from vit_jax.run import load_run
     from vit_jax.train import train_and_evaluate
     from vit_jax.workdir.provenance import recorded
 
     with recorded(args.workdir):
-        result = train_and_evaluate(settings, args.workdir, quiet=args.quiet)
+        experiment = Experiment.from_config(settings, args.workdir, trust=args.trust)
+        result = train_and_evaluate(experiment, args.workdir, quiet=args.quiet)
     if jax.process_index() == 0:
-        run = load_run(args.workdir)
+        run = load_run(args.workdir, own=import_paths(experiment.config))
         headline = run.task.headline(result)
-        print(f"test {headline}", flush=True)  # first: a picture may fail
-        files = [plot_curves(args.workdir, run.task.metric, headline), *_show_predictions(run, args.workdir)]
+        print(f"test {headline}", flush=True)  # before the pictures, which may fail
+        workdir = epath.Path(args.workdir)
+        files = [plot_curves(workdir, run.task.metric, headline), *run.modality.preview(run, workdir)]
         print("to look at: " + ", ".join(str(path) for path in files))
     return 0
-
-
-def _show_predictions(run: Any, workdir: str) -> list[pathlib.Path]:
-    """Writes what the model makes of some examples of the evaluation split; returns the files."""
-    directory = pathlib.Path(workdir)
-    if run.preprocessing.key == "text":
-        from vit_jax.translate import write_translations
-
-        return write_translations(run, directory)
-    from vit_jax.predict import plot_predictions
-
-    return [plot_predictions(run, directory / "predictions.png")]

@@ -1,6 +1,7 @@
-"""What comes in: everything between a file on disk and a batch on its way to the device.
+"""Data: everything between files on disk and a batch on its way to the devices.
 
-Read in this order: `sources` (images and labels by index), `transforms` (from a stored image to the model's input),
-`pipeline` (batches that depend on the seed and the step alone). `builders` and `prepare` put data sets on disk.
-Nothing here imports JAX or TensorFlow, nor anything of this package but `vit_jax.errors`.
+Read in this order: `source` (random access to the examples of a split), `image.transforms` (from a stored image to a
+model's input), and `pipeline` (batches that depend only on the seed and the step). `image`, `video` and `text` hold
+what is specific to a modality, `sets` particular data sets; `splits` and `scan` are shared. No module here imports JAX
+or TensorFlow when it is imported.
 """

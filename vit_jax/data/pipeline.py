@@ -1,17 +1,17 @@
-"""Batches: the n-th is a function of the seed and n alone, whatever the threads, workers and processes.
+"""Batches: batch n is a function of the seed and n alone, whatever the number of threads, workers and processes.
 
-Training reads an infinite stream of examples, one shuffled epoch after another, of which batch n is the n-th piece; so
-resuming is slicing, and there is no state to save. Nothing is dropped, at the end of an epoch or of an evaluation. A
+Training reads an infinite stream of examples, one shuffled epoch after another; batch n is the n-th piece of it. So
+resuming is slicing, and there is no state to save. No example is dropped at the end of an epoch or of an evaluation. A
 batch is a dict:
 
     image   float32 (batch, height, width, channels), or
     video   float32 (batch, frames, height, width, channels)
-    label   int32 (batch,), or float32 (batch, classes) where an example has several labels
+    label   int32 (batch,), or float32 (batch, classes) if an example can have several labels
     mask    float32 (batch,): 1 for an example, 0 for padding
-    id      int32 (batch,): the example's place in its split, -1 for padding
+    id      int32 (batch,): position of the example in its split, -1 for padding
 
-In evaluation a video may be given as several views, which are then as many rows of one id. Batches of text are those of
-`token_batches`.
+In evaluation, an encoder may produce several views of a video; they are consecutive rows with the same id. Batches of
+text are described in `text.batches`.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from vit_jax.config import Config
-from vit_jax.data.sources import Source
+from vit_jax.data.source import Source
 from vit_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -35,14 +35,14 @@ Batch = dict[str, np.ndarray]
 _UINT64 = 2**64 - 1
 
 
-class AnyPreprocessing(Protocol):
-    """From a stored example to rows of a batch; travels with the checkpoint.
+class Encoder(Protocol):
+    """Turns a stored example into rows of a batch; saved with the checkpoint.
 
     Attributes:
-      key: What it takes of an example and gives to a batch: `image` or `video`.
-      views: Rows of an example in evaluation.
-      transforms, random_transforms: The chain, and the names in it that need chance.
-      model_fields: What a model has to be built with to take the rows.
+      key: The entry of an example that it reads, and of a batch that it makes: `image` or `video`.
+      views: Number of rows per example in evaluation.
+      transforms, random_transforms: The chain of transforms, and the names of those that are random.
+      model_fields: Fields of a model that are determined by the shape of the rows.
     """
 
     key: ClassVar[str]
@@ -63,7 +63,7 @@ class AnyPreprocessing(Protocol):
 
 def train_batches(
     source: Source,
-    preprocessing: AnyPreprocessing,
+    encoder: Encoder,
     *,
     batch_size: int,
     seed: int,
@@ -77,21 +77,24 @@ def train_batches(
 ) -> "Batches":
     """Yields this process's part of the global batches `first_step` to `last_step - 1`.
 
-    `batch_size` is global and divided evenly: process i has the i-th block of every batch. With `repeats` (repeated
-    augmentation, Hoffer et al. 2020; 3 in DeiT) each image comes that many times in a row, changed anew each time, and
-    an epoch, which keeps its length, sees one image in `repeats`: so does DeiT's sampler.
+    The order of examples comes from NumPy's generator, so it is reproducible for one version of NumPy. Closing or
+    dropping the iterator ends its threads and workers.
 
-    `num_workers` processes prepare whole batches, each with `num_threads` threads; with 0 the threads are this
-    process's. Neither changes a value. The order is numpy's, the same for one version of numpy. Closing the iterator,
-    or dropping it, ends threads and workers.
+    Args:
+      batch_size: Global batch size, in examples; it is divided evenly, and process i has the i-th block of every batch.
+      repeats: Repeated augmentation (Hoffer et al. 2020; 3 in DeiT): every example occurs this many times in a row,
+        augmented differently each time. An epoch keeps its length and therefore contains one example in `repeats`, as
+        with DeiT's sampler.
+      num_workers: Processes that prepare whole batches, each with `num_threads` threads. With 0, the threads belong to
+        this process. Neither number changes a value.
     """
-    load = LoadBatch(source, preprocessing, batch_size, process_index, process_count, seed=seed, repeats=repeats)
+    load = LoadBatch(source, encoder, batch_size, process_index, process_count, seed=seed, repeats=repeats)
     return Batches(load, first_step, last_step, num_workers, num_threads)
 
 
 def eval_batches(
     source: Source,
-    preprocessing: AnyPreprocessing,
+    encoder: Encoder,
     *,
     batch_size: int,
     process_index: int = 0,
@@ -99,20 +102,23 @@ def eval_batches(
     num_threads: int = 2,
     num_workers: int = 0,
 ) -> "Batches":
-    """Yields every example exactly once, in order; the last batch is filled up with zeros, mask 0 and id -1.
+    """Yields every example exactly once, in order; the last batch is padded with zeros, mask 0 and id -1.
 
-    Every process yields the same number of batches, of `batch_size / process_count` examples each, that is as many rows
-    times the views of an example. Raises `UserError` for random transforms.
+    Every process yields the same number of batches, with `batch_size / process_count` examples and `encoder.views` rows
+    per example.
+
+    Raises:
+      UserError: The encoder has random transforms.
     """
-    if preprocessing.is_random:
-        names = ", ".join(preprocessing.random_transforms)
-        raise UserError(f"evaluation wants transforms without chance, not {names} in {preprocessing.transforms!r}")
-    load = LoadBatch(source, preprocessing, batch_size, process_index, process_count)
+    if encoder.is_random:
+        names = ", ".join(encoder.random_transforms)
+        raise UserError(f"evaluation transforms must be deterministic: remove {names} from {encoder.transforms!r}")
+    load = LoadBatch(source, encoder, batch_size, process_index, process_count)
     return Batches(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
 
 
 def processes_and_workers(config: Config) -> dict[str, int]:
-    """Returns the arguments that say which part of a batch is this process's, and what prepares it."""
+    """Returns the arguments of `train_batches` and `eval_batches` that depend on this process and `config.data`."""
     import jax
 
     return {
@@ -125,10 +131,10 @@ def processes_and_workers(config: Config) -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True)
 class LoadBatch:
-    """Loads one process's part of batch `step`: shuffled and endless with a seed, else in order and padded."""
+    """Loads one process's part of batch `step`: shuffled, without end, if there is a seed; else in order, padded."""
 
     source: Source
-    preprocessing: AnyPreprocessing
+    encoder: Encoder
     batch_size: int
     process_index: int
     process_count: int
@@ -141,30 +147,30 @@ class LoadBatch:
                 f"batch_size {self.batch_size} must be a positive multiple of {self.process_count} processes"
             )
         if self.repeats < 1:
-            raise UserError(f"repeats must be 1 or more, not {self.repeats}")
+            raise UserError(f"config.data.repeats must be 1 or more, got {self.repeats}")
         if not len(self.source):
             raise UserError(f"{self.source.name}: split {self.source.split!r} is empty")
 
     def __call__(self, step: int) -> Batch:
-        rows = self.batch_size // self.process_count
-        start = step * self.batch_size + self.process_index * rows
+        share = self.batch_size // self.process_count
+        start = step * self.batch_size + self.process_index * share
         if self.seed is not None:
-            return self._load(range(start, start + rows))
-        real = range(start, min(start + rows, len(self.source)))
-        batch = self._load(real or range(1))  # a process without examples learns the shapes from the first
-        views = self.preprocessing.views
-        batch = {key: _padded(values[: len(real) * views], rows * views) for key, values in batch.items()}
+            return self._load(range(start, start + share))
+        real = range(start, min(start + share, len(self.source)))
+        batch = self._load(real or range(1))  # a process without examples takes the shapes from the first example
+        views = self.encoder.views
+        batch = {key: _padded(values[: len(real) * views], share * views) for key, values in batch.items()}
         batch["id"][len(real) * views :] = -1
         return batch
 
     def _load(self, positions: range) -> Batch:
         examples = self.source.__getitems__([self._index(position) for position in positions])
-        key, inputs, labels, ids = self.preprocessing.key, [], [], []
+        key, inputs, labels, ids = self.encoder.key, [], [], []
         for position, example in zip(positions, examples, strict=True):
-            views = self.preprocessing.rows(example[key], self._rng(position))
-            inputs += views
-            labels += [example["label"]] * len(views)
-            ids += [example["id"]] * len(views)
+            rows = self.encoder.rows(example[key], self._rng(position))
+            inputs += rows
+            labels += [example["label"]] * len(rows)
+            ids += [example["id"]] * len(rows)
         label = np.array(labels)
         return {
             key: np.stack(inputs),
@@ -187,7 +193,7 @@ class LoadBatch:
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch's examples; seeded apart from the transforms, whose key is (seed, position)."""
+    """Returns the order of the examples in an epoch; transforms use another stream, of key (seed, position)."""
     order = np.random.default_rng([seed & _UINT64, epoch]).permutation(length)
     order.flags.writeable = False
     return order
@@ -199,20 +205,22 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
 
 
 class Batches:
-    """An iterator over batches, with `close`, which also happens when it ends, is dropped, or the program exits."""
+    """An iterator over batches. It closes itself when it ends or is dropped, and when the program exits."""
 
     def __init__(self, load: Callable[[int], Batch], first: int, last: int, num_workers: int, num_threads: int):
         if num_workers < 0 or num_threads < 0:
-            raise UserError(f"num_workers and num_threads must be 0 or more, not {num_workers} and {num_threads}")
+            raise UserError(
+                f"config.data.num_workers and num_threads must be 0 or more, got {num_workers} and {num_threads}"
+            )
         import grain
 
         self._length = max(last - first, 0)
         self._held: list[Any] = []
-        # Grain's iterator must stop its workers and be gone while the interpreter is still whole.
+        # Grain's iterator must stop its workers and be released before the interpreter shuts down.
         self.close = weakref.finalize(self, _close, self._held)
         if last <= first:
             return
-        # Batches of video are of hundreds of MB, and Grain has up to four more of each worker on their way.
+        # A batch of video takes hundreds of MB, and Grain prefetches up to four more for each worker.
         ahead = num_threads if num_workers else 2 * num_threads
         reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
         dataset: Any = grain.MapDataset.range(first, last).map(load).to_iter_dataset(reading)
@@ -245,7 +253,7 @@ def _close(held: list[Any]) -> None:
 
 
 def _allow_workers() -> None:
-    """Lets Grain start processes outside `absl.app.run`: it reads flags, which must count as parsed."""
+    """Allows Grain to start processes outside `absl.app.run`: it reads absl flags, which must be marked as parsed."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -253,7 +261,7 @@ def _allow_workers() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Leaves signals to the parent, which may want more batches before it stops, and ends with it, however it ends."""
+    """Ignores signals, because the parent may need more batches before it stops; ends when the parent ends."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,7 +1,5 @@
-"""Foreign weights in and out: Google's `.npz`, timm, Hugging Face, the authors' torch files."""
+"""Foreign weights in and out: Google's `.npz`, timm, Hugging Face, and the authors' torch files.
 
-from vit_jax.pretrained.load import Pretrained, from_pretrained, load_pretrained
-from vit_jax.pretrained.report import Report, Row
-from vit_jax.pretrained.save import save_pretrained
-
-__all__ = ["Pretrained", "Report", "Row", "from_pretrained", "load_pretrained", "save_pretrained"]
+This package imports nothing else of the project but the models. `vit_jax.weights` is its door: it adds the
+preprocessing, and workdirs as another kind of source. Read `names` first.
+"""

@@ -1,16 +1,17 @@
 """Names of parameters in foreign weight files: rules that map ours to theirs and back.
 
-The contract of this package. A `Rule` maps a few of our parameters, by path (`encoder/block_0/mlp/in/kernel`), to a
-few tensors of a file, by name (`blocks.0.mlp.fc1.weight`), and back. It only transposes, splits, joins and reshapes,
-so that it loses no bit, and maps gradients as it maps weights. A *table* is a function of a model that lists rules; it
-may name more than the model has, because rules whose parameters the model lacks do not apply (a bias, a layer scale,
-the head).
+This module is the contract of the package. A `Rule` maps a few of our parameters, by path
+(`encoder/block_0/mlp/in/kernel`), to a few tensors of a file, by name (`blocks.0.mlp.fc1.weight`), and back. It only
+transposes, splits, joins and reshapes, so it loses no bits, and it maps gradients as it maps weights. A *table* is a
+function that takes a model and returns a list of rules. A table may name parameters that the model lacks (a bias, a
+layer scale, the head): rules for missing parameters are ignored.
 
-Each family has a module here (`vit.py` is the example) that says in a tuple `FORMATS`, one `Format` a format, all that
-is known of its weights. Nothing else of the package knows a tensor's name. A new module is listed in `FAMILIES`
-(`formats.py`).
+Each family has a module in `formats/` (`formats/vit.py` is the example), whose tuple `FORMATS` holds one `Format` per
+file format. Nothing else in the package knows the name of a tensor. To add a family, write its module and list it in
+`FAMILIES` (`formats/__init__.py`).
 
-`to_params` and `to_tensors` apply a format to whole trees, and refuse what is missing, left over or of another shape.
+`to_params` and `to_tensors` apply a format to whole trees. They refuse tensors that are missing, left over or of the
+wrong shape.
 """
 
 import dataclasses
@@ -26,16 +27,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_jax.errors import UserError
 
-# fields that change training or speed, but not the function that the weights are
+# fields that change training or speed, but not the function that the weights compute
 NOT_THE_FUNCTION = (
-    *("dropout_rate", "attention_dropout_rate", "drop_path_rate", "head_bias_init", "layer_scale_init"),
+    *("dropout_rate", "attention_dropout_rate", "drop_path_rate", "head_bias_init", "layer_scale_init", "weight_init"),
     *("scan_layers", "remat", "attention_kernel", "dtype", "param_dtype", "parent", "name"),
 )
 _ACTIVATIONS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
+Size = tuple[int, int]  # (height, width) in pixels
 Tensors = Mapping[str, np.ndarray]
 Params = dict[str, Any]
-Config = Mapping[str, Any]  # what stands beside the tensors: a config.json; empty for a bare file
+Config = Mapping[str, Any]  # what the folder says next to the tensors: its config.json; empty for a bare file
 
 
 class Rule(NamedTuple):
@@ -49,32 +51,38 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """All that is known of one family's weights in one format.
+    """Everything that is known about one family's weights in one file format.
 
     Attributes:
-      name: As in `save_pretrained(format=...)`; several families may share it.
-      base: Model that the file's fields are laid over, as `vit:B/16`; its class is the family's.
-      recognise: Whether a file is of this format, from its names of tensors and its config.
-      architecture: The model's fields that tensors and config tell (all of `given` may be missing, nothing else).
-      rules: The table of a model.
-      given: Fields that a file may not tell, so that the caller has to.
-      positions: How many positions of patches the file stores, None for none: checked against the grid of the image.
-      preprocessing: The chain of `data.transforms` for a model of this config; None where the file cannot know it.
-      resample: How the authors resample positions, as `models.positions.resample` calls it.
-      config: What `config.json` must say for a reader to rebuild the model; None where the format has none.
-      container: `npz` (a file), `folder` (`config.json` and `model.safetensors`), None if it is only read.
-      normalise: Brings names and layouts of other versions of the format to the one of the table.
-      ignored: Regular expression of tensors that the model does not need, beside those of the table.
+      name: As in `save_pretrained(format=...)`; several families may share a name.
+      model: The class of the family's models.
+      variants: The family's names for its sizes, for example `B`.
+      base: The model whose fields are the defaults for what the file does not say, for example `vit:B/16`.
+      recognise: Returns whether a file has this format, given the names of its tensors and its config.
+      architecture: Returns the model's fields that tensors and config determine. It reads shapes and names only, never
+        values. The fields in `given` may be missing, and no others.
+      rules: The table: returns the rules for a model.
+      given: Fields that a file may leave open, so that the caller has to give them.
+      positions: Returns how many patch positions the file stores, or None if it stores none. They are checked against
+        the grid of the image.
+      preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
+      resample: How the authors resample positions: a method of `models.positions.resample`.
+      config: Returns the `config.json` from which a reader can rebuild the model; None if the format has none.
+      container: `npz` (one file) or `folder` (`config.json` and `model.safetensors`); None if the format is read-only.
+      normalise: Renames and reshapes the tensors of other versions of the format to those of the table.
+      ignored: Regular expression for tensors outside the table that the model does not need.
     """
 
     name: str
+    model: type[nn.Module]
+    variants: Collection[str]
     base: str
     recognise: Callable[[Collection[str], Config], bool]
     architecture: Callable[[Tensors, Config], dict[str, Any]]
     rules: Callable[[Any], list[Rule]]
     given: tuple[str, ...]
     positions: Callable[[Tensors], int | None]
-    preprocessing: Callable[[Any, Config], str | None]
+    preprocessing: Callable[[Size, Config], str | None]
     resample: str
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None
@@ -86,25 +94,25 @@ class Format:
 
 
 def same(ours: str, theirs: str) -> Rule:
-    """The array as it is."""
+    """Maps an array unchanged."""
     return Rule((ours,), (theirs,), lambda x: (x,), lambda x: (x,))
 
 
 def leading(ours: str, theirs: str, axes: int) -> Rule:
-    """Theirs has so many more leading axes, of size 1."""
+    """Maps an array that has `axes` more leading axes of size 1 in the file."""
     return Rule(
         (ours,), (theirs,), lambda x: (x.reshape(x.shape[axes:]),), lambda x: (x.reshape((1,) * axes + x.shape),)
     )
 
 
 def linear(ours: str, theirs: str) -> list[Rule]:
-    """A torch linear layer: weight (out, in)."""
+    """Maps a torch linear layer: weight (out, in)."""
     kernel = Rule((f"{ours}/kernel",), (f"{theirs}.weight",), lambda w: (w.T,), lambda k: (k.T,))
     return [kernel, same(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def conv(ours: str, theirs: str) -> list[Rule]:
-    """A torch convolution: weight (out, in, height, width)."""
+    """Maps a torch convolution: weight (out, in, height, width)."""
     kernel = Rule(
         (f"{ours}/kernel",),
         (f"{theirs}.weight",),
@@ -115,12 +123,12 @@ def conv(ours: str, theirs: str) -> list[Rule]:
 
 
 def norm(ours: str, theirs: str) -> list[Rule]:
-    """A torch layer or group norm."""
+    """Maps a torch layer norm or group norm."""
     return [same(f"{ours}/scale", f"{theirs}.weight"), same(f"{ours}/bias", f"{theirs}.bias")]
 
 
 def heads_in(ours: Sequence[str], theirs: str, num_heads: int) -> list[Rule]:
-    """Projections to heads, stacked in one torch linear layer: weight (projections * heads * head_dim, in)."""
+    """Maps projections to heads, stacked in one torch linear layer: weight (projections * heads * head_dim, in)."""
     parts = len(ours)
     kernel = Rule(
         tuple(f"{path}/kernel" for path in ours),
@@ -138,7 +146,7 @@ def heads_in(ours: Sequence[str], theirs: str, num_heads: int) -> list[Rule]:
 
 
 def heads_out(ours: str, theirs: str, num_heads: int) -> list[Rule]:
-    """The projection of the heads' values: a torch linear layer with weight (out, heads * head_dim)."""
+    """Maps the output projection of the heads: a torch linear layer with weight (out, heads * head_dim)."""
     kernel = Rule(
         (f"{ours}/kernel",),
         (f"{theirs}.weight",),
@@ -149,7 +157,7 @@ def heads_out(ours: str, theirs: str, num_heads: int) -> list[Rule]:
 
 
 def grid_positions(ours: str, theirs: str, grid: tuple[int, ...]) -> Rule:
-    """Positions of the patches in raster order: (1, patches, hidden_dim)."""
+    """Maps patch positions in raster order: (1, patches, hidden_dim)."""
     return Rule(
         (ours,),
         (theirs,),
@@ -159,7 +167,7 @@ def grid_positions(ours: str, theirs: str, grid: tuple[int, ...]) -> Rule:
 
 
 def class_and_grid_positions(cls: str, ours: str, theirs: str, grid: tuple[int, ...]) -> Rule:
-    """The class token's position, then those of the patches in raster order: (1, 1 + patches, hidden_dim)."""
+    """Maps the class token's position followed by those of the patches: (1, 1 + patches, hidden_dim)."""
     return Rule(
         (cls, ours),
         (theirs,),
@@ -169,44 +177,47 @@ def class_and_grid_positions(cls: str, ours: str, theirs: str, grid: tuple[int, 
 
 
 def positions(model: Any, theirs: str) -> list[Rule]:
-    """Positions of an image model: those of the patches, after the class token's if it has one."""
+    """Maps the positions of an image model: patches, preceded by the class token's if the model has one."""
     if model.pool == "cls":
         return [class_and_grid_positions("cls_pos", "pos_embed", theirs, model.grid)]
     return [grid_positions("pos_embed", theirs, model.grid)]
 
 
 def absent(ours: str, shape: tuple[int, ...]) -> Rule:
-    """A parameter that the format has not: zero when read, refused when written unless it is zero."""
+    """A parameter this format does not store: read as zeros; saving raises unless it is all zeros."""
     return Rule((ours,), (), lambda: (np.zeros(shape, np.float32),), lambda x: ())
 
 
 def unused(theirs: str, shape: tuple[int, ...]) -> Rule:
-    """A tensor that the model has not: left out when read, zero when written."""
+    """A tensor that our model does not have: ignored when read, written as zeros."""
     return Rule((), (theirs,), lambda x: (), lambda: (np.zeros(shape, np.float32),))
 
 
 def flax_layer(ours: str, theirs: str) -> list[Rule]:
-    """A Linen layer, laid out as ours."""
+    """Maps a Linen layer, whose arrays are laid out as ours."""
     return [same(f"{ours}/{part}", f"{theirs}/{part}") for part in ("kernel", "scale", "bias")]
 
 
 # whole trees
 
 
-def to_params(format: Format, model: nn.Module, tensors: Tensors) -> Params:
-    """Returns the parameters of `model` that tensors of this format hold, in their own dtypes.
+def to_params(format: Format, model: nn.Module, tensors: Tensors, shapes: Mapping[str, Any] | None = None) -> Params:
+    """Returns the parameters of `model` from tensors in this format, in the dtypes of the tensors.
+
+    Args:
+      shapes: `shapes_of(model)`, if the caller has computed it already.
 
     Raises:
-      UserError: A tensor is missing, left over or of another shape; it is named.
+      UserError: A tensor is missing, left over or of the wrong shape; the message names it.
     """
     tensors = format.normalise(tensors)
-    shapes = shapes_of(model)
+    shapes = shapes or shapes_of(model)
     rules = _applicable(format, model, shapes)
     wanted = [name for rule in rules for name in rule.theirs]
     if missing := sorted(set(wanted) - tensors.keys()):
-        raise UserError(f"format {format.name!r}: missing {listed(missing)}")
+        raise UserError(f"format {format.name!r} needs tensors that the file does not have: {listed(missing)}")
     if extra := leftover(format, tensors, wanted):
-        raise UserError(f"format {format.name!r}: tensors with no place in the model: {listed(extra)}")
+        raise UserError(f"format {format.name!r} has no place in the model for the file's tensors {listed(extra)}")
     params = {}
     for rule in rules:
         _check_shapes(rule, shapes, tensors)
@@ -215,10 +226,10 @@ def to_params(format: Format, model: nn.Module, tensors: Tensors) -> Params:
 
 
 def to_tensors(format: Format, model: nn.Module, params: Params) -> dict[str, np.ndarray]:
-    """Returns the tensors of this format that hold the parameters of `model`: the inverse of `to_params`.
+    """Returns the tensors in this format that hold the parameters of `model`: the inverse of `to_params`.
 
     Raises:
-      UserError: The format has no place for a parameter; it is named.
+      UserError: The format cannot store a parameter; the message names it.
     """
     flat = {path: np.asarray(value) for path, value in flatten_dict(params, sep="/").items()}
     tensors = {}
@@ -231,59 +242,60 @@ def to_tensors(format: Format, model: nn.Module, params: Params) -> dict[str, np
 
 
 def leftover(format: Format, tensors: Iterable[str], wanted: Collection[str]) -> list[str]:
-    """Returns the tensors that neither the table nor `ignored` knows."""
+    """Returns the tensors that are neither wanted nor covered by `format.ignored`."""
     wanted = set(wanted)
     return sorted(name for name in tensors if name not in wanted and not re.fullmatch(format.ignored, name))
 
 
 def shapes_of(model: nn.Module) -> dict[str, Any]:
-    """Returns shape and dtype of every parameter by path, without computing."""
+    """Returns shape and dtype of every parameter by path, without computing anything."""
     inputs = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)  # pyright: ignore[reportAttributeAccessIssue]
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), inputs)
     return dict(flatten_dict(variables["params"], sep="/"))
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """Returns the number of layers: one more than the largest index that `pattern` catches in a name."""
+    """Returns the number of layers: one more than the largest index that `pattern` captures in a name."""
     return max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1) + 1
 
 
 def shape(tensors: Tensors, name: str, rank: int) -> tuple[int, ...]:
-    """Returns the shape of a tensor from which fields are read.
+    """Returns the shape of a tensor that determines fields of the model.
 
     Raises:
-      UserError: It is missing, or has another number of axes.
+      UserError: The tensor is missing or does not have `rank` axes.
     """
     if name not in tensors:
         raise UserError(f"tensor {name} is missing")
     if tensors[name].ndim != rank:
-        raise UserError(f"tensor {name} has shape {tensors[name].shape}, not {rank} axes")
+        raise UserError(f"tensor {name} has shape {tensors[name].shape}, expected {rank} axes")
     return tensors[name].shape
 
 
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns (height, width) of what a config gives as one number or two."""
+def pair(size: int | Sequence[int]) -> Size:
+    """Returns (height, width) for what a config gives as one number or two."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def read_gelu(config: Config) -> str:
-    """Returns the `gelu` that `hidden_act` of Hugging Face's config.json means.
+    """Returns the `gelu` that corresponds to `hidden_act` in Hugging Face's config.json.
 
     Raises:
-      UserError: It is no GELU.
+      UserError: `hidden_act` is not a GELU.
     """
     activation = config.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
-        raise UserError(f"hidden_act {activation!r} in config.json: known are {', '.join(_ACTIVATIONS)}")
+        raise UserError(f"config.json: hidden_act {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[activation]
 
 
 def write_gelu(gelu: str) -> str:
-    """Returns the `hidden_act` that means this `gelu`."""
+    """Returns the `hidden_act` that corresponds to this `gelu`."""
     return next(activation for activation, meant in _ACTIVATIONS.items() if meant == gelu)
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Joins names for a message, and counts those beyond the first `limit`."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 

@@ -1,4 +1,4 @@
-"""Our weights out: `.npz` files, and folders as timm and Hugging Face read them."""
+"""Writing our weights in foreign formats: `.npz` files, and folders that timm and Hugging Face read."""
 
 import dataclasses
 import json
@@ -11,59 +11,64 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.pretrained.formats import find_format
 from vit_jax.pretrained.names import NOT_THE_FUNCTION, Format, Params, to_tensors
-from vit_jax.pretrained.preprocessing import to_hugging_face, to_timm
+from vit_jax.pretrained.preprocessing import Recipe, to_hugging_face, to_timm
 
 
-def save_pretrained(
+def save(
     path: epath.PathLike,
     model: nn.Module,
     params: Params,
     format: str,
     *,
     labels: Sequence[str] = (),
-    preprocessing: Preprocessing | None = None,
+    transforms: str | None = None,
+    recipe: Recipe | None = None,
 ) -> tuple[str, ...]:
-    """Writes parameters in a foreign format: the inverse of `from_pretrained`, bit by bit.
+    """Writes parameters in a foreign format; see `vit_jax.weights.save_pretrained`.
 
-    `npz` and `big_vision` are one file, without labels and preprocessing. `timm` and `huggingface` are a folder with
-    `config.json` and `model.safetensors`; labels go with it, and preprocessing where the format has words for it.
-    Returns, a line each, which of the two a reader will not find there.
+    Args:
+      transforms: The preprocessing as a chain; None if it is unknown.
+      recipe: The same in terms that the formats can express; None if they cannot.
+
+    Returns:
+      One line for each of labels and preprocessing that a reader will not find in what was written.
 
     Raises:
-      UserError: The format cannot express the model (the parameter or the field is named), `path` exists already, or
-        cannot be written.
+      UserError: The format cannot express the model, or `path` exists or cannot be written.
     """
     known, path = find_format(format, model), epath.Path(path)
     if known.container is None:
-        raise UserError(f"format {format!r} is only read")
+        raise UserError(f"format {format!r} can be read but not written")
     check_absent(path)
-    if labels and len(labels) != getattr(model, "num_classes", None):
-        raise UserError(f"{len(labels)} labels for {getattr(model, 'num_classes', None)} classes")
+    num_classes = getattr(model, "num_classes", None)
+    if labels and len(labels) != num_classes:
+        raise UserError(f"labels lists {len(labels)} names, but the model has {num_classes} classes")
     tensors = to_tensors(known, model, params)
     config = known.config(model) if known.config else {}
     _check_read_back(known, model, tensors, config)
-    beside = {"config.json": config}
-    notes = _describe(known, model, beside, labels, preprocessing)
+    files = {"config.json": config}
+    notes = _add_labels(known, config, labels)
+    if transforms is not None:
+        notes += _add_preprocessing(known, model, files, transforms, recipe)
     try:
-        _write(path, known, tensors, beside)
+        _write(path, known, tensors, files)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return notes
 
 
 def check_absent(path: epath.PathLike) -> None:
-    """Raises UserError if there is something already."""
+    """Raises UserError if `path` exists."""
     if epath.Path(path).exists():
-        raise UserError(f"{path} exists already: give another name")
+        raise UserError(f"{path} exists already. Give another name")
 
 
 def _check_read_back(format: Format, model: Any, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
-    """Refuses a model that would be read back as another one."""
+    """Refuses a model that would be read back as a different one."""
     told = format.architecture(tensors, config)
     unsaid = {field: getattr(model, field) for field in format.given if field not in told}
     if format.positions(tensors) is None:
@@ -77,31 +82,33 @@ def _check_read_back(format: Format, model: Any, tensors: Mapping[str, np.ndarra
             )
 
 
-def _describe(
-    format: Format, model: Any, beside: dict[str, Any], labels: Sequence[str], preprocessing: Preprocessing | None
-) -> tuple[str, ...]:
-    """Adds labels and preprocessing to the files of a folder; returns what could not be said."""
-    notes, config = [], beside["config.json"]
+def _add_labels(format: Format, config: dict[str, Any], labels: Sequence[str]) -> tuple[str, ...]:
+    """Adds labels to config.json; returns a note if the format has no place for them."""
     if labels and format.name == "timm":
         config["label_names"] = list(labels)
     elif labels and format.name == "huggingface":
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
     elif labels:
-        notes.append(f"format {format.name!r} has no place for the {len(labels)} labels")
-    if preprocessing is None:
-        return tuple(notes)
-    if format.name == "timm" and (fields := to_timm(preprocessing)):
-        config["pretrained_cfg"] = fields
-    elif format.name == "huggingface" and (fields := to_hugging_face(preprocessing)):
-        beside["preprocessor_config.json"] = fields
-    elif format.preprocessing(model, {}) != preprocessing.transforms:
-        notes.append(f"format {format.name!r} cannot say the preprocessing {preprocessing.transforms!r}")
-    return tuple(notes)
+        return (f"format {format.name!r} has no place for the {len(labels)} labels",)
+    return ()
 
 
-def _write(path: epath.Path, format: Format, tensors: dict[str, np.ndarray], beside: dict[str, Any]) -> None:
-    """Writes beside, and renames when complete."""
+def _add_preprocessing(
+    format: Format, model: Any, files: dict[str, Any], transforms: str, recipe: Recipe | None
+) -> tuple[str, ...]:
+    """Adds preprocessing to the files of a folder; returns a note if the format cannot express it."""
+    if format.name == "timm" and recipe:
+        files["config.json"]["pretrained_cfg"] = to_timm(recipe)
+    elif format.name == "huggingface" and recipe:
+        files["preprocessor_config.json"] = to_hugging_face(recipe)
+    elif format.preprocessing(model.image_size, {}) != transforms:
+        return (f"format {format.name!r} cannot express the preprocessing {transforms!r}",)
+    return ()
+
+
+def _write(path: epath.Path, format: Format, tensors: dict[str, np.ndarray], files: dict[str, Any]) -> None:
+    """Writes to a temporary name in the same folder, then renames it."""
     unfinished = path.parent / f".{path.name}.{os.getpid()}.unfinished"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -111,7 +118,7 @@ def _write(path: epath.Path, format: Format, tensors: dict[str, np.ndarray], bes
         else:
             unfinished.mkdir()
             (unfinished / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, {"format": "pt"}))
-            for name, fields in beside.items():
+            for name, fields in files.items():
                 (unfinished / name).write_text(json.dumps(fields, indent=2) + "\n")
         unfinished.rename(path)
     finally:

@@ -1,40 +1,41 @@
-"""Weights as a file holds them, and the model they are of: nothing resized, nothing replaced, nothing guessed."""
+"""Weights as a file holds them, and the model they belong to: nothing resized, replaced or guessed."""
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.errors import UserError
-from vit_jax.experiment import load_run
 from vit_jax.models import build_model
 from vit_jax.pretrained.formats import recognise
-from vit_jax.pretrained.names import Config, Format, Tensors, to_params
-from vit_jax.pretrained.readers import File, read
+from vit_jax.pretrained.names import Config, Format, Size, Tensors, shapes_of, to_params
+from vit_jax.pretrained.readers import read
 from vit_jax.pretrained.report import Row
 
-_NAMED = ("hidden_dim", "mlp_dim", "num_layers", "num_heads", "patch_size")  # what a variant's name stands for
-Size = tuple[int, int]
+_NAMED = ("hidden_dim", "mlp_dim", "num_layers", "num_heads", "patch_size")  # the sizes that a variant's name implies
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What `open_stored` returns.
+    """Weights, and the model that computes with them as they were trained.
 
     Attributes:
-      base, fields: What `model` is built from.
-      params: By path.
-      resample: How positions of this origin are resampled.
+      format: Name of the format.
+      base, fields: `model` is `build_model(base, **fields)`.
+      model: The model.
+      params: Parameters by path, in the dtypes of the file.
+      shapes: Shape and dtype of each of the model's parameters, by path.
+      resample: How the authors resample positions (a method of `models.positions.resample`).
       skipped: Tensors that no model needs.
-      notes: What was taken for granted.
-      preprocessing: The transforms for a model like this one, of any size; None where nobody says them.
-      clips: How a run of ours samples videos.
+      notes: Assumptions that were made.
+      labels: Names of the classes; empty if the file does not list them.
+      preprocessing: Returns the chain of transforms for an image size; None if the file does not say it.
     """
 
     format: str
@@ -42,149 +43,195 @@ class Stored:
     fields: dict[str, Any]
     model: Any
     params: Mapping[str, Any]
+    shapes: Mapping[str, Any]
     resample: str
     skipped: tuple[Row, ...]
     notes: tuple[str, ...]
     labels: tuple[str, ...]
-    preprocessing: Callable[[Any], str | None]
-    clips: ClipPreprocessing | None = None
+    preprocessing: Callable[[Size], str | None]
 
 
-def open_stored(
-    path: epath.PathLike,
-    *,
-    name: str | None = None,
-    like: Sequence[nn.Module] = (),
-    entry: str | None = None,
-    stored_image_size: Size | None = None,
-    image_size: Size | None = None,
-    given: Mapping[str, Any],
-) -> Stored:
-    """Reads weights and builds their model; see `from_pretrained` for what may have to be said beside.
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file says about its model without reading the values.
 
-    Args:
-      name: Family and variant; the file must agree with it.
-      like: Models to take from what the file does not say: of `name`, or the caller's own; the first of its family.
-      image_size: Wanted by the caller, and the stored one too where the number of positions is the same.
-      given: The caller's fields.
+    Attributes:
+      base: Family and variant: the one whose sizes are the file's, else the default one of the format.
+      fields: Fields of the model that the file determines, or the caller gave.
+      labels: Names of the classes; empty if the file does not list them.
+      preprocessing: Returns the chain of transforms for an image size; None if the file does not say it.
+    """
+
+    base: str
+    fields: dict[str, Any]
+    labels: tuple[str, ...]
+    preprocessing: Callable[[Size], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the caller knows about a file, for what it does not say itself.
+
+    Attributes:
+      name: Family and variant, with which the file must agree.
+      like: Models that have the fields which the file leaves open; the first one of its family is used.
+      entry: The set of weights to use if a torch file holds several.
+      stored_image_size: The image size that the file was trained with.
+      image_size: The image size that the caller wants, which is the stored one too if the number of positions agrees.
+      fields: The fields that the caller gave.
+      option: How messages call a field or an argument.
+    """
+
+    name: str | None = None
+    like: Sequence[nn.Module] = ()
+    entry: str | None = None
+    stored_image_size: Size | None = None
+    image_size: Size | None = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    option: Callable[[str], str] = str
+
+
+def open_stored(path: epath.PathLike, known: Known) -> Stored:
+    """Reads weights and builds their model, once.
 
     Raises:
-      UserError: See `from_pretrained`.
+      UserError: The file is damaged or in no known format, does not say enough, or contradicts what is known; the
+        message names the path, and the tensor or field.
     """
-    if is_workdir(path):
-        return _open_workdir(path, name, like, given)
-    file = read(path, entry)
-    try:
-        return _open_foreign(file, name, like, stored_image_size, image_size, given)
-    except (UserError, KeyError, ValueError, IndexError, TypeError) as error:
-        reason = f"tensor {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path}: {reason}") from error
-
-
-def is_workdir(path: epath.PathLike) -> bool:
-    path = epath.Path(path)
-    return (path / "checkpoints").is_dir() or (path.parent.name == "checkpoints" and path.name.isdigit())
-
-
-def _open_workdir(path, name, like, given) -> Stored:
-    run = load_run(path)
-    if run.preprocessing.key == "text":
-        raise UserError(
-            f"{path} holds a model of text, which has no foreign formats: vit_jax.experiment.load_run loads it"
+    tensors, config = read(path, known.entry)
+    with naming(path):
+        format, tensors, fields = _identify(tensors, config, known)
+        model, is_assumed = _build(format, fields, tensors, known)
+        fields["image_size"] = model.image_size
+        shapes = shapes_of(model)
+        params = flatten_dict(to_params(format, model, tensors, shapes), sep="/")
+        needed = {tensor for rule in format.rules(model) if rule.ours for tensor in rule.theirs}
+        grid = "x".join(map(str, model.grid))
+        return Stored(
+            format=format.name,
+            base=format.base,
+            fields=fields,
+            model=model,
+            params=params,
+            shapes=shapes,
+            resample=format.resample,
+            skipped=tuple(Row("skipped", name, x.shape, None) for name, x in tensors.items() if name not in needed),
+            notes=(f"positions: assumed to lie on a {grid} grid, which the file does not say",) if is_assumed else (),
+            labels=_labels(config, model.num_classes),
+            preprocessing=lambda image_size: format.preprocessing(image_size, config),
         )
-    model: Any = run.model
-    variant = _of_family(type(model), like)
-    names = {field.name for field in dataclasses.fields(model)} - {"parent", "name"}
-    fields = {field: getattr(model, field) for field in names}
-    if name is not None:
-        _check_name(fields, name, variant, given)
-    return Stored(
-        format="vit_jax",
-        base=run.config.model.name,
-        fields=fields,
-        model=model,
-        params=flatten_dict(run.params, sep="/"),
-        resample="bicubic",
-        skipped=(),
-        notes=(),
-        labels=run.labels,
-        preprocessing=lambda model: run.preprocessing.transforms,
-        clips=run.preprocessing if isinstance(run.preprocessing, ClipPreprocessing) else None,
-    )
 
 
-def _open_foreign(file: File, name, like, stored_image_size, image_size, given) -> Stored:
-    family = None if name is None else name.partition(":")[0]
-    format = recognise(file.tensors.keys(), file.config, family)
-    variant = _of_family(type(build_model(format.base)), like)
-    tensors = format.normalise(file.tensors)
-    fields = format.architecture(tensors, file.config)
-    if name is not None:
-        _check_name(fields, name, variant, given)
+def read_header(path: epath.PathLike, known: Known) -> Header:
+    """Reads what a file says about its model, without the values of its tensors.
+
+    `image_size` is among the fields only if the file says it or `stored_image_size` is known.
+
+    Raises:
+      UserError: See `open_stored`.
+    """
+    tensors, config = read(path, known.entry, shapes_only=True)
+    with naming(path):
+        format, tensors, fields = _identify(tensors, config, known)
+        if known.stored_image_size:
+            fields["image_size"] = _build(format, fields, tensors, known)[0].image_size
+        return Header(
+            base=_variant_of(format, fields),
+            fields=fields,
+            labels=_labels(config, fields["num_classes"]),
+            preprocessing=lambda image_size: format.preprocessing(image_size, config),
+        )
+
+
+@contextlib.contextmanager
+def naming(path: epath.PathLike) -> Iterator[None]:
+    """Turns what unexpected tensors can raise into a `UserError` that names the path."""
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"{path}: tensor {error} is missing") from error
+    except (UserError, ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, Tensors, dict[str, Any]]:
+    """Returns the format, the tensors under its names, and every field but perhaps `image_size`."""
+    format = recognise(tensors.keys(), config, known.name and known.name.partition(":")[0])
+    variant = model_like(format.model, known.like)
+    tensors = format.normalise(tensors)
+    fields = format.architecture(tensors, config)
+    if known.name is not None:
+        check_name(fields, known, variant)
     for field in (field for field in format.given if field not in fields and field != "image_size"):
-        if field not in given and variant is None:
+        if field not in known.fields and variant is None:
             raise UserError(
-                f"the file does not say {field}: give {field}=..., or the model's name, as name={format.base!r}"
+                f"the file does not say {field}. Give {known.option(field)}=..., or the model's name, for example "
+                f"{known.option('name')}={format.base!r}"
             )
-        fields[field] = given.get(field, getattr(variant, field, None))
-    if stored_image_size is None:
-        stored_image_size = fields.get("image_size")
-    candidates = [stored_image_size] if stored_image_size else [image_size, getattr(variant, "image_size", None)]
-    fields["image_size"] = _find_image_size(format, fields, tensors, [size for size in candidates if size])
-    model: Any = build_model(format.base, **fields)
-    grid = "x".join(map(str, model.grid))
-    is_assumed = stored_image_size is None and format.positions(tensors) is not None
-    params = flatten_dict(to_params(format, model, tensors), sep="/")
-    needed = {tensor for rule in format.rules(model) if rule.ours for tensor in rule.theirs}
-    return Stored(
-        format=format.name,
-        base=format.base,
-        fields=fields,
-        model=model,
-        params=params,
-        resample=format.resample,
-        skipped=tuple(Row("skipped", tensor, x.shape, None) for tensor, x in tensors.items() if tensor not in needed),
-        notes=(f"positions: taken as those of a {grid} grid, which the file does not say",) if is_assumed else (),
-        labels=_labels(file.config, model.num_classes),
-        preprocessing=lambda model: format.preprocessing(model, file.config),
-    )
+        fields[field] = known.fields.get(field, getattr(variant, field, None))
+    return format, tensors, fields
 
 
-def _of_family(family: type, like: Sequence[nn.Module]) -> Any:
-    """Returns the first model of the weights' family; None if the caller named no model at all."""
+def model_like(family: type, like: Sequence[nn.Module]) -> Any:
+    """Returns the first of the caller's models that belongs to the family; None if the caller gave no model at all.
+
+    Raises:
+      UserError: The caller's models belong to other families.
+    """
     found = next((model for model in like if isinstance(model, family)), None)
     if like and found is None:
-        raise UserError(f"holds a {family.__name__}, not a {' or a '.join(type(model).__name__ for model in like)}")
+        wanted = " or a ".join(type(model).__name__ for model in like)
+        raise UserError(f"the weights belong to a {family.__name__}, not to a {wanted}")
     return found
 
 
-def _check_name(fields: Mapping[str, Any], name: str, variant: Any, given: Mapping[str, Any]) -> None:
+def check_name(fields: Mapping[str, Any], known: Known, variant: Any) -> None:
+    """Raises UserError if the weights do not have the sizes that `known.name` implies."""
     for field in _NAMED:
-        if field in fields and field not in given and fields[field] != getattr(variant, field):
-            raise UserError(f"the weights have {field}={fields[field]}, {name} has {getattr(variant, field)}")
+        if field in fields and field not in known.fields and fields[field] != getattr(variant, field):
+            raise UserError(f"the weights have {field}={fields[field]}, but {known.name} has {getattr(variant, field)}")
 
 
-def _find_image_size(format: Format, fields: dict[str, Any], tensors: Tensors, candidates: list[Size]) -> Size:
-    """Returns the candidate whose grid has as many patches as the file has positions.
+def _build(format: Format, fields: dict[str, Any], tensors: Tensors, known: Known) -> tuple[Any, bool]:
+    """Builds the stored model at the stored image size, and returns whether that size had to be assumed.
 
-    Their number alone does not tell rows from columns: without a candidate, or with two that fit, nothing is guessed.
+    The stored size is the candidate whose grid has as many patches as the file has positions. Their number alone does
+    not distinguish rows from columns: without a candidate, or with two that fit, nothing is guessed.
     """
+    told = known.stored_image_size or fields.get("image_size")
+    variant = model_like(format.model, known.like)
+    candidates = [told] if told else [known.image_size, getattr(variant, "image_size", None)]
+    candidates = [(size[0], size[1]) for size in candidates if size]
+    model: Any = build_model(format.base, **{**fields, **({"image_size": candidates[0]} if candidates else {})})
     positions = format.positions(tensors)
     if positions is None:
-        return candidates[0] if candidates else build_model(format.base).image_size  # pyright: ignore
-    grids = {size: build_model(format.base, **{**fields, "image_size": tuple(size)}).grid for size in candidates}  # pyright: ignore
+        return model, False
+    grids = {size: model.clone(image_size=size).grid for size in candidates}
     fitting = {grid: size for size, grid in grids.items() if math.prod(grid) == positions}
     if len(fitting) == 1:
-        return next(iter(fitting.values()))
-    known = "; ".join(f"{size[0]}x{size[1]} pixels are {math.prod(grid)} patches" for size, grid in grids.items())
+        (size,) = fitting.values()
+        return (model if size == model.image_size else model.clone(image_size=size)), told is None
+    found = "; ".join(f"{size[0]}x{size[1]} pixels are {math.prod(grid)} patches" for size, grid in grids.items())
     raise UserError(
-        f"the file stores {positions} positions of patches and not their grid{f' ({known})' if known else ''}: "
-        "give stored_image_size=(height, width), that of the images it was trained with"
+        f"the file stores {positions} positions of patches but not their grid{f' ({found})' if found else ''}. "
+        f"Give {known.option('stored_image_size')}=(height, width), the size of the images it was trained with"
     )
 
 
+def _variant_of(format: Format, fields: Mapping[str, Any]) -> str:
+    """Returns the name of the variant that has these sizes; the format's base if there is none."""
+    family = format.base.partition(":")[0]
+    height, width = fields["patch_size"]
+    names = [f"{family}:{size}/{height}" for size in format.variants] if height == width else []
+    for name in names:
+        variant = build_model(name)
+        if all(getattr(variant, field) == fields[field] for field in _NAMED if field in fields):
+            return name
+    return format.base
+
+
 def _labels(config: Config, num_classes: int | None) -> tuple[str, ...]:
-    """The class names of Hugging Face's or timm's config.json; none if it only numbers them."""
+    """Returns the class names from Hugging Face's or timm's config.json; none if it only numbers them."""
     names = config.get("id2label") or config.get("label_names") or ()
     if isinstance(names, Mapping):
         names = [names[key] for key in sorted(names, key=int)]

@@ -1,8 +1,8 @@
-"""Reads what `torch.save` wrote, without torch and without executing anything in it.
+"""Reads files written by `torch.save`, without torch and without executing anything they contain.
 
-A pickle is a program. This one runs on a machine that knows only the instructions of plain data, may call only what
-`_ALLOWED` names, each of which makes a tensor or a container of ours, and refuses everything else by its name.
-Both layouts are read: the zip archive (torch 1.6 and later) and the stream of pickles before it.
+A pickle is a program. The interpreter here knows only the instructions for plain data. It may call only what `_ALLOWED`
+lists, which creates tensors and containers of ours, and it refuses everything else by name. It reads both layouts: the
+zip archive (torch 1.6 and later) and the older stream of pickles.
 """
 
 import io
@@ -51,7 +51,7 @@ _OPCODES = (
 
 
 class Storage(NamedTuple):
-    """`size` values of a dtype, read when needed."""
+    """`size` values of a dtype, which `read` reads on demand."""
 
     dtype: np.dtype
     size: int
@@ -59,7 +59,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage; `numpy` reads it."""
+    """A view of a storage; `numpy` reads the values."""
 
     storage: Storage
     offset: int
@@ -70,7 +70,7 @@ class Tensor(NamedTuple):
         """Returns a contiguous copy.
 
         Raises:
-          UserError: It reaches out of its storage, or the storage is cut short.
+          UserError: The view reaches beyond its storage, or the storage is cut short.
         """
         dtype, size, read = self.storage
         numbers = (self.offset, size, *self.shape, *self.strides)
@@ -79,7 +79,7 @@ class Tensor(NamedTuple):
         if (
             any(type(n) is not int or n < 0 for n in numbers)
             or len(self.shape) != len(self.strides)
-            or count > size  # values repeated by a stride of 0: no weights, but a way to fill the memory
+            or count > size  # a stride of 0 repeats values: weights never do, but an attack on memory might
             or (count and last >= size)
         ):
             raise UserError(
@@ -97,11 +97,11 @@ class Tensor(NamedTuple):
 
 
 class Namespace(dict):
-    """Stands for an `argparse.Namespace`, as training scripts save their arguments; its attributes are its items."""
+    """Replaces `argparse.Namespace`, in which training scripts save their arguments; attributes become items."""
 
 
 class _Callable(NamedTuple):
-    """What a pickle may call."""
+    """A function that a pickle may call."""
 
     call: Callable[..., Any]
 
@@ -117,7 +117,7 @@ def _tensor_of_dtype(storage, offset, shape, strides, requires_grad, hooks, dtyp
 
 def _numpy_dtype(code, *_):
     if not re.fullmatch(r"b1|[iufc]\d+", code):
-        raise UserError(f"refused: numpy.dtype({code!r}), which is no number")
+        raise UserError(f"refused: numpy.dtype({code!r}), which is not a type of numbers")
     return np.dtype(code)
 
 
@@ -156,7 +156,7 @@ class _Instructions(dict):
 
 
 class _Unpickler(pickle._Unpickler):
-    """The interpreter in Python, cut down to the instructions of plain data; `storage` makes a Storage of an id."""
+    """Python's own interpreter, reduced to plain data; `storage` returns the Storage for a persistent id."""
 
     dispatch = _Instructions(
         {code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, n)[0] for n in _OPCODES)}
@@ -172,7 +172,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = _ALLOWED.get(f"{module}.{name}")
         if known is None:
-            raise UserError(f"refused: {module}.{name}, which is no tensor, number, string or container")
+            raise UserError(f"refused: {module}.{name}, which is not a tensor, number, string or container")
         return known
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -192,8 +192,8 @@ class _Unpickler(pickle._Unpickler):
         if isinstance(target, Namespace):
             target.update(state)
         elif isinstance(target, np.dtype) and state[1] in "<|=":
-            pass  # the byte order it has already
-        elif type(target) is not dict:  # state dicts carry versions of their modules, which nobody needs
+            pass  # sets the byte order, which is known already
+        elif type(target) is not dict:  # state dicts carry versions of their modules, which are not needed
             raise UserError(f"refused: a state for {type(target).__name__}")
 
     for _name, _method in (("REDUCE", _call), ("NEWOBJ", _call), ("BUILD", _build)):
@@ -201,17 +201,19 @@ class _Unpickler(pickle._Unpickler):
 
 
 def load(file: IO[bytes]) -> Any:
-    """Returns what was saved: tensors as `Tensor`, which read from the file as long as it is open.
+    """Returns what was saved, with tensors as `Tensor`, which read from the file on demand, while it is open.
 
     Raises:
-      UserError: The file is damaged or cut short, or holds something that is no data; it is named.
+      UserError: The file is damaged or cut short, or holds more than data; the message names what.
     """
     try:
         return _load_zip(file) if zipfile.is_zipfile(file) else _load_legacy(file)
     except (UserError, OSError):
         raise
-    except Exception as error:  # the instructions of a damaged pickle fail in every way
-        raise UserError(f"damaged, or not written by torch.save ({type(error).__name__}: {error})") from error
+    except Exception as error:  # the instructions of a damaged pickle can fail with any exception
+        raise UserError(
+            f"the file is damaged or was not written by torch.save ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _load_zip(file: IO[bytes]) -> Any:
@@ -223,28 +225,28 @@ def _load_zip(file: IO[bytes]) -> Any:
     def storage(dtype, key, location, size):
         info = archive.getinfo(f"{folder}data/{key}")
         if info.compress_type != zipfile.ZIP_STORED:
-            raise UserError(f"{info.filename} is compressed, which torch.save never does")
+            raise UserError(f"{info.filename} is compressed; torch.save never compresses")
         return Storage(dtype.newbyteorder("<" if order == b"little" else ">"), size, lambda: archive.read(info))
 
     return _Unpickler(io.BytesIO(archive.read(entry)), storage).load()
 
 
 def _load_legacy(file: IO[bytes]) -> Any:
-    """Pickles: magic number, version, machine, the object, its storages' keys; then the storages in that order."""
+    """Reads pickles of magic number, version, machine, object and storage keys, then the storages in that order."""
     file.seek(0)
     places: dict[str, int] = {}
     dtypes: dict[str, np.dtype] = {}
 
     def none(*_):
-        raise UserError("refused: a storage where none belongs")
+        raise UserError("refused: a storage in a pickle that must not have one")
 
     if _Unpickler(file, none).load() != _LEGACY_MAGIC:
-        raise UserError("not written by torch.save: no magic number")
+        raise UserError("the file was not written by torch.save: it has no magic number")
     _, machine = _Unpickler(file, none).load(), _Unpickler(file, none).load()
 
     def storage(dtype, key, location, size, view):
         if view is not None:
-            raise UserError("a view of a storage, as torch saved before version 0.4")
+            raise UserError("files written by torch before version 0.4 are not supported: a storage is a view")
         dtypes[key] = dtype.newbyteorder("<" if machine["little_endian"] else ">")
 
         def read():

@@ -9,6 +9,11 @@ import jax.numpy as jnp
 Batch = dict[str, Any]
 PyTree = Any
 
+TASKS = {  # import paths by short name
+    "classification": "vit_jax.tasks.classification:Classification",
+    "translation": "vit_jax.tasks.translation:Translation",
+}
+
 
 class Sum(NamedTuple):
     """A weighted sum of values and the sum of the weights.
@@ -26,6 +31,11 @@ class Sum(NamedTuple):
 def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
     """Returns the sum of `values * weights` and the sum of `weights`, both of shape `(batch,)`."""
     return Sum(jnp.sum(values * weights), jnp.sum(weights))
+
+
+def group_of(task: Any) -> int:
+    """Returns how many consecutive examples a task wants to stay together: 1 if it does not say."""
+    return getattr(task, "group", 1)
 
 
 class Task(Protocol):
@@ -81,6 +91,18 @@ class Task(Protocol):
 
     def answers(self, rows: dict[str, Any], labels: tuple[str, ...]) -> list[dict[str, Any]]:
         """Turns rows of `predict` into one JSON-able prediction per example. `labels` are the class names, if any."""
+        ...
+
+    def text(self, name: str, answer: dict[str, Any]) -> str:
+        """Returns what `predict` prints for the answer to the input called `name`."""
+        ...
+
+    def title(self, answer: dict[str, Any]) -> str:
+        """Returns an answer in a few words, as the title of a picture."""
+        ...
+
+    def compare(self, answer: dict[str, Any], label: Any, labels: tuple[str, ...]) -> tuple[bool | None, str]:
+        """Returns whether an answer is right, or None if that does not apply, and the true label as text."""
         ...
 
     def headline(self, result: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vit_jax.errors import UserError
 from vit_jax.tasks import Batch, Sum, weighted_sum
 
 
@@ -26,6 +27,8 @@ class Classification:
       repeats: How often each training example comes in a row (repeated augmentation, `config.data.repeats`).
       views: Number of consecutive rows that hold the views (clips and crops) of one example in evaluation. Their
         probabilities are averaged.
+      top: Number of classes in an answer to a user's input; None for all.
+      per_frame: Whether such an answer also has the most probable class of every frame of a video.
     """
 
     num_classes: int
@@ -36,6 +39,8 @@ class Classification:
     mix_probability: float = 1.0
     repeats: int = 1
     views: int = 1
+    top: int | None = 5
+    per_frame: bool = False
 
     name = "classification"
     modalities: ClassVar[tuple[str, ...]] = ("image", "video")
@@ -65,8 +70,20 @@ class Classification:
         return loss, {"top1": weighted_sum(correct, batch["mask"])}
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
-        """Returns the `logits` of every row, `(rows, num_classes)`."""
-        return {"logits": model.apply({"params": params}, inputs_of(batch), train=False)}
+        """Returns the `logits` of every row, `(rows, num_classes)`.
+
+        With `per_frame` also `frame_logits`, `(rows, frames, num_classes)`.
+
+        Raises:
+          UserError: `per_frame` is set, and the model does not have such logits.
+        """
+        inputs = inputs_of(batch)
+        if not self.per_frame:
+            return {"logits": model.apply({"params": params}, inputs, train=False)}
+        if inputs.ndim != 5:
+            raise UserError("predictions for every frame need a video model; this checkpoint takes images")
+        logits, captured = model.apply({"params": params}, inputs, train=False, capture=("frame_logits",))
+        return {"logits": logits, "frame_logits": captured["frame_logits"]}
 
     def measure(self, model, params, batch) -> dict[str, jax.Array]:
         """Returns `loss`, `top1`, `top5` and `labelled` of every example, each `(rows / views,)`.
@@ -75,7 +92,7 @@ class Classification:
         probability, as in ReaL (arXiv:2006.07159). Equal probabilities rank in the order of the classes. Examples
         without a label are not `labelled`, and `score` leaves them out.
         """
-        logits = self.predict(model, params, batch)["logits"]
+        logits = model.apply({"params": params}, inputs_of(batch), train=False)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         labels = batch["label"].reshape(-1, self.views, *batch["label"].shape[1:])[:, 0]
         targets, ranked = self.targets(labels), logits
@@ -114,21 +131,42 @@ class Classification:
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         return powers / powers.sum(-1, keepdims=True)
 
-    def answers(self, rows, labels, top: int | None = None) -> list[dict[str, Any]]:
+    def answers(self, rows, labels) -> list[dict[str, Any]]:
         """Returns `{"predictions": [{"label", "probability"}, ...]}` for every example, most probable class first.
 
+        The answer has `top` classes. With `per_frame` it also has `frames`, the most probable class of every frame.
+
         Args:
-          rows: `logits`, with `views` consecutive rows per example, whose probabilities are averaged.
+          rows: What `predict` returns, with `views` consecutive rows per example, whose probabilities are averaged.
           labels: Names of the classes.
-          top: Number of classes in each answer; all of them by default.
         """
-        probabilities = self.probabilities(rows["logits"])
-        probabilities = probabilities.reshape(-1, self.views, probabilities.shape[-1]).mean(axis=1)
-        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top]
-        return [
-            {"predictions": [{"label": labels[i], "probability": float(each[i])} for i in order]}
-            for each, order in zip(probabilities, best, strict=True)
+        answers = [{"predictions": _best(each, labels, self.top)} for each in self._mean_of_views(rows["logits"])]
+        if self.per_frame:
+            for answer, frames in zip(answers, self._mean_of_views(rows["frame_logits"]), strict=True):
+                answer["frames"] = [_best(frame, labels, 1)[0] for frame in frames]
+        return answers
+
+    def _mean_of_views(self, logits: np.ndarray) -> np.ndarray:
+        probabilities = self.probabilities(logits)
+        return probabilities.reshape(-1, self.views, *probabilities.shape[1:]).mean(axis=1)
+
+    def text(self, name, answer) -> str:
+        """Returns a line with the classes, and one for each frame if the answer has them; tabs separate."""
+        guesses = "\t".join(f"{guess['label']} {guess['probability']:.4f}" for guess in answer["predictions"])
+        frames = [
+            f"{name}\tframe {i}\t{frame['label']} {frame['probability']:.4f}"
+            for i, frame in enumerate(answer.get("frames", ()))
         ]
+        return "\n".join([f"{name}\t{guesses}", *frames])
+
+    def title(self, answer) -> str:
+        best = answer["predictions"][0]
+        return f"{best['label']} {best['probability']:.0%}"
+
+    def compare(self, answer, label, labels) -> tuple[bool | None, str]:
+        """An answer is right if its most probable class is one of the true ones."""
+        true = [labels[i] for i in (np.flatnonzero(label) if np.ndim(label) else [label])]
+        return answer["predictions"][0]["label"] in true, ", ".join(true)
 
     def headline(self, result) -> str:
         views = f" in {result['views']} views" if "views" in result else ""
@@ -177,6 +215,12 @@ class Classification:
             images * (1 - share) + _partners(images, self.group) * share,
             targets * (1 - weight) + _partners(targets, self.group) * weight,
         )
+
+
+def _best(probabilities: np.ndarray, labels: tuple[str, ...], top: int | None) -> list[dict[str, Any]]:
+    """Returns the most probable classes, those with equal probabilities in the order of `labels`."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [{"label": labels[i], "probability": float(probabilities[i])} for i in order]
 
 
 def inputs_of(batch: Batch) -> jax.Array:

@@ -122,6 +122,16 @@ class Translation:
             for tokens, score in zip(rows["translation"], rows["score"], strict=True)
         ]
 
+    def text(self, name, answer) -> str:
+        return answer["translation"]
+
+    def title(self, answer) -> str:
+        return answer["translation"]
+
+    def compare(self, answer, label, labels) -> tuple[bool | None, str]:
+        """A translation is not simply right or wrong."""
+        return None, ""
+
     def headline(self, result) -> str:
         return (
             f"BLEU {result['bleu']:.1f}, chrF {result['chrf']:.1f}, perplexity {result['perplexity']:.2f} "

@@ -4,10 +4,11 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
-from test_sources import error, read_all
+from test_source import error, read_all
 
+from vit_jax.data import splits
 from vit_jax.data.image import folder
-from vit_jax.data.sources import InMemory, example_name, open_source
+from vit_jax.data.source import InMemory, example_name, open_source
 from vit_jax.errors import UserError
 
 
@@ -54,7 +55,7 @@ def test_splits_may_be_folders(tmp_path, write_images, name):
         source = open_source("folder", split, path=str(tmp_path))
         assert source.labels == ("a", "b")
         assert [example["label"] for example in read_all(source)] == [1]
-    assert folder.missing_classes(tmp_path) == {name: ["a"]}
+    assert splits.missing_classes(tmp_path) == {name: ["a"]}
 
 
 def test_a_class_that_training_lacks_is_refused(tmp_path, write_images):
@@ -66,10 +67,10 @@ def test_a_class_that_training_lacks_is_refused(tmp_path, write_images):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("test", "has no split 'test': its classes are at the first level, so slice train"),
+        ("test", "has no split 'test': its class folders are at the first level, so slice train"),
         ("train[:x]", "split 'train[:x]' is not of the form"),
         ("train+val", "ids count within one split"),
-        ("train[:0]", "has no readable image"),
+        ("train[:0]", "has no readable images"),
     ],
 )
 def test_wrong_splits_of_a_folder(tmp_path, write_images, split, message):
@@ -83,7 +84,7 @@ def test_wrong_folders(tmp_path, write_images):
         "digits", "train", path=str(tmp_path)
     )
     assert "is not a folder" in error("folder", "train", path=str(tmp_path / "nowhere"))
-    assert "has no sub-folders: one per class is wanted" in error("folder", "train", path=str(tmp_path))
+    assert "has no sub-folders. Put the files of each class in a folder" in error("folder", "train", path=str(tmp_path))
     (tmp_path / "empty").mkdir()
     assert "has no images in its class folders empty" in error("folder", "train", path=str(tmp_path))
     (tmp_path / "split" / "train" / "a").mkdir(parents=True)

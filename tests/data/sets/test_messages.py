@@ -232,7 +232,7 @@ def test_a_debian_package_is_read_without_unpacking(tmp_path):
     assert (found.package, found.language) == ("app-l10n", "it")
     assert read_mo(found.content) == {("", "Open it", 0): ("Open it", "Apri")}
     (debs / "broken_1_all.deb").write_bytes((debs / "app-l10n_1_all.deb").read_bytes()[:300])
-    with pytest.raises(UserError, match=r"broken_1_all.deb is not a whole Debian package \(.+\): fetch it again"):
+    with pytest.raises(UserError, match=r"broken_1_all.deb is not a complete Debian package \(.+\): download it again"):
         list(find_catalogues(debs))
 
 
@@ -257,10 +257,10 @@ def test_real_catalogues_are_read_whole(tmp_path):
     ("make", "options", "message"),
     [
         (lambda folder: folder / "nowhere", {}, "nowhere is not a folder.*apt-get download libreoffice-l10n-it"),
-        (lambda folder: folder, {}, r"no .deb and no \*/it/LC_MESSAGES/\*.mo"),
+        (lambda folder: folder, {}, r"found no .deb and no \*/it/LC_MESSAGES/\*.mo"),
         (lambda folder: folder, {"languages": ("en", "fr")}, r"no \*/fr/.*apt-get download PACKAGE"),
-        (lambda folder: folder, {"languages": ("it", "it")}, "two languages are wanted, not 'it' twice"),
-        (lambda folder: write(folder, "a", {"1": "2"}) and folder, {}, "no catalogue has a pair of en-it"),
+        (lambda folder: folder, {"languages": ("it", "it")}, "the two languages must differ, got 'it' twice"),
+        (lambda folder: write(folder, "a", {"1": "2"}) and folder, {}, "no catalogue contains a pair of en-it"),
     ],
 )
 def test_nothing_to_build_from(tmp_path, make, options, message):

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from vit_jax.data.describe import describe
 from vit_jax.data.sets.motion import CYCLE, MOTIONS, Motion, MotionConfig, draw_clip, load_objects, load_photos, render
 from vit_jax.data.sets.prepare import prepare
-from vit_jax.data.sources import open_source
+from vit_jax.data.source import open_source
 from vit_jax.errors import UserError
 
 SMALL = MotionConfig(name="small", objects="digits", num_frames=6, image_size=(16, 16), pan=1, noise=4.0)
@@ -157,7 +157,7 @@ def test_a_prepared_set_has_the_clips_as_drawn_and_two_labels(tmp_path):
 
 
 def test_an_unknown_set_of_motions_is_named_with_those_there_are(tmp_path):
-    with pytest.raises(UserError, match=r"no data set 'motion/digit', but motion/fashion, .*did you mean"):
+    with pytest.raises(UserError, match=r"no data set 'motion/digit'; there are motion/fashion, .*did you mean"):
         prepare("motion/digit", str(tmp_path))
     with pytest.raises(UserError, match=r"Fashion-MNIST: .* are not all in"):
         prepare("motion/fashion", str(tmp_path), str(tmp_path))

@@ -5,10 +5,10 @@ import struct
 
 import numpy as np
 import pytest
-from test_sources import error, read_all
+from test_source import error, read_all
 
-from vit_jax.data.sets import builders, prepare
-from vit_jax.data.sources import open_source
+from vit_jax.data.sets import fashion_mnist, prepare
+from vit_jax.data.source import open_source
 from vit_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ def raw_fashion_mnist(tmp_path, monkeypatch):
             header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
             file.write_bytes(gzip.compress(header + array.tobytes()))
             checksums[file.name] = (hashlib.sha256(file.read_bytes()).hexdigest(),)
-    monkeypatch.setattr(builders, "FASHION_MNIST_FILES", checksums)
+    monkeypatch.setattr(fashion_mnist, "FILES", checksums)
     monkeypatch.setattr(prepare, "FASHION_MNIST_DEBIAN", tmp_path / "no-debian")
     return place
 

@@ -89,30 +89,30 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
 )
 def test_bytes_from_anywhere_are_lines_alike(content, lines):
     assert decode_lines(content, "here") == lines
-    with pytest.raises(UserError, match=rf"here, line {max(len(lines), 1)}: byte 0xff is no UTF-8"):
+    with pytest.raises(UserError, match=rf"here, line {max(len(lines), 1)}: byte 0xff is not valid UTF-8"):
         decode_lines(content.removesuffix(b"\n") + b"\xff", "here")
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"train.tsv": b"a\tb\n\xe9\tc\n"}, r"train.tsv, line 2: byte 0xe9 is no UTF-8.*iconv"),
+        ({"train.tsv": b"a\tb\n\xe9\tc\n"}, r"train.tsv, line 2: byte 0xe9 is not valid UTF-8.*iconv"),
         ({"train.it": b"a\n", "train.en": b"a\nb\xff\n"}, r"train.en, line 2: byte 0xff"),
         ({"train.en": "a\nb\nc\n", "train.it": "x\n"}, "train.en has 3 lines.*it 1: source without target from line 2"),
         ({"train.en": "a\n", "train.it": "x\ny\n"}, "target without source from line 2"),
         ({"train.en": "a\n"}, "train.en has no counterpart train.it"),
         ({"train.it": "a\n"}, "train.it has no counterpart train.en"),
-        ({"train.tsv": "a\tb\nc\n"}, "line 2: two columns are wanted, separated by tabs, not 1"),
-        ({"train.tsv": "a\tb\tc\n"}, "two columns are wanted.*not 3.*header that names en and it"),
-        ({"train.tsv": "en\tit\tnote\na\tb\n"}, r"line 2: 3 \(en, it, note\) columns are wanted"),
-        ({"train.jsonl": '{"en": "a", "it": "b"}\n{"en": "a"\n'}, "line 2 is no JSON"),
-        ({"train.jsonl": '["a", "b"]\n'}, r"line 1: an object is wanted, not \[\"a\""),
-        ({"train.jsonl": '{"source": "a"}\n'}, "line 1 has source: the keys source and target are wanted"),
-        ({"train.jsonl": '{"en": "a", "it": null}\n'}, "line 1: a sentence is a string, not None"),
+        ({"train.tsv": "a\tb\nc\n"}, "line 2 must have two columns separated by tabs, not 1"),
+        ({"train.tsv": "a\tb\tc\n"}, "must have two columns.*not 3.*first line must name them, en and it"),
+        ({"train.tsv": "en\tit\tnote\na\tb\n"}, r"line 2 must have 3 \(en, it, note\) columns"),
+        ({"train.jsonl": '{"en": "a", "it": "b"}\n{"en": "a"\n'}, "line 2 is not valid JSON"),
+        ({"train.jsonl": '["a", "b"]\n'}, r"line 1 must be a JSON object, not \[\"a\""),
+        ({"train.jsonl": '{"source": "a"}\n'}, "line 1 has source. It must have the keys source and target"),
+        ({"train.jsonl": '{"en": "a", "it": null}\n'}, "line 1: a sentence must be a string, not None"),
         ({"train.jsonl": '{"en": "a", "it": "b\\ud800"}\n'}, "line 1 is not valid Unicode: character 2"),
         ({"train.tsv": "a\tb\n", "train.jsonl": "{}\n"}, "more than once: train.jsonl and train.tsv"),
         ({"training.tsv": "a\tb\n"}, "has no split 'train'; did you mean 'training'"),
-        ({"readme.txt": "a"}, r"holds no parallel text of en and it \(data.languages\): train.jsonl"),
+        ({"readme.txt": "a"}, r"contains no parallel text of en and it \(config.data.languages\).*train.jsonl"),
     ],
 )
 def test_a_mistake_is_named(tmp_path, files, message):
@@ -123,5 +123,5 @@ def test_a_mistake_is_named(tmp_path, files, message):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere is not a folder; it should hold train.jsonl"):
+    with pytest.raises(UserError, match=r"nowhere is not a folder. It should contain train.jsonl"):
         open_text(tmp_path / "nowhere", "train")

@@ -102,7 +102,9 @@ def test_what_a_model_takes_of_it(vocabulary):
 
 
 def test_a_text_too_small_says_how_many_subwords_it_has():
-    with pytest.raises(UserError, match=r"data.vocab_size=8000: the training text has (\d+) sub-words") as error:
+    with pytest.raises(
+        UserError, match=r"config.data.vocab_size=8000 is too large: the training text has only (\d+) sub-words"
+    ) as error:
         Vocabulary.train(SENTENCES, 8000)
     largest = int(str(error.value).split(" sub-words")[0].split()[-1])
     assert len(Vocabulary.train(SENTENCES, largest)) == largest
@@ -111,9 +113,11 @@ def test_a_text_too_small_says_how_many_subwords_it_has():
 
 
 def test_a_vocabulary_too_small_says_what_it_must_hold():
-    with pytest.raises(UserError, match=r"data.vocab_size=270 has no room for (\d+) characters.*take (\d+)") as error:
+    with pytest.raises(
+        UserError, match=r"config.data.vocab_size=270 has no room for (\d+) characters.*Use (\d+)"
+    ) as error:
         Vocabulary.train(SENTENCES, 270)
-    least = int(str(error.value).split("take ")[1].split()[0])
+    least = int(str(error.value).split("Use ")[1].split()[0])
     assert len(Vocabulary.train(SENTENCES, least)) == least
     with pytest.raises(UserError):
         Vocabulary.train(SENTENCES, least - 1)

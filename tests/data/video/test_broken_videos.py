@@ -29,7 +29,7 @@ def head_alone(path):
     ("name", "make", "problem", "reason"),
     [
         ("empty.mp4", lambda path: path.touch(), "empty", "empty (0 bytes)"),
-        ("sound.mp4", audio, "no video", "no video in it, only audio"),
+        ("sound.mp4", audio, "no video", "contains no video, only audio"),
         ("page.mp4", lambda path: path.write_bytes(b"<html>not found</html>" * 50), "unreadable", "cannot be read"),
         ("head.webm", head_alone, "truncated", "truncated: "),
     ],
@@ -69,7 +69,7 @@ def test_a_file_cut_between_two_packets_is_refused(tmp_path):
 
 def test_an_mp4_without_its_end_is_called_truncated(tmp_path):
     short = cut(write_numbers(tmp_path / "clip.mp4", 60), 0.7, "short.mp4")
-    with pytest.raises(BrokenVideo, match="truncated: the index of an MP4, mostly at its end, is missing") as caught:
+    with pytest.raises(BrokenVideo, match="truncated: the index of the MP4, usually at its end, is missing") as caught:
         VideoFile(short).read([0])
     assert caught.value.problem == "truncated"
 

@@ -173,9 +173,9 @@ def test_a_sampling_is_data():
         ("stride(frame=2)", "stride: unknown argument 'frame'; did you mean 'frames'?"),
         ("segments(3)", "segments: takes 1 positional argument"),
         ("first(n=3)", "first: unknown argument 'n'; it takes none"),
-        ("first|segments", "one of first, segments, stride is wanted, not a chain"),
+        ("first|segments", "use one of first, segments, stride, not a chain"),
         ("stride(frames=", "'(' was never closed"),
-        ("stride(frames=__import__('os'))", "is not a number, string or tuple"),
+        ("stride(frames=__import__('os'))", "is not a number, a string or a tuple"),
         ("", "invalid syntax"),
     ],
 )

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from tiny_clips import write_clip, write_sound
 
+from vit_jax.data.scan import Record, manifest_files, read_manifest, write_manifest
 from vit_jax.data.video import check as video_check
 from vit_jax.data.video.check import Check, examine, examine_all
-from vit_jax.data.video.manifest import Record, manifest_files, read_manifest, write_manifest
-from vit_jax.data.video.source import open_videos
+from vit_jax.data.video.source import VideoSource
 from vit_jax.errors import UserError
 
 
@@ -69,7 +69,7 @@ def test_each_kind_is_told_apart(clips):
     assert (fine.frames, fine.fps, fine.seconds, fine.width, fine.height, fine.detail) == (12, 10.0, 1.2, 48, 32, "")
     frames = records["train/a/frames"]
     assert (frames.frames, frames.fps, frames.seconds, frames.width, frames.height) == (10, 0.0, 0.0, 20, 10)
-    assert records["train/a/uneven.mkv"].detail == "0.05 to 0.25 seconds a frame"
+    assert records["train/a/uneven.mkv"].detail == "0.05 to 0.25 seconds per frame"
     assert "frame 1.png" in records["train/a/holed"].detail
     assert records["train/a/two.mp4"].detail == "2 of at least 8"
     with (clips / "manifest.csv").open(newline="") as lines:
@@ -80,7 +80,7 @@ def test_each_kind_is_told_apart(clips):
 
 def test_what_can_be_used_agrees_with_what_is_read(clips):
     """Every clip that the check lets through decodes to its last frame, and none that it holds back."""
-    unchecked = open_videos(clips, "train")
+    unchecked = VideoSource(clips, "train")
     readable = []
     for file, example in zip(unchecked.files, unchecked.__getitems__(range(len(unchecked))), strict=True):
         try:
@@ -89,7 +89,7 @@ def test_what_can_be_used_agrees_with_what_is_read(clips):
         except UserError:
             pass
     run(clips)
-    source = open_videos(clips, "train")
+    source = VideoSource(clips, "train")
     skipped = {file for file, _ in source.skipped}
     assert readable == [file for file in source.files if file not in skipped]
     assert len(source) == 5
@@ -251,7 +251,7 @@ def test_new_broken_clips_of_a_folder_that_cannot_be_written_are_skipped(tmp_pat
     monkeypatch.setattr(os, "access", lambda *_: False)
     (tmp_path / "a" / "2.avi").touch()
     assert run(tmp_path)[1] == ["a/2.avi"]
-    assert [file for file, _ in open_videos(tmp_path, "train").skipped] == ["a/2.avi"]
+    assert [file for file, _ in VideoSource(tmp_path, "train").skipped] == ["a/2.avi"]
     assert run(tmp_path)[1] == []
 
 
@@ -262,7 +262,7 @@ def test_a_manifest_that_is_not_ours_is_left_alone(tmp_path, text):
     manifest = tmp_path / "manifest.csv"
     text = manifest.read_text().replace(",ok,", ",fine,") if text is None else text
     manifest.write_text(text)
-    for use in (Check, lambda path: open_videos(path, "train")):
+    for use in (Check, lambda path: VideoSource(path, "train")):
         with pytest.raises(UserError, match=r"manifest\.csv .*: move (it|the file) away and check again"):
             use(tmp_path)
     assert manifest.read_text() == text

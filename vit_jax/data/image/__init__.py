@@ -1,1 +1,1 @@
-"""Images: folders, transforms, preprocessing."""
+"""Images: folders, transforms, and the encoder of images."""

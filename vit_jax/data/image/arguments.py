@@ -1,4 +1,4 @@
-"""What a transform is, and the checks of its arguments: each raises `ValueError` naming argument and value."""
+"""The base class of transforms, and checks of their arguments that raise `ValueError` with argument and value."""
 
 import math
 from typing import Any, ClassVar
@@ -17,10 +17,35 @@ METHODS = {
 
 
 class Transform:
+    """A step of a chain: a frozen dataclass whose fields are the arguments that a chain may give.
+
+    `__post_init__` may check the fields and raise `ValueError`; the user sees its message. A field called `size` or
+    `fill` whose value is None is set to the image size of the chain, or to the mean of `normalize` as a colour. To use
+    a class of your own, write its import path in the chain: `mylab.transforms.Solarize(threshold=0.5)`.
+
+        @dataclass(frozen=True)
+        class Solarize(Transform):
+            threshold: float = 0.5
+
+            def __call__(self, image, rng):
+                return ImageOps.solarize(image, round(255 * self.threshold))
+
+    Attributes:
+      random: Whether the result depends on `rng`. A random transform cannot be used in evaluation, where `rng` is None.
+      on_array: Whether it works on the normalized array, after `normalize`, instead of the image before it.
+    """
+
     random: ClassVar[bool] = False
     on_array: ClassVar[bool] = False
 
     def __call__(self, image: Any, rng: Any) -> Any:
+        """Returns the transformed image.
+
+        Args:
+          image: A Pillow image, 8-bit grey or RGB; or if `on_array`, float32 (height, width, channels), which may be
+            modified in place.
+          rng: A NumPy `Generator`, or None in evaluation.
+        """
         raise NotImplementedError
 
 
@@ -57,5 +82,5 @@ def check_method(method: Any, antialias: Any) -> None:
             method in ("nearest", "bilinear", "bicubic"),
             "method",
             method,
-            "nearest, bilinear or bicubic if not antialias",
+            "nearest, bilinear or bicubic if antialias is False",
         )

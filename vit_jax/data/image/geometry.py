@@ -1,7 +1,7 @@
-"""Transforms of shape and place: resizing, crops, flips, affine maps.
+"""Geometric transforms: resizing, crops, flips and affine maps.
 
-Each is a frozen dataclass, checked when built and called with an 8-bit grey or RGB Pillow image and a generator; sides
-are in pixels. Pillow is the only image library: its resampling is antialiased, as timm's (torchvision's on Pillow
+Each is a frozen dataclass that checks its arguments on construction, and is called with an 8-bit grey or RGB Pillow
+image and a generator. Lengths are in pixels. Pillow's resampling is antialiased, as in timm (torchvision on Pillow
 images); `antialias=False` gives TensorFlow's default instead.
 """
 
@@ -27,10 +27,10 @@ from vit_jax.errors import UserError
 
 
 def resized(image: Image.Image, size: tuple[int, int], method: str, antialias: bool) -> Image.Image:
-    """Resizes to (height, width), with pixel centres at halves.
+    """Resizes to (height, width), with pixel centres at half-integers.
 
-    Without `antialias` it samples, as `tf.image.resize` does by default; TensorFlow truncates to 8 bits where Pillow
-    rounds, a difference of at most one level.
+    Without `antialias`, it interpolates between the nearest pixels, as `tf.image.resize` does by default. Deviation:
+    TensorFlow truncates to 8 bits and Pillow rounds, a difference of at most one level.
     """
     height, width = size
     if antialias:
@@ -41,10 +41,10 @@ def resized(image: Image.Image, size: tuple[int, int], method: str, antialias: b
 
 @dataclass(frozen=True)
 class Resize(Transform):
-    """Resizes the shorter side to `size` (int), or to exactly `size` (height, width).
+    """Resizes the shorter side to `size` (int), or the image to exactly `size` (height, width).
 
-    The longer side is truncated to whole pixels, as torchvision's and timm's (big_vision's `resize_small` rounds).
-    `resize(method="bilinear", antialias=False)` is how google-research's ViT squashes for evaluation.
+    With an int, the longer side is truncated to whole pixels, as in torchvision and timm; big_vision's `resize_small`
+    rounds. `resize(method="bilinear", antialias=False)` is how google-research's ViT resizes images for evaluation.
     """
 
     size: Size = None
@@ -66,10 +66,11 @@ class Resize(Transform):
 
 @dataclass(frozen=True)
 class RandomResize(Transform):
-    """Resizes the shorter side to a random whole number of pixels from `low` to `high` (jitter of the scale).
+    """Resizes the shorter side to a random number of pixels from `low` to `high` (scale jitter).
 
-    Uniform, or with `inverse` uniform in its inverse (so that objects shrink uniformly), then rounded. Bilinear without
-    antialias, as in the published runs of SlowFast and TimeSformer, which resize normalized values, not levels.
+    The side is uniform, or if `inverse`, its inverse is uniform; it is then rounded. The defaults, bilinear without
+    antialiasing, are those of the published runs of SlowFast and TimeSformer. Deviation: these resize normalized
+    values, not 8-bit levels.
     """
 
     low: int
@@ -94,7 +95,7 @@ class RandomResize(Transform):
 
 @dataclass(frozen=True)
 class CenterCrop(Transform):
-    """Cuts the middle out; an odd rest is rounded half to even, as torchvision's (big_vision rounds it down)."""
+    """Crops the centre. An odd margin is rounded half to even, as in torchvision; big_vision rounds it down."""
 
     size: Size = None
 
@@ -109,9 +110,9 @@ class CenterCrop(Transform):
 
 @dataclass(frozen=True)
 class PlacedCrop(CenterCrop):
-    """Crop number `index` of `count` spread evenly along the longer side: of 3, left or top, centre, right or bottom.
+    """Crop number `index` of `count` crops spread evenly along the longer side, such as left, centre and right.
 
-    Halves of pixels are rounded up, along the shorter side too, as in the published runs of SlowFast and TimeSformer.
+    Half pixels are rounded up, also along the shorter side, as in the published runs of SlowFast and TimeSformer.
     """
 
     index: int = 0
@@ -131,7 +132,7 @@ class PlacedCrop(CenterCrop):
 
 @dataclass(frozen=True)
 class RandomCrop(Transform):
-    """Cuts `size` out anywhere, after padding every side with `padding` black pixels (He et al. 2016, for CIFAR)."""
+    """Crops `size` at a random position, after padding each side by `padding` black pixels (He et al. 2016, CIFAR)."""
 
     size: Size = None
     padding: int = 0
@@ -147,15 +148,16 @@ class RandomCrop(Transform):
         _check_fits(image, height - 2 * pad, width - 2 * pad, "random_crop")
         top = int(rng.integers(-pad, image.height + pad - height, endpoint=True))
         left = int(rng.integers(-pad, image.width + pad - width, endpoint=True))
-        return _cut(image, top, left, height, width)  # Pillow paints black what lies outside
+        return _cut(image, top, left, height, width)  # Pillow fills the area outside of the image with black
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Transform):
-    """A crop of random area and aspect, resized to `size`: Inception's (Szegedy et al. 2015), sampled as timm does.
+    """A crop of random area and aspect ratio, resized to `size` (Szegedy et al. 2015), sampled as in timm.
 
-    Area (a fraction of the image) uniform, width / height log-uniform in `ratio`; after ten misfits the largest centre
-    crop within `ratio`. Google's code samples otherwise: `inception_crop`.
+    The area is a fraction of the image uniform in `area`, and width / height is log-uniform in `ratio`. After ten crops
+    that do not fit, the largest centre crop within `ratio` is used. Google's code samples differently: see
+    `inception_crop`.
     """
 
     area: tuple[float, float] = (0.08, 1.0)
@@ -173,7 +175,7 @@ class RandomResizedCrop(Transform):
         return resized(crop, _pair(self.size), self.method, self.antialias)
 
     def sample(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Returns (top, left, height, width) of the crop."""
+        """Draws (top, left, height, width) of the crop."""
         for _ in range(10):
             area = rng.uniform(*self.area) * height * width
             aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -189,12 +191,12 @@ class RandomResizedCrop(Transform):
 
 @dataclass(frozen=True)
 class InceptionCrop(RandomResizedCrop):
-    """Inception's crop as big_vision takes it from TensorFlow's `sample_distorted_bounding_box`.
+    """The random resized crop of big_vision, which uses TensorFlow's `sample_distorted_bounding_box`.
 
-    Width / height uniform in `ratio`, then the *height* uniform among those that keep the area in `area`, so that small
-    crops are commoner than in `random_resized_crop`; after a hundred misfits the whole image. Resized bilinearly
-    without antialias, as in the published runs. TensorFlow's last row and column of positions, which it never draws,
-    are drawn here.
+    Width / height is uniform in `ratio`, and then the *height* is uniform among those whose area is in `area`, so that
+    small crops are more frequent than in `random_resized_crop`. After a hundred crops that do not fit, the whole image
+    is used. The defaults, bilinear without antialiasing, are those of the published runs. Deviation: TensorFlow never
+    draws the last row and column of positions.
     """
 
     area: tuple[float, float] = (0.05, 1.0)
@@ -219,7 +221,7 @@ class InceptionCrop(RandomResizedCrop):
 
 @dataclass(frozen=True)
 class Flip(Transform):
-    """Mirrors left and right with probability `p`."""
+    """Flips left and right with probability `p`."""
 
     p: float = 0.5
     random: ClassVar[bool] = True
@@ -233,7 +235,7 @@ class Flip(Transform):
 
 @dataclass(frozen=True)
 class Rot90(Transform):
-    """Turns a square image by none, one, two or three quarters, each as likely: for what has no upright."""
+    """Rotates a square image by 0, 90, 180 or 270 degrees with equal probability."""
 
     random: ClassVar[bool] = True
     _quarters: ClassVar = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
@@ -247,10 +249,13 @@ class Rot90(Transform):
 
 @dataclass(frozen=True)
 class RandomAffine(Transform):
-    """Turns by up to `degrees` either way, shifts by up to `shift` of each side, scales within `scale`, all uniform.
+    """Rotates, shifts and scales at random, about the centre. The defaults are mild, for digits.
 
-    About the centre; what comes from outside the image is the grey `fill` (0 to 255). Mild by default: for digits,
-    which must not be mirrored.
+    Attributes:
+      degrees: The angle is uniform in [-degrees, degrees].
+      shift: Fraction of width and height; the shift along each is uniform in [-shift, shift].
+      scale: Range of the factor, uniform.
+      fill: Grey level outside of the image, 0 to 255.
     """
 
     degrees: float = 10.0
@@ -273,7 +278,7 @@ class RandomAffine(Transform):
         scale = rng.uniform(*self.scale)
         cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
         centre_x, centre_y = image.width / 2, image.height / 2
-        # Pillow wants the inverse map: where in the old image a pixel of the new one comes from.
+        # Pillow takes the inverse map: from a pixel of the new image to its position in the old one.
         old_x = centre_x - cos * (centre_x + shift_x) - sin * (centre_y + shift_y)
         old_y = centre_y + sin * (centre_x + shift_x) - cos * (centre_y + shift_y)
         matrix = (cos, sin, old_x, -sin, cos, old_y)

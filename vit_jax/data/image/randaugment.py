@@ -1,8 +1,9 @@
-"""The RandAugments of the published runs (Cubuk et al. 2019), which are not one: pick by name.
+"""RandAugment (Cubuk et al. 2019), in the variants of the published runs, which differ.
 
-`RandAugment` is timm's, written with timm's own string; `RandAug` is google-research's for AugReg (big_vision's
-`randaug`), and `RandAugNoisyStudent` the same code at Noisy Student's strength. They differ in which operations grow
-with the magnitude, in how often an operation is applied, in resampling, in fill colour and in "contrast".
+`RandAugment` is timm's, configured by timm's own string; `RandAug` is google-research's for AugReg (big_vision's
+`randaug`), and `RandAugNoisyStudent` is the same code with Noisy Student's magnitude. They differ in which operations
+become stronger with the magnitude, in the probability of each operation, in resampling, in the fill colour and in the
+definition of "contrast".
 """
 
 import math
@@ -17,7 +18,7 @@ from PIL import Image, ImageChops, ImageEnhance, ImageOps
 from vit_jax.data.image.arguments import METHODS, Transform, check
 
 Colour = int | tuple[int, ...]
-# The strength of an operation at a level of 0 to 10 (more, if the flavour allows), before a random sign.
+# The strength of each operation at a level of 0 to 10 (or more, in some variants), before a random sign.
 _STRENGTH: dict[str, Callable[[float], float]] = {
     "AutoContrast": lambda level: 0,
     "Equalize": lambda level: 0,
@@ -57,13 +58,22 @@ GOOGLE = (*_COMMON, "Posterize", "Solarize", "SolarizeAdd", *_ENHANCERS, "Cutout
 
 @dataclass(frozen=True)
 class RandAugment(Transform):
-    """timm's RandAugment, configured by its string: `randaugment('rand-m9-mstd0.5-inc1')` is DeiT's and TnT's.
+    """timm's RandAugment, configured by its string: DeiT and TnT use `randaugment('rand-m9-mstd0.5-inc1')`.
 
-    In the string: `m` magnitude (10), `n` operations an image (2), `mstd` normal noise on the magnitude (over 100:
-    uniform from 0), `mmax` its upper bound (10), `inc1` operations that all grow with the magnitude, `p` the chance
-    of each operation (0.5, so that of two one image in four stays as it is). Not supported: `t`, its sets of
-    operations. Affine operations resample by `method` and show the colour `fill`, which is the mean of
-    `normalize` unless given, as in timm. timm's `inc0` also means increasing; here it does not.
+    The string contains, with defaults in brackets:
+
+    - `m`: magnitude (10)
+    - `n`: operations per image (2)
+    - `p`: probability of each operation (0.5, so that with two operations, one image in four is unchanged)
+    - `mstd`: standard deviation of normal noise added to the magnitude (0); above 100, the magnitude is uniform from 0
+    - `mmax`: upper bound of the magnitude (10)
+    - `inc1`: use operations that all become stronger with the magnitude
+
+    Deviations from timm: `t`, the choice of a set of operations, is not supported; and `inc0` does not mean increasing.
+
+    Attributes:
+      method: Resampling of the affine operations.
+      fill: Colour outside of the image, a grey or RGB; by default the mean of `normalize`, as in timm.
     """
 
     config: str = "rand-m9-mstd0.5-inc1"
@@ -82,7 +92,7 @@ class RandAugment(Transform):
         return image
 
     def sample(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """Returns the (operation, level) pairs of one image."""
+        """Draws the (operation, level) pairs for one image."""
         config = _parsed(self.config)
         names = TIMM_INCREASING if config["inc"] else TIMM
         chosen = [names[index] for index in rng.integers(len(names), size=int(config["n"]))]
@@ -93,14 +103,16 @@ class RandAugment(Transform):
 class RandAug(Transform):
     """AugReg's RandAugment (Steiner et al. 2021), big_vision's `randaug(layers, magnitude)`.
 
-    `layers` operations an image, each always applied, out of timm's fifteen (translations of 10 pixels a level, up to
-    the sign) and cutout (a square of twice 4 pixels a level). Their strength need not grow with the magnitude: levels
-    are AutoAugment's, so that `Solarize` and `Posterize` fade out and the enhancers are neutral at 5. Nearest
-    neighbours, grey 128 outside. "Contrast" is kept as it runs there: it blends with the grey level
-    height * width / 256 (at most 255), not with the mean, whose formula sums the histogram's counts.
+    Each of `layers` operations per image is always applied. They are drawn from timm's fifteen, with translations by
+    10 pixels per level in either direction, and cutout of a square whose side is 8 pixels per level. The levels are
+    AutoAugment's, so that not every operation becomes stronger with the magnitude: `Solarize` and `Posterize` fade
+    out, and the enhancers are neutral at 5. Resampling is by nearest neighbour, with grey 128 outside of the image.
 
-    Beyond magnitude 10, `Solarize`'s threshold stays at 256 and `Posterize` at 8 bits (nothing changes); what
-    TensorFlow did with thresholds over 255 depended on its version.
+    "Contrast" reproduces the original code, which blends with the grey level height * width / 256 (at most 255) instead
+    of the mean, because it sums the counts of the histogram.
+
+    Above magnitude 10, the threshold of `Solarize` stays at 256 and `Posterize` at 8 bits, so that both change nothing;
+    what TensorFlow did with thresholds above 255 depended on its version.
     """
 
     layers: int = 2
@@ -122,13 +134,13 @@ class RandAug(Transform):
         return image
 
     def sample(self, rng: np.random.Generator) -> list[str]:
-        """Returns the operations of one image."""
+        """Draws the operations for one image."""
         return [GOOGLE[index] for index in rng.integers(len(GOOGLE), size=self.layers)]
 
 
 @dataclass(frozen=True)
 class RandAugNoisyStudent(RandAug):
-    """Noisy Student's RandAugment (Xie et al. 2020): the operations of `randaug` in the authors' code, magnitude 27."""
+    """Noisy Student's RandAugment (Xie et al. 2020): `randaug` with the magnitude of the authors' code, 27."""
 
     magnitude: float = 27
 
@@ -172,7 +184,7 @@ def _google(name: str, image: Image.Image, level: float, rng: np.random.Generato
         return _cutout(image, int(4 * level), rng)
     strength = 10 * level if name.startswith("Translate") else _STRENGTH[name](level)
     if name == "Posterize":
-        strength = max(1, strength)  # TensorFlow shifts 8-bit values by 7 at most: one bit always stays
+        strength = max(1, strength)  # TensorFlow shifts 8-bit values by at most 7, so that one bit is always kept
     if name == "Contrast":
         grey = min(255, image.width * image.height // 256)
         return Image.blend(Image.new(image.mode, image.size, _colour(image, grey)), image, strength)

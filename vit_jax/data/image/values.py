@@ -1,4 +1,4 @@
-"""Transforms of pixel values: colour, normalization (which makes the array) and erasing (which follows it)."""
+"""Transforms of pixel values: colour jitter, normalization (which makes the array) and random erasing (after it)."""
 
 import math
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from vit_jax.data.image.arguments import Transform, check, check_probability, ch
 
 @dataclass(frozen=True)
 class ColorJitter(Transform):
-    """Scales brightness, contrast and saturation by 1 +- the argument, turns the hue by +- a fraction of the circle.
+    """Changes brightness, contrast, saturation and hue at random, in random order, as torchvision does.
 
-    In random order, as torchvision's; timm's default strength is 0.4 for the first three.
+    The first three are scaled by a factor uniform in [max(0, 1 - x), 1 + x], where x is the argument (timm's default is
+    0.4); the hue is shifted by a fraction of the colour circle uniform in [-hue, hue].
     """
 
     brightness: float = 0.4
@@ -46,7 +47,7 @@ class ColorJitter(Transform):
 
 @dataclass(frozen=True)
 class Normalize(Transform):
-    """Maps values in 0..1 to (value - mean) / std, one number for all channels or one each; makes the float32 array."""
+    """Makes a float32 array of (x / 255 - mean) / std; `mean` and `std` are numbers, or tuples with one per channel."""
 
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
@@ -68,10 +69,13 @@ class Normalize(Transform):
 
 @dataclass(frozen=True)
 class RandomErasing(Transform):
-    """With probability `p` fills one rectangle (Zhong et al. 2017), as timm: after `normalize`.
+    """Fills one rectangle with probability `p` (Zhong et al. 2017), as timm does. It follows `normalize`.
 
-    `mode` is "pixel" (normal noise, the choice of DeiT), "rand" (one normal colour) or "const" (zero). `area` is a
-    fraction of the image, height / width log-uniform in `ratio`; if ten rectangles do not fit, none is drawn.
+    The rectangle's area is a fraction of the image uniform in `area`, and its height / width is log-uniform in `ratio`.
+    After ten rectangles that do not fit, none is drawn.
+
+    Attributes:
+      mode: "pixel" (standard normal noise, as in DeiT), "rand" (one standard normal colour) or "const" (zero).
     """
 
     p: float = 0.25

@@ -1,1 +1,1 @@
-"""Particular data sets: digits, Fashion-MNIST, motion, messages."""
+"""Particular data sets: TFDS sets, and our own (digits, Fashion-MNIST, motion, messages)."""

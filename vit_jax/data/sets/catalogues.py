@@ -1,4 +1,4 @@
-"""gettext's compiled catalogues (`.mo`): where they lie, in Debian packages or installed, and what they say."""
+"""Compiled gettext catalogues (`.mo`): finding them in Debian packages or installed programs, and reading them."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from vit_jax.errors import UserError
 Progress = Callable[[str, int, int], None]  # what, done, total
 Key = tuple[str, str, int]  # context, message, form: 0 singular, 1 plural
 
-# English-Italian pairs in few megabytes
+# packages with many English-Italian pairs for their size
 PACKAGES = (
     "libreoffice-l10n-it", "krita-l10n", "claws-mail-i18n", "iso-codes", "aegisub-l10n", "kdevelop-l10n",
     "audacity-data", "libgphoto2-l10n", "kile-l10n", "grass-core", "cinnamon-l10n", "libc-l10n", "gnucash-common",
@@ -25,7 +25,7 @@ PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """A catalogue as it lies: the package it is from, where, the language it translates into, the bytes."""
+    """A catalogue as found: its package and file, the language it translates into, and its bytes."""
 
     package: str
     file: str
@@ -36,16 +36,17 @@ class Catalogue:
 def find_catalogues(
     path: str | Path | None, languages: tuple[str, str] = ("en", "it"), progress: Progress | None = None
 ) -> Iterator[Catalogue]:
-    """Yields every `*/LANGUAGE/LC_MESSAGES/*.mo` of the languages but English, which has none, sorted.
+    """Yields every catalogue `*/LANGUAGE/LC_MESSAGES/*.mo` of the languages, sorted. English has no catalogues.
 
-    They are looked for in the `.deb` files below the folder `path` and in the folder itself, or without a path in the
-    installed Python packages. The package is the name of the `.deb`, of other files that of the catalogue.
+    It searches the folder `path` and the `.deb` files in it, or if there is no path, the installed Python packages. The
+    package of a catalogue is the name of the `.deb`, or else of the catalogue itself.
 
     Raises:
-      UserError: `path` is no folder, there is nothing in it, or a `.deb` cannot be read; the languages are the same.
+      UserError: `path` is not a folder or contains no catalogues, a `.deb` cannot be read, or the languages are the
+        same.
     """
     if languages[0] == languages[1]:
-        raise UserError(f"two languages are wanted, not {languages[0]!r} twice")
+        raise UserError(f"the two languages must differ, got {languages[0]!r} twice")
     wanted = [language for language in languages if language != "en"]
     if path is None:
         where, debs = "the installed Python packages", []
@@ -57,7 +58,7 @@ def find_catalogues(
         where, debs = str(folder), sorted(folder.rglob("*.deb"))
         files = sorted(file for language in wanted for file in folder.rglob(f"{language}/LC_MESSAGES/*.mo"))
     if not debs and not files:
-        raise UserError(f"{where}: no .deb and no */{wanted[0]}/LC_MESSAGES/*.mo. {how_to_fetch(languages)}")
+        raise UserError(f"{where}: found no .deb and no */{wanted[0]}/LC_MESSAGES/*.mo. {how_to_fetch(languages)}")
     for done, file in enumerate([*debs, *files]):
         if progress:
             progress(file.name, done, len(debs) + len(files))
@@ -70,29 +71,30 @@ def find_catalogues(
 
 
 def installed_catalogues(language: str = "it") -> list[Path]:
-    """Returns the catalogues that the Python packages of this environment ship, sorted."""
+    """Returns the catalogues in the Python packages of this environment, sorted."""
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")} | set(site.getsitepackages())
     found = (Path(folder).rglob(f"{language}/LC_MESSAGES/*.mo") for folder in folders)
     return sorted({file.resolve() for files in found for file in files})
 
 
 def how_to_fetch(languages: tuple[str, str] = ("en", "it")) -> str:
-    """Returns the command that fetches packages with catalogues."""
+    """Returns instructions for downloading packages with catalogues."""
     packages = " ".join(PACKAGES) if set(languages) == {"en", "it"} else "PACKAGE..."
     return (
-        "Fetch packages of Debian or Ubuntu into a folder, and give it as path (nothing is installed): "
+        "Download packages of Debian or Ubuntu into a folder and pass it as path (nothing is installed): "
         f"mkdir debs && cd debs && apt-get download {packages}"
     )
 
 
 def _in_deb(deb: Path, languages: list[str]) -> Iterator[Catalogue]:
-    """Streams the files of a `.deb` past; nothing is unpacked."""
+    """Yields the catalogues in a `.deb` by streaming its files; nothing is unpacked to disk."""
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     try:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except FileNotFoundError:
         raise UserError(
-            f"{deb}: there is no dpkg-deb here to open it; where there is, 'dpkg-deb -x FILE tree', and give the tree"
+            f"{deb} cannot be opened, because dpkg-deb is not installed. On a machine that has it, run "
+            "'dpkg-deb -x FILE tree' and pass the tree as path"
         ) from None
     with process:
         try:
@@ -100,24 +102,25 @@ def _in_deb(deb: Path, languages: list[str]) -> Iterator[Catalogue]:
                 for member in archive:
                     parts = Path(member.name).parts[-3:]
                     wanted = parts[1:2] == ("LC_MESSAGES",) and parts[0] in languages and parts[2].endswith(".mo")
-                    file = archive.extractfile(member) if wanted and member.isfile() else None  # links repeat a file
+                    # a link would repeat another file
+                    file = archive.extractfile(member) if wanted and member.isfile() else None
                     if file:
                         package = deb.name.split("_")[0]
                         yield Catalogue(package, f"{deb.name}: {member.name}", parts[0], file.read())
         except tarfile.TarError as error:
             _, message = process.communicate()
             reason = message.decode(errors="replace").strip().splitlines() or [str(error)]
-            raise UserError(f"{deb} is not a whole Debian package ({reason[-1]}): fetch it again") from None
+            raise UserError(f"{deb} is not a complete Debian package ({reason[-1]}): download it again") from None
 
 
 def read_mo(content: bytes) -> dict[Key, tuple[str, str]]:
     """Returns the messages of a catalogue: `{(context, message, form): (message or its plural, translation)}`.
 
-    The plural is paired with the last of the translation's forms. (The standard library's reader drops the plural
-    message.)
+    The plural message is paired with the last form of the translation. The standard library's reader is not used
+    because it drops the plural message.
 
     Raises:
-      ValueError: It is no catalogue, is truncated, or not in the encoding it names.
+      ValueError: The content is not a catalogue, is truncated, or is not in the encoding that it names.
     """
     order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}.get(content[:4])
     if order is None:
@@ -128,7 +131,7 @@ def read_mo(content: bytes) -> dict[Key, tuple[str, str]]:
         for i in range(count):
             places = (struct.unpack_from(f"{order}2I", content, table + 8 * i) for table in tables)
             message, translation = (_part(content, *place) for place in places)
-            if not message:  # the first: the header
+            if not message:  # the header, which comes first
                 charset = re.search(rb"charset=([\w-]+)", translation)
                 encoding = charset[1].decode() if charset else encoding
                 continue

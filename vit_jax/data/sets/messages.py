@@ -1,7 +1,8 @@
-"""Parallel text from gettext catalogues: the interface strings of programs, built on the user's machine.
+"""Parallel text from gettext catalogues: the interface strings of programs, collected on the user's machine.
 
-The strings carry their programs' licences, so none of them is part of the project: `build` reads Debian packages, which
-need not be installed, or the catalogues of what is installed, and writes the splits that `open_text` reads.
+The strings are under the licences of their programs, so the project contains none of them. `build` reads Debian
+packages, which need not be installed, or the catalogues of installed Python packages, and writes the splits that
+`open_text` reads.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from vit_jax.errors import UserError
 Pair = tuple[str, str]
 
 HELD_OUT = "gramps"
-SHARES = {"test": 0.03, "validation": 0.02}  # of the keys; the rest is train
+SHARES = {"test": 0.03, "validation": 0.02}  # fraction of the keys; the rest is train
 MAX_WORDS = 80
 
 
@@ -35,14 +36,16 @@ def build(
 ) -> dict[str, Any]:
     """Writes `train`, `validation`, `test` and `heldout` `.jsonl` and `counts.json` into `out`; returns the counts.
 
-    Reads what `find_catalogues` finds at `path`. Messages are in English, "en"; pairs of two other languages are what
-    both make of a message. A pair is kept once, with the first package in the order of their names that has it;
-    several translations of a string all stay. Pairs of the same `split_key` are in the same split, chosen by its hash,
-    and the lines of a file are in the order of these hashes. Of `held_out` only pairs are taken whose key no other
-    package has: they are the split `heldout`, which is not written if there are none.
+    It reads the catalogues that `find_catalogues` finds at `path`. Their messages are in English, "en"; a pair of two
+    other languages consists of their translations of the same message.
+
+    A pair is kept once, for the alphabetically first package that contains it; different translations of a string are
+    all kept. Pairs with the same `split_key` are in the same split, chosen by the hash of the key, and files are sorted
+    by this hash. The package `held_out` contributes only pairs whose key is in no other package: they form the split
+    `heldout`, which is not written if it is empty.
 
     Raises:
-      UserError: See `find_catalogues`; the catalogues hold no pair; or `out` cannot be written.
+      UserError: `find_catalogues` fails, the catalogues contain no pairs, or `out` cannot be written.
     """
     packages: dict[str, dict[Pair, None]] = defaultdict(dict)
     rejected: Counter[str] = Counter()
@@ -60,7 +63,7 @@ def build(
             else:
                 packages[group[0].package][pair] = None
     if not packages:
-        raise UserError(f"no catalogue has a pair of {'-'.join(languages)}. {how_to_fetch(languages)}")
+        raise UserError(f"no catalogue contains a pair of {'-'.join(languages)}. {how_to_fetch(languages)}")
     splits = split_pairs(packages, held_out)
     counts = {
         "languages": list(languages),
@@ -74,7 +77,7 @@ def build(
 
 
 def _groups(catalogues: Iterable[Catalogue], languages: Pair) -> Iterator[list[Catalogue]]:
-    """Brings the two languages of a catalogue together; of English there is nothing to bring."""
+    """Groups the catalogues of the two languages that belong together; English needs no catalogue."""
     if "en" in languages:
         yield from ([catalogue] for catalogue in catalogues)
         return
@@ -86,7 +89,7 @@ def _groups(catalogues: Iterable[Catalogue], languages: Pair) -> Iterator[list[C
 
 
 def _joined(texts: dict[str, dict[Key, Pair]], languages: Pair) -> Iterator[Pair]:
-    """Yields (source, target) of each message that has both."""
+    """Yields (source, target) of each message for which both exist."""
     for key, (message, _) in next(iter(texts.values())).items():
         source, target = (
             message if language == "en" else texts[language].get(key, ("", ""))[1] for language in languages
@@ -95,7 +98,7 @@ def _joined(texts: dict[str, dict[Key, Pair]], languages: Pair) -> Iterator[Pair
             yield source, target
 
 
-# what makes a string no sentence
+# strings with these patterns are not sentences
 _UNWANTED_PATTERNS = {
     "placeholder": r"%[\w({$#*.+'-]|[{}]|\$\w|\$\(|@\w+@|\\[a-z\\]",
     "tag": r"<[^<>]*>|&#?\w+;",
@@ -109,11 +112,12 @@ _ACCELERATOR = re.compile(r"[&_~](?=\w)")
 
 
 def clean_pair(source: str, target: str) -> Pair | str:
-    """Returns both sides as plain text, or why the pair is not kept.
+    """Returns both sides as plain text, or the reason why the pair is rejected.
 
-    Entities are unescaped, the mark of the accelerator key (`&`, `_` or `~`) dropped, white space collapsed, Unicode
-    composed (NFC). Not kept are pairs with placeholders, tags, addresses, paths or code on either side, equal sides,
-    a side without two letters or above 80 words, or one more than three times and ten characters longer than the other.
+    Entities are unescaped, the mark of the accelerator key (`&`, `_` or `~`) is removed, white space is collapsed, and
+    Unicode is composed (NFC). A pair is rejected if either side contains a placeholder, a tag, an address, a path or
+    code, has fewer than two letters or more than 80 words; if the sides are equal; or if the longer side has more than
+    3 n + 10 characters, where n is the length of the shorter.
     """
     pair = _plain(source), _plain(target)
     for reason, pattern in _UNWANTED.items():
@@ -130,20 +134,20 @@ def clean_pair(source: str, target: str) -> Pair | str:
 
 
 def _plain(text: str) -> str:
-    text = html.unescape(text).replace("&&", "\0")  # Qt's way to write the sign itself
+    text = html.unescape(text).replace("&&", "\0")  # Qt writes a literal & in this way
     if len(_ACCELERATOR.findall(text)) == 1:
         text = _ACCELERATOR.sub("", text)
     return unicodedata.normalize("NFC", " ".join(text.replace("\0", "&").split()))
 
 
 def split_key(text: str) -> str:
-    """What strings that differ in case, digits, punctuation or spaces only have in common."""
+    """Returns a key that is equal for strings that differ only in case, digits, punctuation or spaces."""
     text = re.sub(r"\d+", "0", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(re.findall(r"\w+", text.replace("_", " ")))
 
 
 def split_pairs(packages: dict[str, dict[Pair, None]], held_out: str | None = None) -> dict[str, list[dict[str, str]]]:
-    """Returns the rows of each split of `{package: its pairs}`, see `build`."""
+    """Divides pairs, given by package, into splits; see `build`. Returns the JSON objects of each split."""
     first: dict[Pair, str] = {}
     for package in sorted(packages.keys() - {held_out}):
         for pair in packages[package]:
@@ -178,7 +182,7 @@ def _by_package(splits: dict[str, list[dict[str, str]]]) -> dict[str, dict[str, 
 
 
 def _write(out: Path, splits: dict[str, list[dict[str, str]]], counts: dict[str, Any]) -> None:
-    """Replaces file by file; `counts.json`, written last, says that they belong together."""
+    """Replaces the files one by one. `counts.json` is written last, and shows that the files belong together."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in ("counts.json", "heldout.jsonl"):

@@ -1,16 +1,17 @@
-"""Clips whose class is a motion: real objects moving over real photographs, as TFDS sets that are drawn here.
+"""Clips whose class is a motion: real objects that move over real photographs, drawn here as TFDS sets.
 
-A class is a motion and its opposite another; which of the two it is can be told by the order of the frames alone. What
-is drawn on a frame is a state of four numbers on a torus: place from left to right, from top to bottom, angle, and the
-logarithm of the size within its range, each counted in `CYCLE`-ths of its way round. A clip starts at a uniform state
-and a motion adds a constant to one of the four in every frame, so:
+Each motion has an opposite, which is another class; only the order of the frames tells the two apart. The state of a
+frame consists of four numbers on a torus: horizontal position, vertical position, angle, and the logarithm of the size
+within its range, each counted in units of 1 / `CYCLE` of its period. A clip starts at a uniformly random state, and its
+motion adds a constant to one of the four numbers in every frame. Therefore:
 
-- The state of any one frame, at any time, is uniform whatever the class: a frame by itself tells nothing of it.
-- A motion backwards is the opposite motion from another start, which is as likely: the frames of a clip without their
-  order can tell the family (horizontal, vertical, rotation, zoom), never which of the two motions of the family it is.
+- The state of any single frame is uniform, whatever the class and the time: a frame by itself contains no information
+  about the class.
+- A motion played backwards is the opposite motion from another start, which is equally likely. The frames of a clip
+  without their order can reveal the family (horizontal, vertical, rotation, zoom), but never which of its two motions.
 
-Both hold exactly, zoom included, since the object comes in again at the other end in size too: what has grown to the
-largest size goes on from the smallest. All frames are interpolated alike and none is blurred by its motion.
+Both statements hold exactly, also for zoom, because the size is periodic as well: an object that has reached the
+largest size continues at the smallest. All frames are interpolated in the same way, without motion blur.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vit_jax.data.sets import builders
+from vit_jax.data.sets import digits, fashion_mnist
 from vit_jax.errors import UserError
 
 MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "zoom_in", "zoom_out")
@@ -30,32 +31,37 @@ CYCLE = 2**16
 FPS = 8.0
 PHOTOS = ("china.jpg", "flower.jpg")
 SPLITS = ("train", "test")
-OPAQUE = 85  # the level of grey from which on an object hides what is behind it
-MOST_BYTES = 900 * 2**20  # TFDS shuffles larger splits on disk, with TensorFlow
+OPAQUE = 85  # from this grey level on, an object hides what is behind it
+MOST_BYTES = 900 * 2**20  # TFDS shuffles larger splits on disk, which needs TensorFlow
 
-_STEPS = ((0, -1), (0, 1), (1, -1), (1, 1), (2, 1), (2, -1), (3, 1), (3, -1))  # of each motion: component, direction
-_FAMILIES = ("shift", "shift", "turn", "growth")  # of each component: the key of its speed
-_OBJECTS = {"fashion": builders.FASHION_MNIST_LABELS, "digits": [str(digit) for digit in range(10)]}
+_STEPS = ((0, -1), (0, 1), (1, -1), (1, 1), (2, 1), (2, -1), (3, 1), (3, -1))  # for each motion: (component, direction)
+_FAMILIES = ("shift", "shift", "turn", "growth")  # for each component: the field with its range of speeds
+_OBJECTS = {"fashion": fashion_mnist.LABELS, "digits": [str(digit) for digit in range(10)]}
 
 
 @dataclasses.dataclass
 class MotionConfig(tfds.core.BuilderConfig):
-    """What is drawn, how much of it and how hard it is to see.
+    """What is drawn, how many clips, and how hard they are to recognise.
+
+    Ranges are (low, high); a value is drawn uniformly for each clip.
 
     Attributes:
-      objects: `fashion` (Fashion-MNIST's images; those of its test split in `test`) or `digits` (scikit-learn's).
+      objects: `fashion` (Fashion-MNIST's images; the images of its test split are in `test`) or `digits`
+        (scikit-learn's).
       zoom: Whether zoom_in and zoom_out are classes too.
-      train_clips, test_clips: In each, as many of every motion, but for a remainder.
-      seed: Clip number i of a split is a function of the seed, the split and i.
-      num_frames, image_size, channels: Of a clip; (height, width) in pixels; 1 grey, 3 RGB with objects in tints.
-      size: Range of the object's side, in shorter sides of the frame; uniform in its logarithm.
-      shift: Range of the speed of the motions in a direction: widths (or heights) of the frame a frame.
-      turn: Of the rotations: turns a frame.
-      growth: Of the zooms: whole ranges of sizes a frame.
-      contrast: By which the photographs' differences from mid-grey are multiplied.
-      grain: Sides, in pixels of the photograph, of what becomes a pixel; one is chosen for a clip.
-      pan: The background moves by up to so many pixels a frame down and across, whatever the class.
-      noise: Standard deviation of the noise of every pixel and frame, in levels of grey.
+      train_clips, test_clips: Number of clips in each split. All motions are equally frequent, up to a remainder.
+      seed: Clip i of a split is a function of the seed, the split and i.
+      num_frames: Frames per clip.
+      image_size: (height, width) in pixels.
+      channels: 1 for grey, or 3 for RGB with tinted objects.
+      size: Range of the object's side, as a fraction of the frame's shorter side; uniform in its logarithm.
+      shift: Range of the speed of shifts, as a fraction of the frame's width or height per frame.
+      turn: Range of the speed of rotations, in turns per frame.
+      growth: Range of the speed of zooms, as a fraction of the logarithmic range of sizes per frame.
+      contrast: Factor by which the photographs' differences from mid-grey are multiplied.
+      grain: Factors by which a photograph may be reduced; one is drawn for each clip.
+      pan: Largest speed of the background down and across, in pixels per frame, whatever the class.
+      noise: Standard deviation of the noise added to each pixel of each frame, in grey levels.
     """
 
     objects: str = "fashion"
@@ -77,7 +83,7 @@ class MotionConfig(tfds.core.BuilderConfig):
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """The fields above, which the prepared set keeps."""
+        """The fields above as a dict, which is stored in the metadata of the prepared set."""
         inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
         return {field: value for field, value in dataclasses.asdict(self).items() if field not in inherited}
 
@@ -86,7 +92,7 @@ class MotionConfig(tfds.core.BuilderConfig):
         return MOTIONS if self.zoom else MOTIONS[:-2]
 
     def check(self) -> None:
-        """Raises `UserError` for values of which the promises above would not hold, or that cannot be drawn."""
+        """Raises `UserError` for values that cannot be drawn, or for which the module's statements would not hold."""
         if self.objects not in _OBJECTS:
             raise UserError(f"motion: objects must be {' or '.join(_OBJECTS)}, not {self.objects!r}")
         if self.channels not in (1, 3):
@@ -97,22 +103,34 @@ class MotionConfig(tfds.core.BuilderConfig):
                 raise UserError(f"motion: {name} must be (low, high), above 0 and at most {most:.3g}, not {low, high}")
         clip_bytes = self.num_frames * self.image_size[0] * self.image_size[1] * self.channels
         if max(self.train_clips, self.test_clips) * clip_bytes > MOST_BYTES:
-            raise UserError(f"motion: a split of {self.name} is larger than {MOST_BYTES >> 20} MiB: fewer clips")
+            raise UserError(f"motion: a split of {self.name} is larger than {MOST_BYTES >> 20} MiB; draw fewer clips")
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
-    """All that decides a clip. `start` is the state of the first frame, `speed` its change, in `CYCLE`-ths."""
+class ClipSpec:
+    """Everything that determines a clip, given its `MotionConfig`.
+
+    Attributes:
+      motion: Index into `MOTIONS`.
+      start: State of the first frame, in units of 1 / `CYCLE`.
+      speed: Change of the moving component per frame, in the same unit.
+      object: Index of the object's image.
+      photo: Index of the background photograph.
+      corner: (row, column) in the photograph of the first frame's corner.
+      pan: Speed of the background, in (rows, columns) per frame.
+      tint: Colour of the object, a factor per channel.
+      seed: Seed of the noise.
+    """
 
     motion: int
     start: tuple[int, ...]
     speed: int
     object: int
     photo: int
-    corner: tuple[int, int]  # of the background in the first frame: row, column
-    pan: tuple[int, int]  # of the background: rows, columns a frame
+    corner: tuple[int, int]
+    pan: tuple[int, int]
     tint: tuple[float, ...]
-    seed: int  # of the noise
+    seed: int
 
     def states(self, num_frames: int) -> np.ndarray:
         """Returns the states of the frames, integers (frames, 4) from 0 to `CYCLE` - 1."""
@@ -121,22 +139,22 @@ class Clip:
         states[:, component] += direction * self.speed * np.arange(num_frames)
         return states % CYCLE
 
-    def reversed(self, num_frames: int) -> "Clip":
-        """Returns the clip of the opposite motion that has these frames from the last to the first."""
+    def reversed(self, num_frames: int) -> "ClipSpec":
+        """Returns the clip of the opposite motion that has the same frames in reverse order."""
         last = tuple(self.states(num_frames)[-1].tolist())
         corner = tuple(place + (num_frames - 1) * step for place, step in zip(self.corner, self.pan, strict=True))
         back = tuple(-step for step in self.pan)
         return dataclasses.replace(self, motion=self.motion ^ 1, start=last, corner=corner, pan=back)
 
 
-def draw_clip(config: MotionConfig, split: str, index: int, num_objects: int, num_photos: int) -> Clip:
-    """Returns clip number `index` of a split; nothing but the motion depends on the motion."""
+def draw_clip(config: MotionConfig, split: str, index: int, num_objects: int, num_photos: int) -> ClipSpec:
+    """Draws clip number `index` of a split. Apart from the range of `speed`, no random value depends on the motion."""
     rng = np.random.default_rng([config.seed, SPLITS.index(split), index])
     motion = index % len(config.motions)
     start = tuple(rng.integers(CYCLE, size=4).tolist())
     place = rng.random()
     low, high = getattr(config, _FAMILIES[_STEPS[motion][0]])
-    return Clip(
+    return ClipSpec(
         motion=motion,
         start=start,
         speed=round(CYCLE * (low + (high - low) * place)),
@@ -149,11 +167,15 @@ def draw_clip(config: MotionConfig, split: str, index: int, num_objects: int, nu
     )
 
 
-def render(clip: Clip, config: MotionConfig, image: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """Returns uint8 (frames, height, width, channels).
+def render(clip: ClipSpec, config: MotionConfig, image: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """Draws a clip; returns uint8 (frames, height, width, channels).
 
-    `image`, uint8 (side, side), is bright on black, and black is transparent; `photo` is one of `load_photos`. A frame
-    is drawn from its state alone. Only the noise is of the whole clip, and turned round for every second motion.
+    Each frame is drawn from its state alone. Only the noise is drawn for the whole clip; it is reversed for every
+    second motion, so that a reversed clip equals the clip of the opposite motion.
+
+    Args:
+      image: The object, uint8 (side, side), bright on black; black is transparent.
+      photo: One of `load_photos`.
     """
     light, cover = _object(clip, config, image)
     pixels = _background(clip, config, photo)
@@ -165,7 +187,7 @@ def render(clip: Clip, config: MotionConfig, image: np.ndarray, photo: np.ndarra
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def _background(clip: Clip, config: MotionConfig, photo: np.ndarray) -> np.ndarray:
+def _background(clip: ClipSpec, config: MotionConfig, photo: np.ndarray) -> np.ndarray:
     """Returns float32 (frames, height, width, channels)."""
     frames = np.arange(config.num_frames)[:, None]
     rows, columns = (
@@ -176,13 +198,13 @@ def _background(clip: Clip, config: MotionConfig, photo: np.ndarray) -> np.ndarr
     return 127.5 + config.contrast * (pixels - 127.5)
 
 
-def _object(clip: Clip, config: MotionConfig, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the object's light (0 to 255) and how much it covers (0 to 1), float32 (frames, height, width)."""
+def _object(clip: ClipSpec, config: MotionConfig, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the object's brightness (0 to 255) and opacity (0 to 1), each float32 (frames, height, width)."""
     height, width = config.image_size
     x, y, angle, size = (clip.states(config.num_frames)[:, :, None] / CYCLE).transpose(1, 0, 2)
     low, high = config.size
-    pixel = len(image) / (min(height, width) * low * (high / low) ** size)  # of the frame, in pixels of the image
-    # from the object's centre, the short way round the torus
+    pixel = len(image) / (min(height, width) * low * (high / low) ** size)  # size of a frame's pixel in the image
+    # distances to the object's centre, the short way round the torus
     right = (np.arange(width) + 0.5 - x * width + width / 2) % width - width / 2
     below = (np.arange(height) + 0.5 - y * height + height / 2) % height - height / 2
     cosine, sine = pixel * np.cos(2 * np.pi * angle), pixel * np.sin(2 * np.pi * angle)
@@ -195,7 +217,7 @@ def _object(clip: Clip, config: MotionConfig, image: np.ndarray) -> tuple[np.nda
 
 
 def _bilinear(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Samples a square array, which may be complex, at any places; those outside take the border's value."""
+    """Samples a square array, real or complex, at any positions; positions outside take the value at the border."""
     side = len(values)
     rows, columns = (np.clip(places, 0, side - 1.001).astype(np.float32) for places in (rows, columns))
     row, column = rows.astype(np.int32), columns.astype(np.int32)
@@ -207,10 +229,10 @@ def _bilinear(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
 
 
 def load_photos(split: str, config: MotionConfig) -> list[np.ndarray]:
-    """Returns scikit-learn's sample photographs in each grain, uint8 (height, width, channels), for endless repetition.
+    """Returns scikit-learn's sample photographs, reduced by each grain, uint8 (height, width, channels).
 
-    The left 70 % are for training, the rest for testing. Each is followed by its mirror image, so that it may be
-    repeated without a seam.
+    The left 70 % of a photograph are for training, the rest is for testing. Each part is followed by its mirror image
+    in both directions, so that it can be repeated without a seam.
     """
     from sklearn.datasets import load_sample_image
 
@@ -228,13 +250,13 @@ def load_photos(split: str, config: MotionConfig) -> list[np.ndarray]:
 
 
 def load_objects(split: str, config: MotionConfig, files: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images uint8 (number, side, side) and their classes; Fashion-MNIST is read in `files`."""
+    """Returns images, uint8 (number, side, side), and their classes; Fashion-MNIST is read from the folder `files`."""
     if config.objects == "digits":
-        images, labels, is_test = builders.load_digits()
+        images, labels, is_test = digits.load_digits()
         chosen = is_test if split == "test" else ~is_test
         return images[chosen], labels[chosen]
     assert files is not None
-    return builders.load_fashion_mnist(files, "train" if split == "train" else "t10k")
+    return fashion_mnist.load_images(files, "train" if split == "train" else "t10k")
 
 
 def _pair(numbers: np.ndarray) -> tuple[int, int]:
@@ -242,30 +264,30 @@ def _pair(numbers: np.ndarray) -> tuple[int, int]:
 
 
 class Motion(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Real objects moving over real photographs; `label` is the motion, `object` the class of what moves.
+    """Real objects moving over real photographs; `label` is the motion, `object` the class of the moving object.
 
-    Drawn from Fashion-MNIST (Xiao et al. 2017) or scikit-learn's digits, over scikit-learn's sample photographs
-    (china.jpg by danielbuechele, flower.jpg by vultilion, both on Flickr under CC BY 2.0). No object and no part of a
-    photograph is in both splits. Example number i is clip number i of its split.
+    The objects are from Fashion-MNIST (Xiao et al. 2017) or scikit-learn's digits, the photographs are scikit-learn's
+    samples (china.jpg by danielbuechele, flower.jpg by vultilion, both on Flickr under CC BY 2.0). No object and no
+    part of a photograph is in both splits. Example i is clip i of its split.
 
-    The raw files of Fashion-MNIST are looked for in `files`; `progress` is called now and then while clips are drawn.
-    Other clips are a `MotionConfig` away: `Motion(config=MotionConfig(name="mine", num_frames=16), ...)`.
+    `files` is the folder of Fashion-MNIST's raw files; `progress` is called from time to time while clips are drawn.
+    For other clips, pass a config: `Motion(config=MotionConfig(name="mine", num_frames=16), ...)`.
     """
 
     name = "motion"
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar[list[MotionConfig]] = [
         MotionConfig(name="fashion", description="Fashion-MNIST's images"),
-        MotionConfig(name="fashion_zoom", description="the same with zoom_in and zoom_out", zoom=True),
+        MotionConfig(name="fashion_zoom", description="the same, with zoom_in and zoom_out", zoom=True),
         MotionConfig(
             name="fashion_frames",
-            description="single frames of more of the same objects: nothing moves, `object` is to be learned",
+            description="single frames of more of the same objects, from which to learn `object`",
             train_clips=240_000, num_frames=1,
         ),
         MotionConfig(name="digits", description="scikit-learn's digits", objects="digits"),
         MotionConfig(
             name="digits_tiny",
-            description="few, short and small clips, for trying things out",
+            description="few short and small clips, for trying things out",
             objects="digits", train_clips=480, test_clips=120, num_frames=4, image_size=(16, 16),
         ),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Puts data sets on disk in the one form that is read here: TFDS folders of ArrayRecord files, without TensorFlow."""
+"""Prepares data sets on disk as TFDS folders of ArrayRecord files, without TensorFlow."""
 
 import contextlib
 import functools
@@ -23,26 +23,26 @@ Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 def data_root(data_dir: str | None = None) -> Path:
-    """The folder of prepared sets: `data_dir`, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    """Returns the folder of prepared sets: `data_dir`, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(name: str, data_dir: str | None = None) -> Path | None:
-    """Returns the folder of a prepared set `name[/config][:version]`, the highest version unless one is named.
+    """Returns the folder of a prepared set `name[/config][:version]`; the default is the highest version.
 
-    Returns None if there is none or if it holds TFRecords only (`not_prepared` tells which).
+    Returns None if the set is not there, or only as TFRecords; `not_prepared` tells the two apart.
     """
     directory = _find(name, data_dir)
     return directory if directory and "array_record" in _formats(directory) else None
 
 
 def not_prepared(name: str, data_dir: str | None = None) -> UserError:
-    """Says why `name` cannot be read and which command makes it readable."""
+    """Returns an error that says why a set cannot be read, and which command prepares it."""
     option = f" --data_dir {data_dir}" if data_dir else ""
     if _find(name, data_dir):
         return UserError(
-            f"data set {name!r} is in TFRecord files, which need TensorFlow; rewrite them once without it: "
-            f"python -m vit_jax data prepare {name}{option}"
+            f"data set {name!r} is stored as TFRecord files, which need TensorFlow. Convert them once, which needs no "
+            f"TensorFlow: python -m vit_jax data prepare {name}{option}"
         )
     root = data_root(data_dir)
     base = name.split("/")[0].split(":")[0]
@@ -58,10 +58,16 @@ def not_prepared(name: str, data_dir: str | None = None) -> UserError:
 
 
 def prepare(name: str, data_dir: str | None = None, path: str | None = None, progress: Progress | None = None) -> Path:
-    """Prepares a set of the project (from raw files at `path`, if it has any), or rewrites TFRecords as ArrayRecord.
+    """Prepares one of the project's own sets, or converts the TFRecords of another set to ArrayRecord.
 
-    Returns its folder; does nothing if it is already there. Raises `UserError` where that needs TensorFlow or files
-    that are missing.
+    Args:
+      path: Folder of the raw files, for sets that need them.
+
+    Returns:
+      The folder of the set. If it has been prepared already, nothing is done.
+
+    Raises:
+      UserError: Preparing the set needs TensorFlow, or raw files that are missing.
     """
     found = find_prepared(name, data_dir)
     if found:
@@ -84,7 +90,7 @@ def _prepare_own(name: str, root: Path, path: str | None, progress: Progress | N
         with _quiet(tfds), tempfile.TemporaryDirectory() as downloads:
             builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
-        found = find_prepared(name, str(root))  # another process may have been faster
+        found = find_prepared(name, str(root))  # another process may have finished first
         if found:
             return found
         raise UserError(f"cannot prepare {name!r} in {root} ({error}): choose another data_dir") from None
@@ -92,43 +98,49 @@ def _prepare_own(name: str, root: Path, path: str | None, progress: Progress | N
 
 
 def _own_builder(name: str, root: Path, path: str | None, progress: Progress | None) -> Callable[..., Any]:
-    from vit_jax.data.sets.builders import Digits, FashionMnist
+    from vit_jax.data.sets.digits import Digits
+    from vit_jax.data.sets.fashion_mnist import FashionMnist
     from vit_jax.data.sets.motion import Motion
 
     base, _, variant = name.partition("/")
     if base == "motion":
         configs = {f"motion/{config.name}": config for config in Motion.BUILDER_CONFIGS}
         if name not in configs:
-            raise UserError(f"there is no data set {name!r}, but {', '.join(configs)}{nearest(name, configs)}")
+            raise UserError(f"there is no data set {name!r}; there are {', '.join(configs)}{nearest(name, configs)}")
         files = fashion_mnist_files(path, root) if configs[name].objects == "fashion" else None
         return functools.partial(Motion, config=variant, files=files, progress=progress)
     if variant:
-        raise UserError(f"data set {base!r} has no configurations, as {variant!r}")
+        raise UserError(f"data set {base!r} has no configurations, so {variant!r} is unknown")
     return functools.partial(FashionMnist, files=fashion_mnist_files(path, root)) if base == "fashion_mnist" else Digits
 
 
 def fashion_mnist_files(path: str | None, root: Path) -> Path:
-    """Returns the folder that holds the four raw files; raises `UserError` saying how to get them."""
-    from vit_jax.data.sets.builders import FASHION_MNIST_FILES
+    """Returns the folder of the four raw files.
+
+    Raises:
+      UserError: They are not there; the message says how to get them.
+    """
+    from vit_jax.data.sets.fashion_mnist import FILES
 
     places = [Path(path).expanduser()] if path else [FASHION_MNIST_DEBIAN, root / "manual"]
     for place in places:
-        if all((place / file).is_file() for file in FASHION_MNIST_FILES):
+        if all((place / file).is_file() for file in FILES):
             return place
     raise UserError(
-        f"Fashion-MNIST: {', '.join(FASHION_MNIST_FILES)} are not all in {' or '.join(map(str, places))}. Either "
+        f"Fashion-MNIST: {', '.join(FILES)} are not all in {' or '.join(map(str, places))}. Either run "
         f"'apt-get install dataset-fashion-mnist' (Debian, Ubuntu), or download them from {FASHION_MNIST_URL} "
         "into a folder and add --path FOLDER"
     )
 
 
 def convert_to_array_record(directory: Path, progress: Progress | None = None) -> Path:
-    """Adds ArrayRecord files beside a prepared set's TFRecords and says so in its `dataset_info.json`.
+    """Adds ArrayRecord files to a set prepared as TFRecords, and records them in its `dataset_info.json`.
 
-    The TFRecords stay and remain the set's main format, so that programs that read them are not disturbed. Finished
-    shards are kept when it is interrupted; the information is changed last, in one step.
+    The TFRecords are kept and remain the set's main format, so that other programs can still read them. An interrupted
+    conversion keeps the shards that are complete; `dataset_info.json` is changed last, atomically.
 
-    Raises `UserError` if a shard is truncated, has another number of records than recorded, or if the disk is too full.
+    Raises:
+      UserError: A shard is truncated or has an unexpected number of records, or there is too little disk space.
     """
     info_file = directory / "dataset_info.json"
     info = json.loads(info_file.read_text())
@@ -137,7 +149,7 @@ def convert_to_array_record(directory: Path, progress: Progress | None = None) -
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise UserError(
-            f"{directory}: ArrayRecord needs about {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free"
+            f"{directory}: the ArrayRecord files need {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free"
         )
     for done, (shard, records) in enumerate(shards):
         if progress:
@@ -153,16 +165,19 @@ def convert_to_array_record(directory: Path, progress: Progress | None = None) -
 
 
 def read_tfrecords(path: Path) -> Iterator[bytes]:
-    """Yields the records of a TFRecord file: length (8 bytes), its checksum (4), data, its checksum (4).
+    """Yields the records of a TFRecord file, each stored as length (8 bytes), checksum (4), data and checksum (4).
 
-    Checksums are not verified. Raises `UserError` at a truncated file.
+    Checksums are not verified.
+
+    Raises:
+      UserError: The file is truncated.
     """
     with path.open("rb") as file:
         while header := file.read(12):
             length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
             data = file.read(length + 4)
             if len(header) < 12 or len(data) < length + 4:
-                raise UserError(f"{path} is truncated: fetch or prepare it again")
+                raise UserError(f"{path} is truncated: download or prepare it again")
             yield data[:length]
 
 
@@ -173,7 +188,7 @@ def _convert_shard(shard: Path, records: int) -> None:
     if target.exists():
         return
     partial = target.with_name(f"{target.name}.partial{os.getpid()}")
-    writer = ArrayRecordWriter(str(partial), "group_size:1")  # one record a group: what random access wants
+    writer = ArrayRecordWriter(str(partial), "group_size:1")  # one record per group, for random access
     count = 0
     try:
         for record in read_tfrecords(shard):
@@ -252,12 +267,12 @@ def _known_names() -> set[str]:
 
 def _close(word: str, known: set[str]) -> str:
     guess = nearest(word, known)
-    return guess if guess.startswith("; did") else ""  # hundreds of names help nobody
+    return guess if guess.startswith("; did") else ""  # do not list hundreds of names
 
 
 def _with_tensorflow(name: str, root: Path) -> str:
     return (
-        "Preparing it needs TensorFlow, once, in an environment of its own: "
+        "Preparing it needs TensorFlow, once, which you can install in a separate environment: "
         "python -m venv tfds && tfds/bin/pip install tensorflow-datasets tensorflow-cpu importlib_resources; "
         f"tfds/bin/tfds build {name} --file_format=array_record --data_dir={root}"
     )
@@ -265,7 +280,7 @@ def _with_tensorflow(name: str, root: Path) -> str:
 
 @contextlib.contextmanager
 def _quiet(tfds: Any) -> Iterator[None]:
-    tfds.disable_progress_bar()  # a bar for a second's work, and prints that speak of downloads
+    tfds.disable_progress_bar()  # preparation takes a second, and TFDS prints messages about downloads
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

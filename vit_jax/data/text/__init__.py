@@ -1,1 +1,1 @@
-"""Parallel text: files, vocabulary, batches of tokens."""
+"""Parallel text: reading files, sub-word vocabularies, and batches of tokens."""

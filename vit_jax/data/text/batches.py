@@ -1,14 +1,14 @@
-"""Batches of text: pairs of sentences of about the same length together, as many as fill a number of tokens.
+"""Batches of tokens: pairs of sentences of similar length, as many as fit a number of tokens.
 
-As in `pipeline`, batch n of training is a function of the seed and n alone, so that resuming is slicing. A batch is a
-dict, of one bucket of `length` tokens:
+As in `pipeline`, training batch n is a function of the seed and n alone, so that resuming is slicing. All pairs of a
+batch belong to one bucket, of `length` tokens. A batch is a dict:
 
     source  int32 (batch, length): tokens, end, padding
-    target  int32 (batch, length + 1): beginning, tokens, end, padding; the model is given all but the last
+    target  int32 (batch, length + 1): beginning, tokens, end, padding; the model receives all but the last token
     mask    float32 (batch,): 1 for a pair, 0 for padding
-    id      int32 (batch,): the pair's place in its split, -1 for padding
+    id      int32 (batch,): position of the pair in its split, -1 for padding
 
-Rows of padding hold the empty sentence, so that no row is without a token to attend to.
+Padding rows contain the empty sentence, so that every row has a token to attend to.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ from vit_jax.errors import UserError
 
 CHUNK = 100_000  # sentences encoded at once
 
-Progress = Callable[[int, int], None]  # sentences done, of how many
+Progress = Callable[[int, int], None]  # sentences done, and their total
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenPairs:
-    """The sentences of a split as tokens, without beginning and end.
+    """The pairs of a split as tokens, without the special tokens for beginning and end.
 
     Attributes:
-      tokens: Those of all sources, and of all targets, one after the other.
-      ends: Where sentence i ends among them, and i + 1 begins; the first is 0.
+      tokens: All source tokens, concatenated, and all target tokens.
+      ends: For each side, (pairs + 1,): sentence i is `tokens[ends[i] : ends[i + 1]]`.
     """
 
     tokens: tuple[np.ndarray, np.ndarray]
@@ -47,12 +47,12 @@ class TokenPairs:
         return source, target
 
     def lengths(self) -> np.ndarray:
-        """Tokens of the longer side of each pair, with its end: the least length of a bucket that holds it."""
+        """Returns the smallest bucket length that each pair fits: its longer side in tokens, including the end."""
         return np.maximum(*(np.diff(ends) for ends in self.ends)) + 1
 
 
 def encode_pairs(source: TextSource, vocabulary: Vocabulary, progress: Progress | None = None) -> TokenPairs:
-    """Makes every sentence into tokens."""
+    """Encodes every sentence of a split."""
     total, sides = 2 * len(source), []
     for before, texts in enumerate((source.sources, source.targets)):
         parts, ends = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
@@ -71,15 +71,15 @@ def encode_pairs(source: TextSource, vocabulary: Vocabulary, progress: Progress 
 class TokenBatches:
     """How the pairs of a split are divided into batches.
 
-    An epoch has every pair that fits the longest bucket once, and always as many batches: the last of each bucket is
-    padded.
+    Every epoch contains each pair that fits the longest bucket once, and has the same number of batches. The last batch
+    of each bucket is padded.
 
     Attributes:
-      lengths: Of the buckets, increasing.
-      rows: Pairs of a batch of each bucket, over all processes.
-      multiple: Of which the rows of a batch are one; those beyond its pairs are padding.
-      ids: The pairs of each bucket, in order.
-      skipped: Pairs longer than the longest bucket.
+      lengths: Lengths of the buckets in tokens, increasing.
+      rows: For each bucket, the pairs in one batch, over all processes.
+      multiple: The number of rows of a batch is padded to a multiple of this.
+      ids: For each bucket, the positions of its pairs in the split, in order.
+      skipped: Number of pairs longer than the longest bucket.
     """
 
     pairs: TokenPairs
@@ -90,24 +90,24 @@ class TokenBatches:
     skipped: int
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return len(self._places)
 
     @property
     def padding(self) -> float:
-        """Share of the tokens of an epoch, source and target together, that are padding."""
+        """Fraction of the tokens in an epoch, source and target together, that are padding."""
         sizes = [self.lengths[bucket] * self.padded_rows(bucket) for bucket, _ in self._places]
         kept = np.concatenate(self.ids)
         real = sum(int(np.diff(ends)[kept].sum()) + len(kept) for ends in self.pairs.ends)
         return 1 - real / (2 * sum(sizes))
 
     def padded_rows(self, bucket: int) -> int:
-        """Rows of a batch of a bucket: those of its pairs, filled up to `multiple`."""
+        """Returns the rows of a batch of a bucket: its pairs, padded to a multiple of `multiple`."""
         return -(-self.rows[bucket] // self.multiple) * self.multiple
 
     @functools.cached_property
     def _places(self) -> list[tuple[int, int]]:
-        """The batches of an epoch in order: (bucket, how many there are of it before)."""
+        """The batches of an epoch in order, each as (bucket, index among the batches of this bucket)."""
         return [
             (bucket, i)
             for bucket, (ids, rows) in enumerate(zip(self.ids, self.rows, strict=True))
@@ -115,7 +115,11 @@ class TokenBatches:
         ]
 
     def ids_at(self, step: int, seed: int | None) -> tuple[int, np.ndarray]:
-        """Returns the bucket of batch `step`, and its pairs: shuffled and endless with a seed, else in order."""
+        """Returns the bucket and the pairs of batch `step`.
+
+        With a seed, batches and the pairs in each bucket are shuffled in every epoch, without end. Without, there is
+        one epoch, in order.
+        """
         epoch, place = divmod(step, len(self))
         if seed is None:
             bucket, i = self._places[place]
@@ -128,36 +132,37 @@ class TokenBatches:
 
 @functools.lru_cache(maxsize=64)
 def _order(length: int, seed: int, epoch: int, stream: int) -> np.ndarray:
-    """The order of an epoch's batches (stream 0), or of a bucket's pairs."""
+    """Returns the order of the batches of an epoch (stream 0), or of the pairs of bucket `stream - 1`."""
     order = np.random.default_rng([seed % 2**64, epoch, stream]).permutation(length)
     order.flags.writeable = False
     return order
 
 
 def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple: int = 1) -> TokenBatches:
-    """Divides pairs into batches of at most `batch_size` tokens a side, the padding of sentences included.
+    """Divides pairs into batches of at most `batch_size` tokens per side, including the padding of sentences.
 
     Args:
-      buckets: Lengths in tokens; a pair goes into the shortest that holds its longer side and the end.
-      multiple: Devices of all processes, times micro-batches. It changes neither the batches nor their order, only how
-        many rows of padding they have.
+      buckets: Lengths in tokens. A pair goes into the shortest bucket that fits its longer side and the end token.
+      multiple: Number of devices of all processes, times micro-batches. It affects neither the batches nor their order,
+        only the number of padding rows.
 
     Raises:
-      UserError: The buckets are no lengths, a batch has no room for one of the longest, or no pair fits.
+      UserError: The buckets are not increasing lengths, a batch is smaller than the longest bucket, or no pair fits.
     """
     if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 2:
-        raise UserError(f"config.data.buckets={tuple(buckets)}: increasing lengths are wanted, of 2 tokens or more")
+        raise UserError(f"config.data.buckets must be increasing lengths of 2 tokens or more, got {tuple(buckets)}")
     if batch_size < buckets[-1]:
         raise UserError(
-            f"a batch of {batch_size} tokens a side has no room for a sentence of {buckets[-1]} tokens, the longest of "
-            "config.data.buckets"
+            f"a batch of {batch_size} tokens per side has no room for a sentence of {buckets[-1]} tokens, the longest "
+            "of config.data.buckets. Increase the batch size or shorten the buckets"
         )
     bucket_of = np.searchsorted(buckets, pairs.lengths())
     ids = [np.flatnonzero(bucket_of == bucket) for bucket in range(len(buckets))]
     skipped = int((bucket_of == len(buckets)).sum())
     if skipped == len(pairs):
         raise UserError(
-            f"no sentence left: {skipped} are longer than {buckets[-1]} tokens, the longest of config.data.buckets"
+            f"no sentences left: {skipped:,} of {len(pairs):,} pairs are longer than {buckets[-1]} tokens, the longest "
+            "of config.data.buckets"
             if skipped
             else "there are no sentences"
         )
@@ -173,7 +178,7 @@ def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadTokens:
-    """Makes one process's rows of batch `step`: its block of them."""
+    """Loads one process's rows of batch `step`: process i has the i-th block of rows."""
 
     batches: TokenBatches
     seed: int | None
@@ -211,9 +216,9 @@ def train_batches(
     num_workers: int = 0,
     num_threads: int = 2,
 ) -> Batches:
-    """Yields this process's rows of the batches `first_step` to `last_step - 1`: one shuffled epoch after another.
+    """Yields this process's rows of the batches `first_step` to `last_step - 1`, of one shuffled epoch after another.
 
-    `num_workers` and `num_threads` as in `pipeline.train_batches`.
+    `num_workers` and `num_threads` are those of `pipeline.train_batches`.
     """
     load = LoadTokens(batches, seed, process_index, process_count)
     return Batches(load, first_step, last_step, num_workers, num_threads)
@@ -227,6 +232,6 @@ def eval_batches(
     num_workers: int = 0,
     num_threads: int = 2,
 ) -> Batches:
-    """Yields every pair once, in a fixed order, the shorter ones first; every process as many batches."""
+    """Yields every pair once, in order of the buckets. Every process has the same number of batches."""
     load = LoadTokens(batches, None, process_index, process_count)
     return Batches(load, 0, len(batches), num_workers, num_threads)

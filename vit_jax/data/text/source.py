@@ -1,6 +1,6 @@
-"""Parallel text as it is: a folder with `SPLIT.jsonl`, `SPLIT.tsv`, or `SPLIT.en` and `SPLIT.it`, a file a language.
+"""Parallel text, read as it is: a folder with `SPLIT.jsonl`, `SPLIT.tsv`, or one file per language, `SPLIT.en`.
 
-Files are UTF-8, and lines end at "\n" (or "\r\n") alone: whatever else Unicode calls a line break is part of a
+Files are UTF-8. Only "\n" and "\r\n" end a line: other characters that Unicode treats as line breaks are part of a
 sentence, so that the two sides stay aligned.
 """
 
@@ -8,9 +8,11 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
-from vit_jax.data.image import folder
+import numpy as np
+
+from vit_jax.data.splits import parse_slice
 from vit_jax.data.text.vocabulary import check_unicode
 from vit_jax.errors import UserError, nearest
 
@@ -19,17 +21,17 @@ SIDES = ("source", "target")
 
 @dataclasses.dataclass(eq=False)
 class TextSource:
-    """One split of parallel text, in memory: sentence i of `sources` means sentence i of `targets`.
+    """One split of parallel text, in memory: `targets[i]` is the translation of `sources[i]`.
 
     Attributes:
-      languages: Of source and target.
-      extra: Whatever else the files say of each pair, by column; None where it is missing.
-      skipped: (file and line, reason) of the pairs left out.
+      languages: Source and target language.
+      extra: Other values that the files give for each pair, by column; None where one is missing.
+      skipped: (file and line, reason) of each pair left out.
     """
 
-    name: ClassVar[str] = "text"
-    kind: ClassVar[str] = "text"
-    labels: ClassVar[tuple[str, ...]] = ()
+    name = "text"
+    kind = "text"
+    labels = ()
 
     split: str
     languages: tuple[str, str]
@@ -41,25 +43,45 @@ class TextSource:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"source": self.sources[i], "target": self.targets[i], "id": i} for i in indices]
+
+    def all_labels(self) -> np.ndarray:
+        return np.zeros(0, np.int64)
+
+
+class SentencePair(NamedTuple):
+    """A pair as read: `where` is its file and line, for messages."""
+
+    where: str
+    source: str
+    target: str
+    extra: dict[str, Any]
+
 
 def open_text(path: str | Path, split: str, languages: Sequence[str] = ("en", "it")) -> TextSource:
-    """Reads a split of the folder `path`; it may be sliced, `train[:90%]`, in the order of the file.
+    """Reads a split of the folder `path`. A slice such as `train[:90%]` is taken in the order of the file.
 
-    - `SPLIT.jsonl`: an object a line, with the keys `source` and `target` or the languages'; others are kept.
-    - `SPLIT.tsv`: two columns without a header, or a header that names the two as in `.jsonl`, and others, which are
-      kept. Tabs separate, nothing is quoted.
-    - `SPLIT.en` and `SPLIT.it`, named by the languages: line by line.
+    The split is one of:
 
-    Pairs with an empty side are skipped and listed.
+    - `SPLIT.jsonl`: one object per line, with the keys `source` and `target`, or the two languages. Other keys are
+      kept in `extra`.
+    - `SPLIT.tsv`: two columns without a header; or any number with a header that contains the two names as above, in
+      which case the other columns are kept in `extra`. Columns are separated by tabs, and nothing is quoted.
+    - `SPLIT.en` and `SPLIT.it`, named by the languages, with corresponding lines.
+
+    Pairs with an empty side are skipped and listed in `skipped`.
 
     Raises:
-      UserError: There is no such split or two of it, or a line cannot be read; the message names it.
+      UserError: The split does not exist or is given by several files, or a line cannot be read; the message names it.
     """
-    root, (base, low, high) = Path(path).expanduser(), folder.parse_split(split)
+    root, part = Path(path).expanduser(), parse_slice(split)
+    base = part.base
     source, target = (str(language) for language in languages)
     if not root.is_dir():
         raise UserError(
-            f"{root} is not a folder; it should hold {base}.jsonl, {base}.tsv, or {base}.{source} + .{target}"
+            f"{root} is not a folder. It should contain {base}.jsonl, {base}.tsv, or {base}.{source} and "
+            f"{base}.{target}"
         )
     readers = {
         f"{base}.jsonl": _read_jsonl,
@@ -75,45 +97,41 @@ def open_text(path: str | Path, split: str, languages: Sequence[str] = ("en", "i
             f"{root} has the split {base!r} more than once: {' and '.join(sorted(p.name for p in found.values()))}"
         )
     ((reader, file),) = found.items()
-    rows = reader(file, (source, target))
-    if high:
-        rows = rows[_position(low, len(rows)) : _position(high, len(rows))]
-    return _source(split, (source, target), rows)
+    pairs = reader(file, (source, target))
+    if not part.is_whole:
+        pairs = pairs[part.positions(len(pairs))]
+    return _source(split, (source, target), pairs)
 
 
-# a row is (where, source, target, extra)
-Row = tuple[str, str, str, dict[str, Any]]
-
-
-def _source(split: str, languages: tuple[str, str], rows: Iterable[Row]) -> TextSource:
+def _source(split: str, languages: tuple[str, str], pairs: Iterable[SentencePair]) -> TextSource:
     kept, skipped = [], []
-    for where, *sides, extra in rows:
-        empty = [name for name, side in zip(SIDES, sides, strict=True) if not side.strip()]
+    for pair in pairs:
+        empty = [name for name in SIDES if not getattr(pair, name).strip()]
         if empty:
-            skipped.append((where, f"empty {' and '.join(empty)}"))
+            skipped.append((pair.where, f"empty {' and '.join(empty)}"))
         else:
-            kept.append((*sides, extra))
-    columns = list(dict.fromkeys(column for _, _, extra in kept for column in extra))
+            kept.append(pair)
+    columns = list(dict.fromkeys(column for pair in kept for column in pair.extra))
     return TextSource(
         split=split,
         languages=languages,
-        sources=[source for source, _, _ in kept],
-        targets=[target for _, target, _ in kept],
-        extra={column: [extra.get(column) for _, _, extra in kept] for column in columns},
+        sources=[pair.source for pair in kept],
+        targets=[pair.target for pair in kept],
+        extra={column: [pair.extra.get(column) for pair in kept] for column in columns},
         skipped=skipped,
     )
 
 
 def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a UTF-8 file, as `decode_lines` does."""
+    """Returns the lines of a UTF-8 file; see `decode_lines`."""
     return decode_lines(path.read_bytes(), str(path))
 
 
 def decode_lines(content: bytes, name: str) -> list[str]:
-    """Returns the lines of UTF-8 text; a byte-order mark is dropped.
+    """Returns the lines of UTF-8 text, without a byte-order mark.
 
     Raises:
-      UserError: A line is no UTF-8; the message names it, and what it is of.
+      UserError: A line is not valid UTF-8; the message names it and `name`.
     """
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -121,82 +139,79 @@ def decode_lines(content: bytes, name: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{name}, line {line}: byte 0x{content[error.start]:02x} is no UTF-8; convert it (iconv -t utf-8)"
+            f"{name}, line {line}: byte 0x{content[error.start]:02x} is not valid UTF-8. Convert the text, for example "
+            "by iconv -t utf-8"
         ) from None
     lines = text.split("\n")
     if not lines[-1]:
-        lines.pop()  # the end of the last line
+        lines.pop()  # what follows the line break of the last line
     return [line.removesuffix("\r") for line in lines]
 
 
-def _read_jsonl(path: Path, languages: tuple[str, str]) -> list[Row]:
-    rows = []
+def _read_jsonl(path: Path, languages: tuple[str, str]) -> list[SentencePair]:
+    pairs = []
     for number, line in enumerate(read_lines(path), start=1):
         where = f"{path.name}, line {number}"
         try:
-            row = json.loads(line)
+            values = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is no JSON: {error.msg} at character {error.pos + 1}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: an object is wanted, not {line[:40]}")
-        sides = [next((name for name in names if name in row), None) for names in zip(SIDES, languages, strict=True)]
+            raise UserError(
+                f"{path}, line {number} is not valid JSON: {error.msg} at character {error.pos + 1}"
+            ) from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}, line {number} must be a JSON object, not {line[:40]}")
+        sides = [next((name for name in names if name in values), None) for names in zip(SIDES, languages, strict=True)]
         if None in sides:
             raise UserError(
-                f"{path}, line {number} has {', '.join(row) or 'no keys'}: the keys source and target are wanted, or "
-                f"{' and '.join(languages)}"
+                f"{path}, line {number} has {', '.join(values) or 'no keys'}. It must have the keys source and target, "
+                f"or {' and '.join(languages)}"
             )
-        source, target = (row.pop(name) for name in sides)
+        source, target = (values.pop(name) for name in sides)
         for side in (source, target):
             if not isinstance(side, str):
-                raise UserError(f"{path}, line {number}: a sentence is a string, not {side!r}")
+                raise UserError(f"{path}, line {number}: a sentence must be a string, not {side!r}")
             check_unicode(side, f"{path}, line {number}")
-        rows.append((where, source, target, row))
-    return rows
+        pairs.append(SentencePair(where, source, target, values))
+    return pairs
 
 
-def _read_tsv(path: Path, languages: tuple[str, str]) -> list[Row]:
+def _read_tsv(path: Path, languages: tuple[str, str]) -> list[SentencePair]:
     lines = [line.split("\t") for line in read_lines(path)]
     header = next((names for names in (SIDES, languages) if lines and set(names) <= set(lines[0])), None)
     columns: list[str] = lines[0] if header else list(SIDES)
     places = [columns.index(name) for name in header or SIDES]
-    rows = []
+    pairs = []
     for number, values in list(enumerate(lines, start=1))[bool(header) :]:
         if len(values) != len(columns):
             named = f"{len(columns)} ({', '.join(columns)})" if header else "two"
             raise UserError(
-                f"{path}, line {number}: {named} columns are wanted, separated by tabs, not {len(values)}; several "
-                f"need a header that names {' and '.join(languages)} among them"
+                f"{path}, line {number} must have {named} columns separated by tabs, not {len(values)}. For more than "
+                f"two columns, the first line must name them, {' and '.join(languages)} among them"
             )
         source, target = (values[place] for place in places)
         extra = {name: value for i, (name, value) in enumerate(zip(columns, values, strict=True)) if i not in places}
-        rows.append((f"{path.name}, line {number}", source, target, extra))
-    return rows
+        pairs.append(SentencePair(f"{path.name}, line {number}", source, target, extra))
+    return pairs
 
 
-def _read_two(path: Path, languages: tuple[str, str]) -> list[Row]:
+def _read_two(path: Path, languages: tuple[str, str]) -> list[SentencePair]:
     files = [path.with_suffix(f".{language}") for language in languages]
     for file, other in zip(files, reversed(files), strict=True):
         if not file.is_file():
-            raise UserError(f"{other} has no counterpart {file.name} beside it")
+            raise UserError(f"{other} has no counterpart {file.name} in the same folder")
     sources, targets = (read_lines(file) for file in files)
     if len(sources) != len(targets):
         without = "source without target" if len(sources) > len(targets) else "target without source"
         raise UserError(
             f"{files[0]} has {len(sources):,} lines and {files[1].name} {len(targets):,}: {without} from line "
-            f"{min(len(sources), len(targets)) + 1:,} on, or the two are not aligned"
+            f"{min(len(sources), len(targets)) + 1:,}, unless the two are not aligned"
         )
-    pairs = enumerate(zip(sources, targets, strict=True), start=1)
-    return [(f"{path.stem}, line {number}", source, target, {}) for number, (source, target) in pairs]
-
-
-def _position(end: str, count: int) -> int:
-    """An end of a slice; percents are rounded to the nearest, as those of a folder of images."""
-    position = round(int(end[:-1]) * count / 100) if end.endswith("%") else int(end)
-    return max(0, min(count, position + count if position < 0 else position))
+    numbered = enumerate(zip(sources, targets, strict=True), start=1)
+    return [SentencePair(f"{path.stem}, line {number}", *pair, {}) for number, pair in numbered]
 
 
 def text_splits(path: str | Path, languages: Sequence[str] = ("en", "it")) -> list[str]:
-    """Returns the splits that a folder holds, sorted."""
+    """Returns the splits in a folder, sorted."""
     endings = (".jsonl", ".tsv", *(f".{language}" for language in languages))
     return sorted(
         {file.stem for file in Path(path).expanduser().iterdir() if file.suffix in endings and file.is_file()}
@@ -209,6 +224,6 @@ def _no_split(root: Path, split: str, languages: tuple[str, str]) -> UserError:
         return UserError(f"{root} has no split {split!r}{nearest(split, known)}")
     source, target = languages
     return UserError(
-        f"{root} holds no parallel text of {source} and {target} (data.languages): {split}.jsonl, {split}.tsv, or "
-        f"{split}.{source} + {split}.{target}"
+        f"{root} contains no parallel text of {source} and {target} (config.data.languages). It should contain "
+        f"{split}.jsonl, {split}.tsv, or {split}.{source} and {split}.{target}"
     )

@@ -1,4 +1,4 @@
-"""Sub-words: what makes text into tokens and back, learned from the training split and saved with the checkpoint."""
+"""The encoder of text: sub-words learned from the training split, saved with the checkpoint."""
 
 import base64
 import functools
@@ -9,39 +9,39 @@ from typing import Any, ClassVar
 from vit_jax.errors import UserError
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
-TRAINING_SENTENCES = 4_000_000  # at most; of more, evenly spaced ones are taken
+TRAINING_SENTENCES = 4_000_000  # more sentences are subsampled at equal distances
 
-_SPACE = "\u2581"  # sentencepiece's own sign for a space: the one character it does not give back
+_SPACE = "\u2581"  # sentencepiece's sign for a space: the only character that does not survive its round trip
 
 
 class Vocabulary:
-    """Byte-pair encoding (arXiv:1508.07909) by sentencepiece, one for both languages.
+    """Byte-pair encoding (arXiv:1508.07909) by sentencepiece, shared by both languages.
 
-    Lossless: `decode(encode(text)) == text` for every text, spaces and control characters included. Nothing is
-    normalised, and characters that training did not meet are spelled in bytes, so that `UNK_ID` is never used.
-    Equal by content, and pickles.
+    It is lossless: `decode(encode(text)) == text` for every text, including spaces and control characters. Text is not
+    normalised, and characters that were not in the training text are encoded as bytes, so that `UNK_ID` is never used.
+    Vocabularies are compared by content, and can be pickled.
     """
 
     key: ClassVar[str] = "text"
     views: ClassVar[int] = 1
 
     def __init__(self, model: bytes):
-        """Takes a trained sentencepiece model, serialised."""
+        """Wraps a serialised sentencepiece model."""
         self.model = model
 
     @classmethod
     def train(cls, sentences: Iterable[str], size: int) -> "Vocabulary":
-        """Learns `size` sub-words; the same sentences and size give the same bytes.
+        """Learns `size` sub-words. The result is deterministic.
 
         Raises:
-          UserError: The sentences do not have that many sub-words (the message says how many they have), or more
-            characters than `size` has room for.
+          UserError: The sentences have fewer sub-words (the message says how many), or more characters than `size`
+            allows.
         """
         import sentencepiece
 
         parts = [part for sentence in _sample(sentences) for part in sentence.split(_SPACE) if part.strip()]
         if not parts:
-            raise UserError("there is no text to learn a vocabulary from: every sentence is empty")
+            raise UserError("cannot learn a vocabulary: every sentence is empty")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -49,13 +49,13 @@ class Vocabulary:
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=size,
-                hard_vocab_limit=False,  # reached or not is seen below, which can say what would be
+                hard_vocab_limit=False,  # checked below, with a message that says which size is possible
                 byte_fallback=True,
                 character_coverage=1.0,
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 add_dummy_prefix=False,
-                max_sentence_length=2**30,  # bytes; longer ones would be passed over in silence
+                max_sentence_length=2**30,  # in bytes; sentencepiece silently drops longer sentences
                 num_threads=1,
                 pad_id=PAD_ID,
                 bos_id=BOS_ID,
@@ -66,12 +66,14 @@ class Vocabulary:
         except RuntimeError as error:
             characters = len(set("".join(parts)))
             raise UserError(
-                f"data.vocab_size={size} has no room for {characters} characters, 256 bytes and 4 special tokens: "
-                f"take {characters + 260} or more ({str(error).splitlines()[-1].split('] ')[-1]})"
+                f"config.data.vocab_size={size} has no room for {characters} characters, 256 bytes and 4 special "
+                f"tokens. Use {characters + 260} or more ({str(error).splitlines()[-1].split('] ')[-1]})"
             ) from None
         vocabulary = cls(model.getvalue())
         if len(vocabulary) < size:
-            raise UserError(f"data.vocab_size={size}: the training text has {len(vocabulary)} sub-words; take fewer")
+            raise UserError(
+                f"config.data.vocab_size={size} is too large: the training text has only {len(vocabulary)} sub-words"
+            )
         return vocabulary
 
     def __len__(self) -> int:
@@ -79,19 +81,19 @@ class Vocabulary:
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """The fields of a Transformer that follow from the vocabulary."""
+        """Fields of a Transformer that are determined by the vocabulary."""
         return {"vocab_size": len(self), "pad_id": PAD_ID}
 
     def encode(self, text: str) -> list[int]:
-        """Returns the tokens of a text, without beginning and end.
+        """Returns the tokens of a text, without the special tokens for beginning and end.
 
         Raises:
-          UserError: The text is no Unicode (it has a surrogate alone).
+          UserError: The text is not valid Unicode: it contains an unpaired surrogate.
         """
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode`, for many texts at once."""
+        """Like `encode`, for many texts at once."""
         for text in texts:
             check_unicode(text)
         encoded = self._processor.encode(list(texts))
@@ -101,7 +103,7 @@ class Vocabulary:
         return encoded
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text up to the end token, if there is one; the other special tokens are left out."""
+        """Returns the text of the tokens before the first end token; other special tokens are ignored."""
         tokens = []
         for token in map(int, ids):
             if token == EOS_ID:
@@ -111,11 +113,11 @@ class Vocabulary:
         return self._processor.decode(tokens)
 
     def piece(self, token: int) -> str:
-        """Returns how a token is shown, with "\u2581" for a space; bytes and special tokens as `<0x0A>` and `</s>`."""
+        """Returns a token as text, with "\u2581" for a space; bytes are `<0x0A>`, special tokens `</s>`."""
         return self._processor.id_to_piece(int(token))
 
     def to_dict(self) -> dict[str, Any]:
-        """The vocabulary as JSON-compatible values; `from_dict` is the inverse."""
+        """Returns JSON-compatible values; `from_dict` is the inverse."""
         return {"sentencepiece": base64.b64encode(self.model).decode()}
 
     @classmethod
@@ -138,7 +140,7 @@ class Vocabulary:
         return sentencepiece.SentencePieceProcessor(model_proto=self.model)
 
     def _in_parts(self, text: str) -> list[int]:
-        """Spells sentencepiece's sign for a space in bytes."""
+        """Encodes a text that contains sentencepiece's sign for a space, spelling the sign in bytes."""
         sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
         tokens, *rest = self._processor.encode(text.split(_SPACE))
         for part in rest:
@@ -147,12 +149,12 @@ class Vocabulary:
 
 
 def check_unicode(text: str, name: str = "") -> None:
-    """Raises UserError, calling the text `name`, if it has half of a surrogate pair."""
+    """Raises `UserError`, calling the text `name`, if it contains an unpaired surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{name or repr(text)} is not valid Unicode: character {error.start + 1} is a surrogate alone"
+            f"{name or repr(text)} is not valid Unicode: character {error.start + 1} is an unpaired surrogate"
         ) from None
 
 

@@ -1,1 +1,1 @@
-"""Clips: files and folders of frames, sampling, decoding, preprocessing."""
+"""Clips: folders and lists of videos, decoding, sampling, and the encoder of clips."""

@@ -1,4 +1,4 @@
-"""From a video to the model's input, as data: which frames, and what each of them meets."""
+"""The encoder of videos: which frames make a clip, and the chain of transforms applied to each."""
 
 import dataclasses
 import itertools
@@ -18,16 +18,21 @@ from vit_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ClipPreprocessing:
-    """Turns a video into clips for the model, and travels with the checkpoint.
+    """Turns a video into clips for the model; saved with the checkpoint.
 
-    `sampling` chooses `num_frames` frames (see `data/sampling.py`), and every frame goes through the chain
-    `transforms`, whose grammar, `image_size` and `channels` are those of `Preprocessing`. In training all frames of a
-    clip meet the same random numbers: one crop, one flip, one jitter of the colours.
+    In training, all frames of a clip use the same random numbers: one crop, one flip, one colour jitter. In evaluation,
+    an example gives `clips * crops` views.
 
-    In evaluation an example gives `clips * crops` views: of each of `clips` clips the chain's `center_crop` takes
-    `crops` places, spread evenly along the longer side.
+    Attributes:
+      num_frames: Frames per clip.
+      image_size, channels, transforms: Those of `Preprocessing`, applied to each frame.
+      sampling: Which frames make a clip; see `video/sampling.py`.
+      clips: Number of clips taken from a video in evaluation.
+      crops: Number of crops of each of these clips. The chain's `center_crop` is replaced by crops spread evenly along
+        the longer side.
 
-    Raises `UserError` for what cannot work, and when called, as `Preprocessing` does, naming the video.
+    Raises:
+      UserError: On construction, if the fields cannot work. In `rows`, as `Preprocessing` does, naming the video.
     """
 
     num_frames: int
@@ -37,7 +42,7 @@ class ClipPreprocessing:
     transforms: str
     clips: int = 1
     crops: int = 1
-    key: ClassVar[str] = "video"  # what it takes of an example and gives to a batch
+    key: ClassVar[str] = "video"  # the entry of an example and of a batch
     _frame: Preprocessing = dataclasses.field(init=False, repr=False, compare=False)
     _sampling: Sampling = dataclasses.field(init=False, repr=False, compare=False)
     _chains: tuple[tuple[Transform, ...], ...] = dataclasses.field(init=False, repr=False, compare=False)
@@ -51,7 +56,7 @@ class ClipPreprocessing:
         chosen = parse_sampling(self.sampling)
         if self.clips > 1 and isinstance(chosen, First):
             raise UserError(
-                f"config.data.eval_clips={self.clips}, but config.data.sampling='first' has a single clip of a video"
+                f"config.data.eval_clips={self.clips}, but config.data.sampling='first' takes a single clip per video"
             )
         object.__setattr__(self, "image_size", frame.image_size)
         object.__setattr__(self, "_frame", frame)
@@ -60,12 +65,12 @@ class ClipPreprocessing:
 
     @property
     def steps(self) -> tuple[Transform, ...]:
-        """The transforms in order, what the string left out filled in."""
+        """The transforms in order, with arguments that depend on others filled in."""
         return self._frame.steps
 
     @property
     def is_random(self) -> bool:
-        """Whether the transforms need a generator; with one, the choice of frames is random too."""
+        """Whether the transforms are random. With a generator, the choice of frames is random too."""
         return self._frame.is_random
 
     @property
@@ -75,16 +80,16 @@ class ClipPreprocessing:
 
     @property
     def views(self) -> int:
-        """Rows of an example in evaluation."""
+        """Number of rows per example in evaluation: `clips * crops`."""
         return self.clips * self.crops
 
     @property
     def model_fields(self) -> dict[str, Any]:
-        """What a model has to be built with to take the rows."""
+        """Fields of a model that are determined by the shape of the rows."""
         return {"num_frames": self.num_frames, **self._frame.model_fields}
 
     def rows(self, video: Video, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Returns one clip, or with `rng` None all views: each float32 (frames, height, width, channels)."""
+        """Returns one random clip, or if `rng` is None, all views: each float32 (frames, height, width, channels)."""
         clips = 1 if rng else self.clips
         chosen = [self._sampling(video, self.num_frames, rng, clip, clips) for clip in range(clips)]
         wanted = sorted(set(itertools.chain.from_iterable(chosen)))
@@ -108,7 +113,7 @@ class ClipPreprocessing:
         return crops
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-compatible values; `from_dict` is the inverse."""
+        """Returns the fields as JSON-compatible values; `from_dict` is the inverse."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
         return {**fields, "image_size": list(self.image_size)}
 
@@ -118,11 +123,11 @@ class ClipPreprocessing:
 
 
 def _chains_of_crops(frame: Preprocessing, crops: int) -> tuple[tuple[Transform, ...], ...]:
-    """The chain once for each crop, its `center_crop` at another place."""
+    """Returns the chain of each crop: that of `frame` with `center_crop` replaced."""
     if crops == 1:
         return (frame.steps,)
     if not any(isinstance(step, geometry.CenterCrop) for step in frame.steps):
-        raise UserError(f"config.data.eval_crops={crops} wants a 'center_crop' in the transforms {frame.transforms!r}")
+        raise UserError(f"config.data.eval_crops={crops} needs a 'center_crop' in the transforms {frame.transforms!r}")
     return tuple(
         tuple(
             geometry.PlacedCrop(step.size, index, crops) if isinstance(step, geometry.CenterCrop) else step

@@ -1,4 +1,4 @@
-"""What PyAV tells of a file of video: its frames' time stamps, and the frames as upright RGB images."""
+"""Reading video files by PyAV: the time stamps of the frames, and the frames as upright RGB images."""
 
 import bisect
 import contextlib
@@ -16,13 +16,18 @@ from PIL import Image
 
 from vit_jax.errors import UserError
 
-# The encoding of a title is no reason to refuse a video; from version 19 on it never is.
+# A title in another encoding must not make a video unreadable. From version 19 on, PyAV ignores it by itself.
 LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-NO_INDEX = "truncated: the index of an MP4, mostly at its end, is missing"
+NO_INDEX = "truncated: the index of the MP4, usually at its end, is missing"
 
 
 class BrokenVideo(UserError):
-    """A video that cannot be used. `problem` is empty, no video, truncated or unreadable; `reason` says it in words."""
+    """A video that cannot be used.
+
+    Attributes:
+      problem: "empty", "no video", "truncated" or "unreadable".
+      reason: The problem in words.
+    """
 
     def __init__(self, name: str, problem: str, reason: str):
         super().__init__(f"{name}: {reason}")
@@ -33,8 +38,14 @@ class BrokenVideo(UserError):
 
 
 class FrameTable(NamedTuple):
-    """What the packets say of the frames in order of display: their time stamps, in `unit` seconds, and the key frames'
-    numbers, at which decoding may begin; `seconds` is the whole length."""
+    """The frames of a video in order of display, according to its packets.
+
+    Attributes:
+      stamps: Time stamp of each frame, in units of `unit` seconds.
+      keys: Indices of the key frames, at which decoding can begin.
+      unit: Unit of the time stamps, in seconds.
+      seconds: Length of the video.
+    """
 
     stamps: list[int]
     keys: list[int]
@@ -44,7 +55,12 @@ class FrameTable(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
-    """Yields the container and its stream of video."""
+    """Opens a video file; yields the container and its first video stream.
+
+    Raises:
+      UserError: There is no such file.
+      BrokenVideo: The file is empty, truncated, not a video, or has no video stream.
+    """
     if not path.is_file():
         raise UserError(f"{name}: there is no such file" if not path.exists() else f"{name} is not a file")
     _check_size(path, name)
@@ -61,28 +77,28 @@ def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
         videos = [
             stream
             for stream in streams
-            if stream.type == "video" and not stream.disposition & Disposition.attached_pic  # a cover
+            if stream.type == "video" and not stream.disposition & Disposition.attached_pic  # a cover image
         ]
         if not videos:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise BrokenVideo(name, "no video", f"no video in it, only {kinds}")
-        videos[0].codec_context.thread_count = 1  # clips are decoded side by side
+            raise BrokenVideo(name, "no video", f"contains no video, only {kinds}")
+        videos[0].codec_context.thread_count = 1  # several clips are decoded at the same time
         yield container, videos[0]
 
 
 def _check_size(path: Path, name: str) -> None:
-    """Refuses an empty file, and a Matroska (WebM) that is shorter than the size that it states of itself."""
+    """Raises `BrokenVideo` for an empty file, and for a Matroska (WebM) file shorter than the size in its header."""
     size, head = path.stat().st_size, _head(path)
     if size == 0:
         raise BrokenVideo(name, "empty", "empty (0 bytes)")
     segment = head.find(b"\x18\x53\x80\x67") + 4 if head.startswith(b"\x1a\x45\xdf\xa3") else 0
     if segment < 4 or len(head) < segment + 8:
         return
-    width = 9 - head[segment].bit_length()  # bytes of the number that follows; all ones stand for an unknown size
+    width = 9 - head[segment].bit_length()  # bytes of the size that follows; all ones mean unknown
     unknown = (1 << 7 * width) - 1
     stated = int.from_bytes(head[segment : segment + width]) & unknown
     if stated != unknown and size < segment + width + stated:
-        reason = f"truncated: {size:,} of {segment + width + stated:,} bytes are there"
+        reason = f"truncated: only {size:,} of {segment + width + stated:,} bytes are there"
         raise BrokenVideo(name, "truncated", reason)
 
 
@@ -92,11 +108,16 @@ def _head(path: Path) -> bytes:
 
 
 def read_table(container: Any, stream: Any, name: str) -> FrameTable:
+    """Reads all packets of a video, decoding none.
+
+    Raises:
+      BrokenVideo: The file is truncated: a packet is damaged, or fewer are there than the index of the file lists.
+    """
     stamps, keys, last, count, end, torn = [], [], (-math.inf, 0), 0, 0.0, False
     try:
         for packet in container.demux():
             if packet.dts is None and packet.pts is None and not packet.size:
-                continue  # says that a stream is at its end
+                continue  # marks the end of a stream
             torn = packet.is_corrupt
             if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
@@ -104,7 +125,7 @@ def read_table(container: Any, stream: Any, name: str) -> FrameTable:
                 continue
             count += 1
             if not packet.size or packet.is_discard:
-                continue  # shows nothing
+                continue  # is not displayed
             stamps.append(packet.pts)
             if packet.pts is not None:
                 last = max(last, (packet.pts, packet.duration or 0))
@@ -112,14 +133,14 @@ def read_table(container: Any, stream: Any, name: str) -> FrameTable:
     except av.error.FFmpegError:
         torn = True
     if not stamps:
-        raise BrokenVideo(name, "truncated", "truncated: it has no frame")
+        raise BrokenVideo(name, "truncated", "truncated: it has no frames")
     if container.format.name.startswith("mov"):
         torn = torn or count < len(stream.index_entries)
     if torn:
         raise BrokenVideo(name, "truncated", f"truncated: it ends after {len(stamps)} frames, {end:.1f} s")
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     unit = float(stream.time_base)
-    if None in stamps:  # a bare stream: equal durations
+    if None in stamps:  # a raw stream without time stamps: frames of equal duration
         return FrameTable(list(range(len(stamps))), [0], 1 / rate, len(stamps) / rate)
     stamps.sort()
     duration = last[1] or (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1) or 1 / rate / unit
@@ -129,12 +150,16 @@ def read_table(container: Any, stream: Any, name: str) -> FrameTable:
 
 
 def decoded(container: Any, stream: Any, name: str, from_stamp: int | None = None) -> Iterator[Any]:
-    """Yields the frames from here on, or from that time stamp on."""
+    """Decodes the frames from the current position, or those from time stamp `from_stamp` on.
+
+    Raises:
+      BrokenVideo: A frame cannot be decoded.
+    """
     time = 0.0
     try:
         for packet in container.demux(stream):
             if not packet.size and packet.dts is not None:
-                continue  # of Theora: the last frame once more
+                continue  # Theora repeats the last frame in this way
             for frame in packet.decode():
                 time = frame.time or time
                 if from_stamp is None or (frame.pts is not None and frame.pts >= from_stamp):
@@ -148,22 +173,22 @@ def _reason(error: Exception) -> str:
 
 
 class Converter:
-    """Frames to upright RGB images, by the filter that the program ffmpeg inserts for `-pix_fmt rgb24`."""
+    """Converts frames to upright RGB images, by the filter that the ffmpeg program inserts for `-pix_fmt rgb24`."""
 
     def __init__(self):
-        self._kind, self._graph = None, None
+        self._format, self._graph = None, None
 
     def __call__(self, frame: Any) -> Image.Image:
-        kind = (frame.width, frame.height, frame.format.name)
-        if self._graph is None or kind != self._kind:
-            self._kind, self._graph = kind, _rgb_graph(frame)
+        format = (frame.width, frame.height, frame.format.name)
+        if self._graph is None or format != self._format:
+            self._format, self._graph = format, _rgb_graph(frame)
         self._graph.push(frame)
         return _upright(self._graph.pull().to_image(), frame)
 
 
 def _rgb_graph(frame: Any) -> Any:
     graph = av.filter.Graph()
-    graph.threads = 1  # frames are small and clips many
+    graph.threads = 1  # several clips are decoded at the same time
     buffer = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
     )
@@ -172,7 +197,7 @@ def _rgb_graph(frame: Any) -> Any:
 
 
 def _upright(image: Image.Image, frame: Any) -> Image.Image:
-    """Applies a display matrix (a, b, .; c, d, .; ...), which takes (x, y) to (a x + c y, b x + d y)."""
+    """Applies the display matrix of a frame, (a, b, .; c, d, .; ...), which maps (x, y) to (a x + c y, b x + d y)."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image

@@ -1,8 +1,8 @@
-"""Frames of videos by number: files through PyAV, folders of numbered images, and arrays.
+"""Frames of videos by index: files read through PyAV, folders of numbered images, and arrays.
 
-Frames are numbered as the decoder gives them, which is the order of display. Their times are the time stamps of the
-file's packets, sorted: all packets are read once for a video, none decoded, which takes a hundredth of the time of
-decoding it. What a container states of its length serves only to tell that a part is missing.
+Frames are numbered in the order in which the decoder returns them, which is the order of display. Their times are the
+sorted time stamps of the file's packets: all packets of a video are read once and none is decoded, which takes about a
+hundredth of the time of decoding it. The length in the header of a container is only used to detect a missing part.
 """
 
 import bisect
@@ -19,17 +19,17 @@ from vit_jax.data.image.transforms import to_channels
 from vit_jax.data.video.containers import BrokenVideo, Converter, FrameTable, decoded, opened, read_table
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-SEEK_FRAMES = 16  # a key frame so many frames ahead is gone to directly: about what going there costs
+SEEK_FRAMES = 16  # seek to a key frame at least this far ahead; seeking costs about as much as decoding these frames
 
 
 class Video(Protocol):
-    """Frames by number, in the order of display.
+    """Random access to frames, in the order of display.
 
     Attributes:
-      name: File or example, for messages.
+      name: The file or the example, for messages.
       num_frames: Number of frames.
-      fps: Frames a second, on average; 0 if they are not known.
-      seconds: From the first frame's beginning to the last one's end; wants `fps`.
+      fps: Average frames per second; 0 if it is not known.
+      seconds: Time from the beginning of the first frame to the end of the last; needs `fps`.
     """
 
     name: str
@@ -42,23 +42,23 @@ class Video(Protocol):
     def seconds(self) -> float: ...
 
     def index_at(self, seconds: float) -> int:
-        """The number of the frame shown at that time, the first frame's being 0: the last whose time is not later."""
+        """Returns the index of the frame shown at a time: the last that begins no later. The first begins at 0."""
         ...
 
     def read(self, indices: Sequence[int]) -> list[Image.Image]:
-        """The frames, upright, "RGB" or grey ("L"), in the order asked for; repeats are allowed."""
+        """Returns frames in the order of `indices`, which may repeat: upright, of mode "RGB" or "L" (grey)."""
         ...
 
 
 class VideoFile:
-    """A file that PyAV can decode, opened anew by every call of `read`, so that threads and processes may share it.
+    """A file that PyAV can decode. Each call of `read` opens it again, so that threads and processes can share it.
 
-    Frames are turned upright as the file's display matrix says, and mirrored; their colours are ffmpeg's. Pixels that
-    are not square are left so, as in the authors' code.
+    Frames are rotated and mirrored according to the file's display matrix, and converted to RGB as ffmpeg does. Pixels
+    that are not square stay as they are, as in the authors' code.
 
-    Raises `BrokenVideo`, when first asked for anything, for an empty file, one without video and one that is cut off;
-    AVI and Flash only show that by a torn frame, MPEG streams and Ogg by nothing. What cannot be decoded is found out
-    by `read`.
+    The first use of the object raises `BrokenVideo` if the file is empty, has no video or is truncated. In AVI and
+    Flash, truncation shows only if it cuts a frame; in MPEG streams and Ogg it does not show. `read` raises
+    `BrokenVideo` for frames that cannot be decoded.
     """
 
     def __init__(self, path: str | Path, name: str | None = None):
@@ -78,7 +78,7 @@ class VideoFile:
 
     def index_at(self, seconds: float) -> int:
         stamps = self._table.stamps
-        # A thousandth of the file's unit of time makes up for rounding.
+        # Tolerate rounding errors of up to a thousandth of the file's unit of time.
         return max(bisect.bisect_right(stamps, stamps[0] + seconds / self._table.unit + 1e-3) - 1, 0)
 
     def read(self, indices: Sequence[int]) -> list[Image.Image]:
@@ -87,7 +87,7 @@ class VideoFile:
             raise IndexError(f"{self.name}: frames {wanted[0]} to {wanted[-1]} of {self.num_frames}")
         try:
             images = self._read_by_stamps(wanted)
-        except _Unexpected:
+        except _UnexpectedStampError:
             images = self._read_by_count(wanted)
         return [images[index] for index in indices]
 
@@ -97,7 +97,7 @@ class VideoFile:
             return read_table(container, stream, self.name)
 
     def _read_by_stamps(self, wanted: list[int]) -> dict[int, Image.Image]:
-        """Goes to key frames; raises `_Unexpected` if a frame does not come with its time stamp."""
+        """Decodes from key frames; raises `_UnexpectedStampError` if a frame lacks the time stamp of its packet."""
         stamps, keys = self._table.stamps, self._table.keys
         images, next_one = {}, 0
         with opened(self.path, self.name) as (container, stream):
@@ -111,13 +111,13 @@ class VideoFile:
                 while next_one <= index:
                     frame = next(frames, None)
                     if frame is None or frame.pts != stamps[next_one]:
-                        raise _Unexpected
+                        raise _UnexpectedStampError
                     next_one += 1
                 images[index] = convert(frame)
         return images
 
     def _read_by_count(self, wanted: list[int]) -> dict[int, Image.Image]:
-        """Decodes from the beginning and takes frames by their places."""
+        """Decodes from the beginning, counting frames."""
         images, places = {}, [self._places[index] for index in wanted]
         with opened(self.path, self.name) as (container, stream):
             convert, shown = Converter(), {}
@@ -132,7 +132,7 @@ class VideoFile:
 
     @functools.cached_property
     def _places(self) -> list[int]:
-        """The place of each frame among those that the decoder gives: another where it leaves some out."""
+        """For each frame, its index among those that the decoder returns, which may leave some out."""
         with opened(self.path, self.name) as (container, stream):
             given = [frame.pts for frame in decoded(container, stream, self.name)]
         stamps = self._table.stamps
@@ -145,14 +145,14 @@ class VideoFile:
         return [max(bisect.bisect_right(given, stamp) - 1, 0) for stamp in stamps]
 
 
-class _Unexpected(Exception):
-    pass
+class _UnexpectedStampError(Exception):
+    """The decoder returned another frame than the packets announce."""
 
 
 class FrameFolder:
-    """A folder of images, one a frame, in the order of the numbers in their names: frame_9 before frame_10.
+    """A folder of images, one per frame, in the order of the numbers in their names: frame_9 precedes frame_10.
 
-    How many of them make a second it does not say: `fps`.
+    A folder does not store its frame rate, so `fps` must be given.
     """
 
     def __init__(self, path: str | Path, fps: float = 30.0, name: str | None = None):
@@ -189,7 +189,7 @@ class FrameFolder:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Returns the images directly in a folder, by their numbers."""
+    """Returns the images directly in a folder, sorted by the numbers in their names."""
     files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
     return sorted(
         files, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
@@ -197,11 +197,11 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 class ArrayVideo:
-    """Frames of a uint8 array (frames, height, width, channels), of 1 or 3 channels."""
+    """The frames of a uint8 array (frames, height, width, channels) with 1 or 3 channels."""
 
     def __init__(self, frames: np.ndarray, fps: float, name: str = ""):
         if frames.ndim != 4 or frames.shape[3] not in (1, 3) or not len(frames) or frames.dtype != np.uint8:
-            raise ValueError(f"uint8 (frames, height, width, 1 or 3) wanted, not {frames.dtype} {frames.shape}")
+            raise ValueError(f"frames must be uint8 (frames, height, width, 1 or 3), not {frames.dtype} {frames.shape}")
         self.frames, self.fps, self.name = frames, fps, name
 
     @property
@@ -221,5 +221,5 @@ class ArrayVideo:
 
 
 def _index_at(seconds: float, fps: float, num_frames: int) -> int:
-    """The frame at a time, of equal durations; a millionth of a frame early counts as in time."""
+    """Returns the frame at a time if all have equal duration; a frame begins a millionth of a frame early."""
     return min(max(int(seconds * fps + 1e-6), 0), num_frames - 1)

@@ -1,4 +1,4 @@
-"""Lists of clips: `SPLIT.csv`, `.txt` or `.tsv`, a line each, as those of Kinetics and Something-Something."""
+"""Lists of clips: `SPLIT.csv`, `.txt` or `.tsv` with one clip per line, as in Kinetics and Something-Something."""
 
 import csv
 import json
@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_jax.data.image.folder import SPLITS
+from vit_jax.data.splits import SPLITS
 from vit_jax.errors import UserError, nearest
 
 SUFFIXES = (".csv", ".txt", ".tsv")
-MOST_NAMED = 10  # files or lines that a message names; of more it gives the number
+MOST_NAMED = 10  # files or lines named in a message; the rest are counted
 
-COLUMNS = {  # what the columns of a list may be called in its first line
+COLUMNS = {  # accepted names of the columns in the header of a list
     "path": ("path", "file", "filename", "video", "video_path"),
     "youtube_id": ("youtube_id",),
     "label": ("label", "class"),
@@ -24,8 +24,8 @@ COLUMNS = {  # what the columns of a list may be called in its first line
 }
 
 
-class Clip(NamedTuple):
-    """A clip of a split: its file or frame folder and the part of it, in seconds, that is meant."""
+class ClipEntry(NamedTuple):
+    """A clip of a split, not yet opened: a file or a folder of frames, its class, and a part of it in seconds."""
 
     file: str  # as in the list, or relative to the folder of the split
     label: int
@@ -37,10 +37,10 @@ class Clip(NamedTuple):
         return self.start == 0 and self.end == math.inf
 
 
-class Row(NamedTuple):
-    """A line of a list before its label has a number."""
+class Line(NamedTuple):
+    """A line of a list, its label still as written."""
 
-    line: int
+    number: int
     file: str
     label: str
     start: float
@@ -48,9 +48,10 @@ class Row(NamedTuple):
 
 
 def list_file(folder: Path, split: str) -> Path | None:
-    """Returns the list of a split, or None; `val` may be called `validation`.
+    """Returns the list of a split, or None; `val` and `validation` are the same split.
 
-    Raises `UserError` if there are several.
+    Raises:
+      UserError: There are several lists.
     """
     names = [name + suffix for name in SPLITS.get(split, (split,)) for suffix in SUFFIXES]
     found = [folder / name for name in names if (folder / name).is_file()]
@@ -60,75 +61,82 @@ def list_file(folder: Path, split: str) -> Path | None:
 
 
 def list_splits(folder: Path) -> list[str]:
-    """Returns the names of the splits that have a list, of those commonly named."""
+    """Returns the names of the common splits (`SPLITS`) that have a list."""
     found = {name: list_file(folder, name) for name in SPLITS}
     return [name for name, file in found.items() if file is not None and file.stem == name]
 
 
-def read_clips(folder: Path, split: str) -> tuple[list[Clip], tuple[str, ...]]:
-    """Returns the clips of a split in the order of its list, and the names of the classes.
+def read_entries(folder: Path, split: str) -> tuple[list[ClipEntry], tuple[str, ...]]:
+    """Returns the clips of a split in the order of its list, and the class names.
 
-    Labels are numbers from 0 if all of them are whole numbers, else names. `labels.txt` (a name a line) or
-    `labels.json` (names in order, or names with their numbers) says which classes there are; without, they are those
-    of `train`, or of the list itself where there is no `train`.
+    If every label is a whole number, labels are class numbers from 0; otherwise they are class names. The classes are
+    those in `labels.txt` (one name per line) or `labels.json` (a list of names, or an object of names and numbers) if
+    there is one, else those of the list of `train`, or of the list itself if there is no `train`.
 
-    Raises `UserError` naming file and line.
+    Raises:
+      UserError: There is no such list, or a line cannot be read; the message names file and line.
     """
     file = list_file(folder, split)
     if file is None:
         raise UserError(f"{folder} has no list {split}.csv{nearest(split, list_splits(folder))}")
-    rows = read_rows(file)
+    lines = read_lines(file)
     train = file if split == "train" else list_file(folder, "train") or file
-    names, source = _class_names(folder, rows if train == file else read_rows(train), train)
+    names, source = _class_names(folder, lines if train == file else read_lines(train), train)
     numbers = {name: number for number, name in enumerate(names)}
-    labels = _numbered(rows, file, numbers, source)
-    return [Clip(row.file, label, row.start, row.end) for row, label in zip(rows, labels, strict=True)], names
+    labels = _numbered(lines, file, numbers, source)
+    return [ClipEntry(line.file, label, line.start, line.end) for line, label in zip(lines, labels, strict=True)], names
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Reads a list; lines without text are passed over.
+def read_lines(file: Path) -> list[Line]:
+    """Reads a list; blank lines are ignored.
 
-    Columns are separated by tabs if the first line has any, else by commas if it has (quotes as usual in CSV), else by
-    spaces, of which a path may then have some. They are path and label, or path, label, start and end in seconds,
-    unless the first line names them: see `COLUMNS`. A `youtube_id` stands for `ID_START_END.mp4` in the folder of the
-    list or in that of its split, as downloads of Kinetics are named, six digits each: cut already.
+    Columns are separated by tabs if the first line contains one, else by commas if it contains one (with the usual
+    quoting of CSV), else by spaces, in which case a path may contain spaces. The columns are path and label, or path,
+    label, start and end in seconds, unless the first line is a header (see `COLUMNS`). A `youtube_id` stands for the
+    file `ID_START_END.mp4`, with six digits each, in the folder of the list or in a sub-folder named like the split:
+    downloads of Kinetics are named in this way and are already cut.
+
+    Raises:
+      UserError: A line cannot be read; the message names file and line.
     """
-    lines = _lines(file)
-    if not lines:
-        raise UserError(f"{file} is empty: a line each is wanted, such as 'clip.mp4 3'")
-    separator = next((mark for mark in "\t," if mark in lines[0][1]), " ")
-    cells = [(number, _split(line, separator)) for number, line in lines]
+    texts = _texts(file)
+    if not texts:
+        raise UserError(f"{file} is empty. It must contain one clip per line, such as 'clip.mp4 3'")
+    separator = next((mark for mark in "\t," if mark in texts[0][1]), " ")
+    cells = [(number, _split(text, separator)) for number, text in texts]
     columns = _header(file, cells[0][1])
     if columns:
         cells = cells[1:]
-    return [_row(file, number, values, columns, separator) for number, values in cells]
+    return [_line(file, number, values, columns, separator) for number, values in cells]
 
 
-def _row(file: Path, line: int, values: list[str], columns: list[str], separator: str) -> Row:
+def _line(file: Path, number: int, values: list[str], columns: list[str], separator: str) -> Line:
     if not columns:
         columns = ["path", "label", "start", "end"][: len(values)]
         if len(values) not in (2, 4) or not all(values[:2]):
             mark = {"\t": "a tab", ",": "a comma"}.get(separator, "a space, a comma or a tab")
             raise UserError(
-                f"{file} line {line}: {separator.join(values)!r} is not a path and a label separated by {mark}"
-                f"{', with or without start and end in seconds' if separator != ' ' else ''}"
+                f"{file} line {number}: {separator.join(values)!r} is not a path and a label separated by {mark}"
+                f"{', optionally followed by start and end in seconds' if separator != ' ' else ''}"
             )
     elif len(values) != len(columns):
-        raise UserError(f"{file} line {line}: {len(values)} columns, but line 1 names {len(columns)}")
-    row = dict(zip(columns, values, strict=True))
-    start, end = (_seconds(file, line, key, row.get(key, "")) for key in ("start", "end"))
+        raise UserError(f"{file} line {number} has {len(values)} columns, but the header has {len(columns)}")
+    cells = dict(zip(columns, values, strict=True))
+    start, end = (_seconds(file, number, key, cells.get(key, "")) for key in ("start", "end"))
     start = 0.0 if start is None else start
     end = math.inf if end is None else end
     if not 0 <= start < end:
-        raise UserError(f"{file} line {line}: from {start:g} to {end:g} seconds there is nothing")
-    if "path" in row:
-        return Row(line, row["path"], row["label"], start, end)
-    return Row(line, _youtube_file(file, row["youtube_id"], start, end), row["label"], 0.0, math.inf)
+        raise UserError(
+            f"{file} line {number}: the end of a clip ({end:g} s) must be later than its start ({start:g} s)"
+        )
+    if "path" in cells:
+        return Line(number, cells["path"], cells["label"], start, end)
+    return Line(number, _youtube_file(file, cells["youtube_id"], start, end), cells["label"], 0.0, math.inf)
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
-    lines = []
+def _texts(file: Path) -> list[tuple[int, str]]:
+    """Returns the lines that are not blank, with their numbers from 1."""
+    texts = []
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(" \r\n")
@@ -137,27 +145,29 @@ def _lines(file: Path) -> list[tuple[int, str]]:
                 f"{file} line {number}: not valid UTF-8 at byte {error.start + 1}; save the list as UTF-8"
             ) from None
         if text.strip():
-            lines.append((number, text))
-    return lines
+            texts.append((number, text))
+    return texts
 
 
-def _split(line: str, separator: str) -> list[str]:
+def _split(text: str, separator: str) -> list[str]:
     if separator != " ":
-        return [value.strip() for value in next(csv.reader([line], delimiter=separator))]
-    words = line.split()
+        return [value.strip() for value in next(csv.reader([text], delimiter=separator))]
+    words = text.split()
     if len(words) == 4 and all(re.fullmatch(r"\d+(\.\d*)?", word) for word in words[1:]):
         return words
-    return line.rsplit(None, 1)
+    return text.rsplit(None, 1)
 
 
 def _header(file: Path, values: list[str]) -> list[str]:
-    """The columns by our names ("" for others), or nothing if the line is no header."""
+    """Returns the columns as keys of `COLUMNS` ("" for others), or an empty list if the line is not a header."""
     known = {name: key for key, names in COLUMNS.items() for name in names}
     columns = [known.get(value.lower(), "") for value in values]
     if not {"path", "youtube_id"} & set(columns):
         return []
     if "label" not in columns and not any(_is_number(value) for value in values):
-        raise UserError(f"{file} line 1: no column is called {' or '.join(COLUMNS['label'])}: {', '.join(values)}")
+        raise UserError(
+            f"{file} line 1: no column is called {' or '.join(COLUMNS['label'])}; found {', '.join(values)}"
+        )
     return columns if "label" in columns else []
 
 
@@ -165,13 +175,13 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"-?\d+", text) is not None
 
 
-def _seconds(file: Path, line: int, key: str, text: str) -> float | None:
+def _seconds(file: Path, number: int, key: str, text: str) -> float | None:
     try:
         value = float(text) if text else None
     except ValueError:
         value = math.nan
     if value is not None and not 0 <= value < math.inf:
-        raise UserError(f"{file} line {line}: {key} {text!r} is not a number of seconds, 0 or more")
+        raise UserError(f"{file} line {number}: {key} must be a number of seconds, 0 or more, not {text!r}")
     return value
 
 
@@ -181,19 +191,19 @@ def _youtube_file(file: Path, video: str, start: float, end: float) -> str:
     return inside if (file.parent / inside).exists() else name
 
 
-def _class_names(folder: Path, rows: list[Row], file: Path) -> tuple[tuple[str, ...], str]:
-    """The names of the classes, and where they are from."""
+def _class_names(folder: Path, lines: list[Line], file: Path) -> tuple[tuple[str, ...], str]:
+    """Returns the class names, and the name of the file they come from."""
     for name in ("labels.txt", "labels.json"):
         if (folder / name).is_file():
             return _read_names(folder / name), name
-    if all(_is_number(row.label) for row in rows):
-        return tuple(str(number) for number in range(max(int(row.label) for row in rows) + 1)), file.name
-    return tuple(sorted({row.label for row in rows})), file.name
+    if all(_is_number(line.label) for line in lines):
+        return tuple(str(number) for number in range(max(int(line.label) for line in lines) + 1)), file.name
+    return tuple(sorted({line.label for line in lines})), file.name
 
 
 def _read_names(file: Path) -> tuple[str, ...]:
     if file.suffix == ".txt":
-        names = [text for _, text in _lines(file)]
+        names = [text for _, text in _texts(file)]
     else:
         try:
             content = json.loads(file.read_text("utf-8"))
@@ -202,27 +212,27 @@ def _read_names(file: Path) -> tuple[str, ...]:
             names = [by_number[number] for number in range(len(by_number))]
         except (ValueError, TypeError, KeyError):
             raise UserError(
-                f'{file}: a list of names is wanted, or {{"name": number}} with the numbers from 0 on'
+                f'{file} must contain a list of names, or {{"name": number}} with consecutive numbers from 0'
             ) from None
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(f"{file}: {named(twice)} twice")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(f"{file} names these classes more than once: {named(repeated)}")
     return tuple(names)
 
 
-def _numbered(rows: list[Row], file: Path, numbers: dict[str, int], source: str) -> list[int]:
-    are_numbers = all(_is_number(row.label) for row in rows)
-    labels = [int(row.label) if are_numbers else numbers.get(row.label, -1) for row in rows]
-    wrong = [row for row, label in zip(rows, labels, strict=True) if not 0 <= label < len(numbers)]
+def _numbered(lines: list[Line], file: Path, numbers: dict[str, int], source: str) -> list[int]:
+    are_numbers = all(_is_number(line.label) for line in lines)
+    labels = [int(line.label) if are_numbers else numbers.get(line.label, -1) for line in lines]
+    wrong = [line for line, label in zip(lines, labels, strict=True) if not 0 <= label < len(numbers)]
     if wrong:
         known = f"0 to {len(numbers) - 1}" if are_numbers else f"{len(numbers)} names"
-        lines = named(f"line {row.line} {row.label!r}" for row in wrong)
-        raise UserError(f"{file}: labels that {source} has not ({known}): {lines}")
+        places = named(f"line {line.number} {line.label!r}" for line in wrong)
+        raise UserError(f"{file} has labels that are not in {source} ({known}): {places}")
     return labels
 
 
 def named(items: Iterable[str]) -> str:
-    """The first `MOST_NAMED` and how many more there are."""
+    """Joins the first `MOST_NAMED` items and counts the rest."""
     items = list(items)
     more = len(items) - MOST_NAMED
     return ", ".join(items[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")

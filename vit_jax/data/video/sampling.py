@@ -1,7 +1,7 @@
-"""Which frames of a video make a clip, as data: `stride(...)`, `segments` or `first`.
+"""Sampling: which frames of a video make a clip, written as `stride(...)`, `segments` or `first`.
 
-In training, with a generator, the place is random. In testing, without, it is the centre of the video, or, of several
-clips, evenly spread. Past the end of a short video its last frame is repeated.
+In training, with a generator, the position of the clip is random. In testing, without, it is the centre of the video;
+several clips are spread evenly. If a video is too short, its last frame is repeated.
 """
 
 import itertools
@@ -12,16 +12,17 @@ from typing import Protocol
 
 import numpy as np
 
-from vit_jax.data.image import transforms
+from vit_jax.data.image import chain
 from vit_jax.data.image.arguments import check, is_number
 from vit_jax.data.video.decode import Video
 from vit_jax.errors import UserError
 
 
 class Sampling(Protocol):
-    """Returns the numbers of `num_frames` frames: a random clip, or clip number `clip` of `num_clips` in testing.
+    """Returns the indices of `num_frames` frames: a random clip, or clip number `clip` of `num_clips` in testing.
 
-    Raises `UserError` if it goes by a rate that the video does not have.
+    Raises:
+      UserError: The sampling needs a frame rate, which is not known for this video.
     """
 
     def __call__(
@@ -31,17 +32,28 @@ class Sampling(Protocol):
 
 @dataclass(frozen=True)
 class Stride:
-    """Frames at equal distance: every `frames`-th, or one every `seconds` by the time stamps.
+    """Frames at equal distances: every `frames`-th frame, or one frame every `seconds` by the time stamps.
 
-    The start is uniform among those that leave the clip within the video; clips in testing are spread from the first to
-    the last of these starts.
+    In training, the start is uniform among those for which the clip lies within the video. In testing, a single clip is
+    centred, and several are spread from the first to the last of these starts.
 
-    With `fps`, every `frames`-th of the video as if it had `fps` frames a second, by the rule of the authors' decoder
-    (SlowFast, TimeSformer): a clip lasts `frames * num_frames` such frames and its samples are spread from its first
-    frame to its last, so that they are a little farther apart than `frames`; the start is rounded up, which they do
-    to a unit of the time stamps, we to a thousandth of a frame; and of several clips in testing the i-th starts at i /
-    num_clips of the way, so that none is at the end. Their code takes the one clip of a test from the beginning, which
-    `centre=False` does here; the paper (section 4) takes it from the middle.
+    With `fps`, it takes every `frames`-th frame of the video as if it had `fps` frames per second, following the
+    authors' decoder (SlowFast, TimeSformer). The length of a clip in the video's own frames is
+
+        length = frames * num_frames * video.fps / fps
+
+    and its samples are spread from its first frame to its last, so that they are slightly farther apart than `frames`.
+    The start is rounded up: by the authors to a unit of the time stamps, here to a thousandth of a frame. In testing,
+    clip i of several starts at i / num_clips of the range of starts, so that no clip ends at the end of the video.
+
+    Deviation: the authors' code takes a single test clip from the beginning, as `centre=False` does here; the paper
+    (section 4) and the default take it from the middle.
+
+    Attributes:
+      frames: Distance between frames, in frames.
+      fps: The rate in which `frames` counts; the video's own if None.
+      seconds: Distance between frames, in seconds; alone, without `frames` and `fps`.
+      centre: Whether a single test clip is centred rather than taken from the beginning.
     """
 
     frames: int = 0
@@ -64,8 +76,8 @@ class Stride:
     ) -> list[int]:
         if (self.seconds or self.fps) and not video.fps:
             raise UserError(
-                f"{video.name}: how many frames make a second is not known (a TFDS set says it in its metadata: fps); "
-                "set config.data.sampling to 'stride(frames=...)', without fps, or to 'segments'"
+                f"{video.name}: the frame rate is not known (a TFDS set can store it in its metadata). To sample "
+                "without it, set config.data.sampling to 'stride(frames=...)', without fps, or to 'segments'"
             )
         if self.seconds is not None:
             start = self._start(video.seconds - (num_frames - 1) * self.seconds, rng, clip, num_clips)
@@ -89,10 +101,11 @@ class Stride:
 
 @dataclass(frozen=True)
 class Segments:
-    """One frame of each of `num_frames` equal segments, as for Something-Something: random, or the middle in testing.
+    """One frame of each of `num_frames` equal segments, as in Something-Something: random, or the middle in testing.
 
-    The segments are the authors': their borders, rounded, belong to both neighbours. Of several clips in testing, the
-    i-th takes the frame at (i + 1) / (num_clips + 1) of each segment. A short video has its frames repeated in turn.
+    The segments are those of the authors' code: their borders are rounded and belong to both neighbours. In testing,
+    clip i of several takes the frame at (i + 1) / (num_clips + 1) of each segment. The frames of a short video are
+    repeated one after the other.
     """
 
     def __call__(
@@ -107,7 +120,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class First:
-    """The first `num_frames` frames: for sets whose clips have just as many."""
+    """The first `num_frames` frames, for sets whose clips have exactly this length."""
 
     def __call__(
         self, video: Video, num_frames: int, rng: np.random.Generator | None, clip: int = 0, num_clips: int = 1
@@ -119,15 +132,16 @@ SAMPLINGS: dict[str, type] = {"first": First, "segments": Segments, "stride": St
 
 
 def parse_sampling(sampling: str) -> Sampling:
-    """Returns the sampling that a string such as `"stride(frames=32, fps=30)"` names; nothing is evaluated.
+    """Returns the sampling written as a string, such as `"stride(frames=32, fps=30)"`; nothing is evaluated.
 
-    Raises `UserError` naming `config.data.sampling`.
+    Raises:
+      UserError: The name or an argument is wrong; the message begins with `config.data.sampling`.
     """
     try:
-        calls = list(transforms.parse(sampling, "sampling"))
+        calls = list(chain.parse(sampling, "sampling"))
         if len(calls) != 1:
-            raise UserError(f"one of {', '.join(SAMPLINGS)} is wanted, not a chain")
-        return transforms.build(SAMPLINGS, "sampling", *calls[0])
+            raise UserError(f"use one of {', '.join(SAMPLINGS)}, not a chain")
+        return chain.build(SAMPLINGS, "sampling", calls[0])
     except UserError as error:
         raise UserError(f"config.data.sampling={sampling!r}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""A folder of clips as it is: a sub-folder per class, or lists; files in any format of FFmpeg, or folders of frames."""
+"""A folder of clips, read as it is: one sub-folder per class, or lists; video files, or folders of frames."""
 
 import math
 import os
@@ -11,12 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.image import folder
-from vit_jax.data.video import lists as video_lists
-from vit_jax.data.video.cache import VideoCache
+from vit_jax.data.scan import Record, file_states, list_classes, read_manifest, walk
+from vit_jax.data.splits import choose, class_names, folder_of, parse_split, split_folders
+from vit_jax.data.video import lists
 from vit_jax.data.video.decode import IMAGE_SUFFIXES, FrameFolder, Video, VideoFile
-from vit_jax.data.video.lists import Clip, named
-from vit_jax.data.video.manifest import Record, read_manifest, stamp
+from vit_jax.data.video.lists import ClipEntry, named
 from vit_jax.errors import UserError
 
 VIDEO_SUFFIXES = (
@@ -28,111 +27,86 @@ Answer = TypeVar("Answer")
 
 
 class Listing(NamedTuple):
-    """What there is of one split. Files of `clips` count from `root`, and in the manifest have `prefix` before them."""
+    """The clips of one split: files are relative to `root`; in the manifest, `prefix` precedes them."""
 
     root: Path
     prefix: str
-    clips: list[Clip]
+    clips: list[ClipEntry]
     labels: tuple[str, ...]
 
 
-def open_videos(
-    path: str | Path,
-    split: str,
-    *,
-    strict: bool = False,
-    cache: str | None = None,
-    cache_gb: float = 50.0,
-    cache_side: int = 320,
-    frames_fps: float = 30.0,
-) -> "VideoSource":
-    """Opens a split of the clips at `path`; with `cache`, a folder, decoded copies of them are kept there.
-
-    See `VideoSource` and `VideoCache`. Raises `UserError` naming what is missing and how to get it.
-    """
-    copies = VideoCache(cache, cache_gb, cache_side) if cache else None
-    return VideoSource(path, split, strict=strict, cache=copies, frames_fps=frames_fps)
-
-
 class VideoSource:
-    """The clips under `path`: those of the list of the split, or those of its class folders.
+    """The clips of one split under `path`: those in the list of the split, or else those in the class folders.
 
-    With a list, `train.csv` or the like (see `video_lists.read_rows`), its paths count from `path`, and an example's id
-    is its place in the list. Else splits, classes, slices and ids are those of a folder of images (see `FolderSource`);
-    a clip is a file named like a video, or a folder of images without any, which are its frames, `frames_fps` a second;
-    other files are ignored.
+    In a list, `train.csv` or similar (see `lists.read_lines`), paths are relative to `path`, and an example's id is its
+    position in the list. Without lists, splits, classes, slices and ids are those of a folder of images (see
+    `FolderSource`). A clip is a file with the suffix of a video format, or a folder that contains images and no videos;
+    its images are the frames, `frames_fps` per second. Other files are ignored.
 
-    Nothing is decoded on opening. What `python -m vit_jax data check` has found out about a clip is taken from
-    `manifest.csv` for as long as size and time of its file stay: clips that cannot be decoded, or end before the start
-    that a list gives, are skipped and listed in `skipped`; with `strict` they raise `UserError`. So do always a missing
-    split, listed files that are missing and not so in the manifest, and a split without any clip left; and one that
-    turns out to be broken when it is read.
+    Opening a folder decodes nothing. `manifest.csv`, written by `python -m vit_jax data check`, says which clips cannot
+    be used, and counts for as long as a file's size and modification time stay the same. These clips, and those that
+    end before the start given in a list, are skipped and listed in `skipped`. A clip that turns out to be broken when
+    it is read raises `UserError`.
+
+    Raises:
+      UserError: The split does not exist, listed files are missing (unless the manifest says so), no clips are left, or
+        `strict` is set and a clip cannot be used.
     """
 
     name = "video"
     kind = "video"
     image_shape = None
 
-    def __init__(
-        self,
-        path: str | Path,
-        split: str,
-        *,
-        strict: bool = False,
-        cache: VideoCache | None = None,
-        frames_fps: float = 30.0,
-    ):
+    def __init__(self, path: str | Path, split: str, *, strict: bool = False, frames_fps: float = 30.0):
         if not 0 < frames_fps < math.inf:
             raise UserError(f"config.data.frames_fps must be above 0, not {frames_fps}")
-        self.path, self.split, self._cache, self._frames_fps = Path(path).expanduser(), split, cache, frames_fps
-        parts = [folder.parse_split(part) for part in split.split("+")]
-        bases = {base for base, _, _ in parts}
-        if len(bases) > 1:
-            raise UserError(f"split {split!r}: ids count within one split; read {' and '.join(sorted(bases))} apart")
-        self._root, prefix, self._clips, self.labels = list_clips(self.path, bases.pop())
+        self.path, self.split, self._frames_fps = Path(path).expanduser(), split, frames_fps
+        slices = parse_split(split)
+        self._root, prefix, self._clips, self.labels = list_clips(self.path, slices[0].base)
         self.files = [clip.file for clip in self._clips]
-        chosen = folder.chosen_from(len(self._clips), parts)
+        chosen = choose(len(self._clips), slices)
         problems = self._problems(chosen, prefix)
         self.skipped = [(self.files[index], problems[index]) for index in sorted(problems)]
         self._ids = [index for index in chosen if index not in problems]
         found = f"{self.path}: split {split!r} has {len(self.skipped)} of {len(chosen)} clips that cannot be used"
         some = named(f"{file} ({reason})" for file, reason in self.skipped)
         if strict and self.skipped:
-            raise UserError(f"{found}: {some}; mend or remove them")
+            raise UserError(f"{found}: {some}. Repair or remove them, or unset strict to skip them")
         if not self._ids:
             raise UserError(f"{found}, none left: {some}" if self.skipped else f"{self.path}: {split!r} has no clips")
 
     def _problems(self, chosen: list[int], prefix: str) -> dict[int, str]:
-        """Why clips cannot be used, by their ids."""
+        """Returns the ids of the clips that cannot be used, and why."""
         records = read_manifest(self.path)
+        states = file_states(self._root, [self.files[index] for index in chosen])
         problems: dict[int, str] = {}
         missing, unchecked = [], 0
-        for index in chosen:
+        for index, state in zip(chosen, states, strict=True):
             clip = self._clips[index]
-            record, now = records.get(prefix + clip.file), stamp(self._root / clip.file)
-            if record is None or not record.is_of(now):
+            record = records.get(prefix + clip.file)
+            if record is None or not record.is_current(state):
                 unchecked += 1
-                missing += [clip.file] if now is None else []
+                missing += [clip.file] if state is None else []
             elif problem := self._problem(clip, record):
                 problems[index] = problem
         if missing:
             raise UserError(
                 f"{self.path}: {len(missing):,} of {len(chosen):,} clips of {self.split!r} are missing: "
-                f"{named(missing)}; {_check(self.path)} notes them, and then they are skipped"
+                f"{named(missing)}. Run {_check(self.path)} to have them recorded and skipped"
             )
         if records and unchecked:
             print(
                 f"{self.path}: {unchecked:,} of {len(chosen):,} clips of {self.split!r} are new or have changed since "
-                f"they were checked and are taken as they are: {_check(self.path)}",
+                f"they were checked, and are used unchecked. To check them, run {_check(self.path)}",
                 file=sys.stderr,
             )
         return problems
 
-    def _problem(self, clip: Clip, record: Record) -> str:
+    def _problem(self, clip: ClipEntry, record: Record) -> str:
         if not record.is_usable:
             return record.reason
         seconds = record.length(self._frames_fps)
-        return f"lasts {seconds:g} s, is to be taken from {clip.start:g} s" if clip.start >= seconds else ""
+        return f"starts at {clip.start:g} s, but the video lasts {seconds:g} s" if clip.start >= seconds else ""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -142,19 +116,12 @@ class VideoSource:
 
     def _example(self, example_id: int) -> dict[str, Any]:
         clip = self._clips[example_id]
-        advice = f"{_check(self.path)} finds all such clips, and then they are skipped"
-        return {"video": Listed(clip.file, lambda: self._open(clip), advice), "label": clip.label, "id": example_id}
-
-    def _open(self, clip: Clip) -> Video:
-        file = self._root / clip.file
-        if self._cache is None:
-            return open_clip(file, clip, self._frames_fps)
-        rate = [self._frames_fps] if file.is_dir() else []  # of files it decides nothing
-        key = (file.resolve(), stamp(file), clip.start, clip.end, *rate)
-        return self._cache.open(key, lambda: open_clip(file, clip, self._frames_fps), clip.file)
+        advice = f"run {_check(self.path)} to find all such clips and have them skipped"
+        video = LazyVideo(clip.file, lambda: open_clip(self._root / clip.file, clip, self._frames_fps), advice)
+        return {"video": video, "label": clip.label, "id": example_id}
 
     def class_counts(self) -> list[int]:
-        """How many examples each class has."""
+        """Returns the number of examples of each class."""
         return np.bincount(self.all_labels(), minlength=len(self.labels)).tolist()
 
     def all_labels(self) -> np.ndarray:
@@ -162,17 +129,20 @@ class VideoSource:
 
 
 class Excerpt:
-    """The frames of a video whose times are from `start` to before `end`, in seconds; time 0 is then `start`.
+    """The frames of a video shown from `start` to before `end`, in seconds; its own time 0 is `start`.
 
-    At least one: the frame shown at `start`, whose own time may be earlier. Raises `UserError` if the video is over.
+    It has at least one frame: the one shown at `start`, which may have begun earlier.
+
+    Raises:
+      UserError: The video ends before `start`.
     """
 
     def __init__(self, video: Video, start: float, end: float):
         if start >= video.seconds:
-            raise UserError(f"{video.name}: is to be taken from {start:g} s, but lasts {video.seconds:g} s")
+            raise UserError(f"{video.name}: the clip starts at {start:g} s, but the video lasts {video.seconds:g} s")
         self.name, self._video, self._start = video.name, video, start
         self._first = video.index_at(start)
-        before_end = end - 1e-2 / video.fps  # a frame that begins at the end is not of it
+        before_end = end - 1e-2 / video.fps  # a frame that begins at the end is excluded
         last = video.index_at(before_end) if end < video.seconds else video.num_frames - 1
         self.num_frames = max(last - self._first, 0) + 1
         self.seconds = min(end, video.seconds) - start
@@ -186,8 +156,8 @@ class Excerpt:
         return self._video.read([self._first + index for index in indices])
 
 
-class Listed:
-    """A clip of a folder, opened at the first question; if it is broken, the message says what to do about it."""
+class LazyVideo:
+    """A video that is opened on first use; errors are extended by `advice`, which tells the user what to do."""
 
     def __init__(self, name: str, open_video: Callable[[], Video], advice: str):
         self.name, self._open, self._advice = name, open_video, advice
@@ -222,43 +192,43 @@ class Listed:
             raise UserError(f"{self.name}: {error.strerror or error}; {self._advice}") from None
 
 
-def open_clip(file: Path, clip: Clip, frames_fps: float = 30.0) -> Video:
-    """Opens a file or a folder of frames, or the part of it that is meant; raises `UserError` naming it as listed."""
+def open_clip(file: Path, clip: ClipEntry, frames_fps: float = 30.0) -> Video:
+    """Opens a video file or a folder of frames, or the part of it given by `clip`, under the name `clip.file`."""
     video = FrameFolder(file, frames_fps, clip.file) if file.is_dir() else VideoFile(file, clip.file)
     return video if clip.is_whole else Excerpt(video, clip.start, clip.end)
 
 
 def split_names(path: Path) -> list[str]:
-    """The splits of a folder of clips: of its lists, or else of its folders."""
-    return video_lists.list_splits(path) or list(folder.split_folders(path))
+    """Returns the splits of a folder of clips: those with lists, or else those with folders."""
+    return lists.list_splits(path) or list(split_folders(path))
 
 
 def list_clips(path: Path, split: str) -> Listing:
-    """Finds the clips of a split, whether or not they can be decoded; raises `UserError` if it is not there."""
+    """Finds the clips of a split, whether or not they can be decoded.
+
+    Raises:
+      UserError: The split does not exist or has no clips.
+    """
     if not path.is_dir():
-        hint = f": the folder {path.parent} is wanted" if path.suffix in video_lists.SUFFIXES else ""
+        hint = f". Give the folder of the list, {path.parent}" if path.suffix in lists.SUFFIXES else ""
         raise UserError(f"{path} is not a folder{hint}")
-    if video_lists.list_splits(path) or video_lists.list_file(path, split):
-        return Listing(path, "", *video_lists.read_clips(path, split))
-    folders = folder.split_folders(path)
-    root, labels = folder.folder_of(path, split, folders), folder.class_names(folders)
-    clips = [
-        Clip(os.path.relpath(file, root), number)
-        for number, label in enumerate(labels)
-        for file in sorted(walk_clips(root / label))
-    ]
+    if lists.list_splits(path) or lists.list_file(path, split):
+        return Listing(path, "", *lists.read_entries(path, split))
+    folders = split_folders(path)
+    root, labels = folder_of(path, split, folders), class_names(folders)
+    clips = [ClipEntry(file, label) for file, label in zip(*list_classes(root, labels, walk_clips), strict=True)]
     if not clips:
         raise UserError(f"{root} has no videos and no folders of frames in its class folders {', '.join(labels)}")
     return Listing(root, "" if root == path else f"{root.name}/", clips, labels)
 
 
 def walk_clips(class_folder: Path) -> Iterator[str]:
-    for parent, folders, files in os.walk(class_folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
-        names = [name for name in files if name[0] != "."]
-        videos = [name for name in names if name.lower().endswith(VIDEO_SUFFIXES)]
-        if not videos and parent != str(class_folder) and any(n.lower().endswith(IMAGE_SUFFIXES) for n in names):
-            folders[:] = []
+    """Yields the video files below a folder, and the folders of frames: those with images and without videos."""
+    for parent, folders, files in walk(class_folder):
+        videos = [name for name in files if name.lower().endswith(VIDEO_SUFFIXES)]
+        has_images = any(name.lower().endswith(IMAGE_SUFFIXES) for name in files)
+        if not videos and parent != str(class_folder) and has_images:
+            folders[:] = []  # a folder of frames is one clip, whatever is in it
             yield parent
         yield from (os.path.join(parent, name) for name in videos)
 

@@ -1,0 +1,162 @@
+"""The architecture that the source of a run's first weights (`config.init_from`) implies, read from metadata."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from etils import epath
+
+from vit_jax.errors import UserError
+from vit_jax.models import build_model
+from vit_jax.models.timesformer import TimeSformer
+from vit_jax.pretrained.names import NOT_THE_FUNCTION, Size
+from vit_jax.pretrained.stored import Known, read_header
+
+_OF_THE_DATA = {  # fields of models that a config states as properties of the data
+    "image_size": "config.data.image_size",
+    "in_channels": "config.data.channels",
+    "num_frames": "config.data.num_frames",
+    "num_classes": "the number of classes",
+    "vocab_size": "config.data.vocab_size",
+}
+# fields that a run does not take over from the checkpoint it starts from
+_OF_THE_RUN = (set(NOT_THE_FUNCTION) - {"layer_scale_init"}) | set(_OF_THE_DATA)
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What a source says about its model, for a config that leaves the model open.
+
+    Attributes:
+      name: Family and variant, for example "vit:B/16".
+      fields: Fields of the module that differ from the variant's defaults and determine the function: all but those of
+        the data (image size, channels, frames, classes, vocabulary) and of training and speed (drop rates, dtype, ...).
+      modality: "image", "video" or "text".
+      image_size: (height, width) in pixels; None for text, and for a file that does not say it.
+      channels, num_frames: None if they do not apply or the file does not say them.
+      labels: Names of the classes; empty if the source does not list them.
+      chain: Returns the evaluation transforms for an image size, or None if the source does not say them.
+      train_transforms, sampling: Only runs of ours know them; `sampling` is for clips.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    modality: str
+    image_size: Size | None
+    channels: int | None
+    num_frames: int | None
+    labels: tuple[str, ...]
+    chain: Callable[[Size], str | None]
+    train_transforms: str | None = None
+    sampling: str | None = None
+
+    def as_config(self, image_size: Size | None = None) -> dict[str, Any]:
+        """Returns what a config can take over, by key; without what the source does not say.
+
+        Args:
+          image_size: `config.data.image_size`, if it is set and so replaces the stored one.
+        """
+        size = image_size or self.image_size
+        chain = None if size is None else self.chain(size)
+        data = {
+            "image_size": size,
+            "channels": self.channels,
+            "eval_transforms": chain,
+            "train_transforms": self.train_transforms or (chain and _augmented(chain)),
+        }
+        values = {f"data.{key}": value for key, value in data.items()}
+        values |= {f"model.{field}": value for field, value in self.fields.items()} | {"model.name": self.name}
+        return {key: value for key, value in values.items() if value is not None}
+
+    @property
+    def eval_transforms(self) -> str | None:
+        """The evaluation transforms at the stored image size; None if either is unknown."""
+        return None if self.image_size is None else self.chain(self.image_size)
+
+
+def architecture_of(path: epath.PathLike, *, image_size: Size | None = None) -> Architecture:
+    """Reads the architecture of `config.init_from` from metadata, without reading parameters or building the model.
+
+    Args:
+      path: `config.init_from`: any source.
+      image_size: `config.init_image_size`: what a bare file was trained with.
+
+    Raises:
+      UserError: The source does not exist or does not say enough; messages name keys of the config.
+    """
+    with naming_init_from(path):
+        check_exists(path)
+        if is_run(path):
+            return _architecture_of_run(path)
+        header = read_header(path, Known(stored_image_size=image_size, option=config_key))
+    variant = build_model(header.base)
+    fields = {field: value for field, value in header.fields.items() if field not in _OF_THE_RUN}
+    return Architecture(
+        name=header.base,
+        fields={field: value for field, value in fields.items() if value != getattr(variant, field)},
+        modality="video" if isinstance(variant, TimeSformer) else "image",
+        image_size=header.fields.get("image_size"),
+        channels=header.fields["in_channels"],
+        num_frames=header.fields.get("num_frames"),
+        labels=header.labels,
+        chain=header.preprocessing,
+    )
+
+
+def _architecture_of_run(path: epath.PathLike) -> Architecture:
+    from vit_jax.workdir.checkpoint import load_meta
+
+    meta = load_meta(path)
+    if meta is None:
+        raise UserError(f"{path}: the workdir has no checkpoint that can be read")
+    fields, data, encoder = dict(meta["config"]["model"]), meta["config"]["data"], meta["preprocessing"]
+    fields |= fields.pop("extra", None) or {}
+    size = encoder.get("image_size")
+    return Architecture(
+        name=fields["name"],
+        fields={
+            field: tuple(value) if isinstance(value, list) else value
+            for field, value in fields.items()
+            if value is not None and field not in _OF_THE_RUN
+        },
+        modality=encoder.get("key", "image"),
+        image_size=size and (size[0], size[1]),
+        channels=encoder.get("channels"),
+        num_frames=encoder.get("num_frames"),
+        labels=tuple(meta["labels"]),
+        chain=lambda _: encoder.get("transforms"),
+        train_transforms=data["train_transforms"] if size else None,
+        sampling=encoder.get("sampling"),
+    )
+
+
+def _augmented(chain: str) -> str:
+    """Returns training transforms for foreign weights: random crops and flips, normalised as in evaluation."""
+    return f"random_resized_crop|flip|{chain.rpartition('|')[2]}"
+
+
+def is_run(path: epath.PathLike) -> bool:
+    """Returns whether `path` is a workdir of ours, or one of its checkpoints."""
+    path = epath.Path(path)
+    return (path / "checkpoints").is_dir() or (path.parent.name == "checkpoints" and path.name.isdigit())
+
+
+def check_exists(path: epath.PathLike) -> None:
+    if not epath.Path(path).exists():
+        raise UserError(f"{path}: no such file or folder")
+
+
+@contextlib.contextmanager
+def naming_init_from(path: epath.PathLike) -> Iterator[None]:
+    """Prefixes the message of a `UserError` with the key of the config that names the source."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config.init_from={path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def config_key(field: str) -> str:
+    """Returns the key of a config that states a field of the model, or an argument of `from_pretrained`."""
+    keys = {"stored_image_size": "config.init_image_size", **_OF_THE_DATA}
+    return keys.get(field, f"config.model.{field}")

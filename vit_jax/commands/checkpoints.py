@@ -1,0 +1,34 @@
+"""What the commands that take a checkpoint share."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from vit_jax.commands import common
+from vit_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the checkpoint and how to load it."""
+    parser.add_argument("checkpoint", metavar="WORKDIR", help="a workdir, or WORKDIR/checkpoints/STEP")
+    parser.add_argument("--average", type=int, default=1, metavar="N", help="average the newest N checkpoints [1]")
+    parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that the checkpoint names")
+
+
+def load(args: argparse.Namespace) -> Any:
+    """Loads the run that the arguments name."""
+    from vit_jax.run import load_run
+
+    return load_run(args.checkpoint, average=args.average, trust=args.trust)
+
+
+def check_positive(args: argparse.Namespace, *options: str) -> None:
+    """Raises UserError for an option that is given and below 1."""
+    for option in options:
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise UserError(f"--{option} must be at least 1, not {value}")
+
+
+def tracked(description: str) -> Callable[[Any, int], Iterable[Any]]:
+    """Returns a function that shows a progress bar over batches."""
+    return lambda batches, total: common.progress(batches, total, description)

@@ -1,0 +1,179 @@
+"""Labelled examples: what images and clips have in common as data."""
+
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from PIL import Image
+
+from vit_jax.config import Config
+from vit_jax.data import pipeline
+from vit_jax.data.modality import check_labels
+from vit_jax.data.source import open_split
+from vit_jax.errors import UserError
+from vit_jax.parallel import check_batch_size
+
+
+class LabelledData:
+    """The two splits of a config, of images or clips with labels: see `Data`."""
+
+    def __init__(self, modality: "LabelledModality", config: Config, train: Any, evaluation: Any):
+        check_batch_size(config.batch_size, config.accum_steps)
+        check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
+        data = config.data
+        check_labels(train.labels, evaluation.labels, f"split {data.train_split}", f"split {data.eval_split}")
+        self.modality, self.config, self.train, self.eval = modality, config, train, evaluation
+        self.labels, self.skipped = train.labels, len(evaluation.skipped)
+        self.train_encoder = modality.make_encoder(config, train=True)
+        self.encoder = modality.make_encoder(config, train=False)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self.train) / self.config.batch_size
+
+    def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches:
+        """Yields this process's slice of the batches of updates `first_step + 1` to `last_step`."""
+        return pipeline.train_batches(
+            self.train,
+            self.train_encoder,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            first_step=first_step,
+            last_step=last_step,
+            repeats=self.config.data.repeats,
+            **pipeline.processes_and_workers(self.config),
+        )
+
+    def eval_batches(self) -> pipeline.Batches:
+        """Yields this process's slice of batches that hold every example of the evaluation split once."""
+        return self.modality.eval_batches(self.config, self.eval, self.encoder)[0]
+
+    def summary(self) -> list[str]:
+        unit, skipped = self.modality.unit, len(self.train.skipped)
+        return [
+            f"{self.train.name}: {len(self.train):,} training and {len(self.eval):,} evaluation {unit}, "
+            f"{len(self.labels)} classes",
+            *([f"skipped {skipped} unreadable {unit}"] if skipped else []),
+        ]
+
+
+class LabelledModality:
+    """Images or clips: see `Modality`. Subclasses make encoders, and read and show a user's files.
+
+    Attributes:
+      shown: Number of examples that a preview shows.
+    """
+
+    key: ClassVar[str]
+    input_name: ClassVar[str]
+    unit: ClassVar[str]
+    shown: ClassVar[int]
+    picture: ClassVar[str] = "contact_sheet"
+
+    def make_encoder(self, config: Config, *, train: bool) -> Any:
+        """Builds the preprocessing of training or of evaluation from `config.data`."""
+        raise NotImplementedError
+
+    def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
+        """Yields the files (or folders of frames) below a folder, in the order of their paths."""
+        raise NotImplementedError
+
+    def open_file(self, path: pathlib.Path, config: Config) -> Any:
+        """Opens a file; raises UserError if it cannot be read."""
+        raise NotImplementedError
+
+    def thumbnail(self, stored: Any) -> Image.Image:
+        """Returns a picture of an image or clip."""
+        raise NotImplementedError
+
+    def make_data(self, config: Config, train: Any, evaluation: Any, start: Any) -> LabelledData:
+        return LabelledData(self, config, train, evaluation)
+
+    def task_fields(self, config: Config, encoder: Any) -> dict[str, Any]:
+        return {"views": encoder.views, "repeats": config.data.repeats}
+
+    def eval_batches(
+        self, config: Config, source: Any, encoder: Any, batch_size: int | None = None
+    ) -> tuple[pipeline.Batches, int]:
+        rows = batch_size or config.eval_batch_size or config.batch_size
+        examples = _whole_examples(rows, encoder.views)
+        batches = pipeline.eval_batches(source, encoder, batch_size=examples, **pipeline.processes_and_workers(config))
+        return batches, len(source.skipped)
+
+    def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
+        if sentences:
+            raise UserError(f"--text takes sentences, and this checkpoint takes {self.unit}")
+        if not paths:
+            raise UserError(f"nothing to predict: name {self.unit}, or folders with {self.unit}")
+        for path in paths:  # before the first is read: a mistake should not show after an hour
+            if not pathlib.Path(path).exists():
+                raise UserError(f"no file or folder {path}")
+        files = itertools.chain.from_iterable(self._named(pathlib.Path(path)) for path in paths)
+        first = next(files, None)
+        if first is None:
+            raise UserError(f"no {self.unit} in {', '.join(paths)}")
+        return ((str(path), self._opened(path, config)) for path in itertools.chain([first], files))
+
+    def _named(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
+        return self.files(path) if path.is_dir() else iter([path])
+
+    def _opened(self, path: pathlib.Path, config: Config) -> Any:
+        try:
+            return self.open_file(path, config)
+        except UserError as error:
+            return error
+
+    def input_batches(
+        self, run: Any, inputs: Iterable[Any], batch_size: int, settled: dict[int, Any]
+    ) -> Iterator[dict[str, Any]]:
+        views, shape, inputs = run.encoder.views, run.model.input_shape, enumerate(inputs)
+        examples = None
+        while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
+            devices = jax.local_device_count()
+            examples = examples or -(-len(chunk) // devices) * devices  # one shape, one compilation
+            rows = np.zeros((examples, views, *shape), np.float32)
+            ids = np.full((examples, views), -1, np.int32)
+            for place, (index, stored) in enumerate(chunk):
+                try:
+                    if isinstance(stored, UserError):
+                        raise stored
+                    rows[place], ids[place] = run.encoder.rows(stored, None), index
+                except UserError as error:
+                    settled[index] = error
+            mask = (ids.ravel() >= 0).astype(np.float32)
+            yield {self.key: rows.reshape(-1, *shape), "id": ids.ravel(), "mask": mask}
+
+    def draw(self, run: Any, shown: Sequence[tuple[str, Any, dict[str, Any]]], path: Any) -> None:
+        from vit_jax.plots import GREY, contact_sheet
+
+        titles = [run.task.title(answer) for *_, answer in shown]
+        pictures = [self.thumbnail(stored) for _, stored, _ in shown]
+        heading = f"step {run.step}: {len(shown)} {self.unit}"
+        contact_sheet(path, pictures, titles, [GREY] * len(shown), heading)
+
+    def preview(self, run: Any, workdir: Any) -> list[Any]:
+        """Draws examples spread evenly over the evaluation split: green if right, red with the true label if wrong."""
+        from vit_jax.plots import GREEN, GREY, RED, contact_sheet
+
+        source = open_split(run.config, run.config.data.eval_split)
+        count = min(self.shown, len(source))
+        examples = source.__getitems__([i * len(source) // count for i in range(count)])
+        batch_size = (run.config.eval_batch_size or run.config.batch_size) // jax.device_count()
+        answers = run.predict((example[self.key] for example in examples), batch_size=batch_size)
+        titles, colours = [], []
+        for example, answer in zip(examples, answers, strict=True):
+            is_right, truth = run.task.compare(answer, example["label"], run.labels)
+            titles.append(run.task.title(answer) + ("" if is_right or not truth else f"\nis {truth}"))
+            colours.append(GREY if is_right is None else GREEN if is_right else RED)
+        heading = f"{source.name} {source.split}: {count} of {len(source)} {self.unit}, spread evenly"
+        pictures = [self.thumbnail(example[self.key]) for example in examples]
+        return [contact_sheet(workdir / "predictions.png", pictures, titles, colours, heading)]
+
+
+def _whole_examples(rows: int, views: int) -> int:
+    """Returns the number of examples, of so many views each, that fill `rows` rows on all devices."""
+    devices = jax.device_count()
+    return max(rows // views // devices, 1) * devices

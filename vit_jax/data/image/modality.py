@@ -1,0 +1,54 @@
+"""Images as a modality: preprocessing of a config, and a user's image files."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from vit_jax.config import Config
+from vit_jax.data.examples import LabelledModality
+from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.errors import UserError
+
+SUFFIXES = frozenset(Image.registered_extensions())
+
+
+class ImageModality(LabelledModality):
+    """Single images."""
+
+    key, input_name, unit, shown = "image", "image", "images", 32
+
+    def make_encoder(self, config: Config, *, train: bool) -> Preprocessing:
+        data = config.data
+        return Preprocessing(
+            tuple(data.image_size), data.channels, data.train_transforms if train else data.eval_transforms
+        )
+
+    def load_encoder(self, fields: dict[str, Any]) -> Preprocessing:
+        return Preprocessing.from_dict(fields)
+
+    def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
+        """Yields every file below `path` whose name ends like an image's, one directory at a time."""
+        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+            if entry.is_dir():
+                yield from self.files(pathlib.Path(entry.path))
+            elif entry.is_file() and pathlib.Path(entry.name).suffix.lower() in SUFFIXES:
+                yield pathlib.Path(entry.path)
+
+    def open_file(self, path: pathlib.Path, config: Config) -> Image.Image:
+        try:
+            image = Image.open(path)
+            image.load()
+        except UnidentifiedImageError:
+            raise UserError("not an image") from None
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(str(error)) from None
+        return image
+
+    def thumbnail(self, stored: Image.Image) -> Image.Image:
+        return stored
+
+
+MODALITY = ImageModality()

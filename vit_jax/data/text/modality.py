@@ -1,0 +1,213 @@
+"""Parallel text as a modality: the vocabulary and batches of a config, and a user's sentences."""
+
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from vit_jax.config import Config
+from vit_jax.data.pipeline import Batches, processes_and_workers
+from vit_jax.data.source import open_split
+from vit_jax.data.text import batches as token_batches
+from vit_jax.data.text.learning import learn_vocabulary
+from vit_jax.data.text.source import TextSource, decode_lines, read_lines
+from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from vit_jax.errors import UserError
+
+WINDOW = 16  # batches of a user's sentences that are read ahead, so that those of about the same length go together
+
+
+class TextData:
+    """The two splits of a config, of parallel text: see `Data`.
+
+    The vocabulary is that of the run in `config.init_from` if there is one, whose parameters belong to its sub-words.
+    Otherwise it is learned from the training split; every process learns the same one.
+
+    Attributes:
+      skipped: Pairs of the evaluation split that are not scored: a side is empty, or longer than the longest bucket.
+    """
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, config: Config, train: TextSource, evaluation: TextSource, start: Any):
+        self.config, self.train, self.eval = config, train, evaluation
+        if config.init_from and not isinstance(start, Vocabulary):
+            raise UserError(
+                f"config.init_from={config.init_from} is not a run on text: give a workdir whose vocabulary to adopt"
+            )
+        self.encoder = start or learn_vocabulary([*train.sources, *train.targets], config.data.vocab_size)
+        if config.accum_steps < 1:
+            raise UserError(f"config.accum_steps must be at least 1, got {config.accum_steps}.")
+        rows = jax.device_count() * config.accum_steps
+        self._train = _divide(config, train, self.encoder, config.batch_size, rows)
+        self._eval = _divide_for_evaluation(config, evaluation, self.encoder)
+        self.skipped = len(evaluation.skipped) + self._eval.skipped
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return len(self._train)
+
+    def train_batches(self, first_step: int, last_step: int) -> Batches:
+        """Yields this process's rows of the batches of updates `first_step + 1` to `last_step`."""
+        return token_batches.train_batches(
+            self._train,
+            seed=self.config.seed,
+            first_step=first_step,
+            last_step=last_step,
+            **processes_and_workers(self.config),
+        )
+
+    def eval_batches(self) -> Batches:
+        """Yields this process's rows of batches that hold every pair of the evaluation split once."""
+        return token_batches.eval_batches(self._eval, **processes_and_workers(self.config))
+
+    def summary(self) -> list[str]:
+        source, target = self.config.data.languages
+        train, evaluation = (len(divided.pairs) - divided.skipped for divided in (self._train, self._eval))
+        skipped = {
+            "with an empty side": len(self.train.skipped),
+            f"longer than {max(self.config.data.buckets)} tokens": self._train.skipped,
+        }
+        return [
+            f"{self.train.name}: {train:,} training and {evaluation:,} evaluation pairs, {source} to {target}, "
+            f"{len(self.encoder):,} sub-words",
+            f"{len(self._train):,} batches an epoch, {self._train.padding:.0%} of their tokens padding",
+            *(f"skipped {count:,} training pairs {why}" for why, count in skipped.items() if count),
+        ]
+
+
+class TextModality:
+    """Sentences and their translations: see `Modality`."""
+
+    key: ClassVar[str] = "text"
+    input_name: ClassVar[str] = "source"
+    unit: ClassVar[str] = "tokens per side"
+    picture: ClassVar[str] = "attention"
+
+    def make_data(self, config: Config, train: TextSource, evaluation: TextSource, start: Any) -> TextData:
+        return TextData(config, train, evaluation, start)
+
+    def load_encoder(self, fields: dict[str, Any]) -> Vocabulary:
+        return Vocabulary.from_dict(fields)
+
+    def task_fields(self, config: Config, encoder: Vocabulary) -> dict[str, Any]:
+        language = config.data.languages[-1]
+        return {"vocabulary": encoder, "max_length": max(config.data.buckets), "language": language}
+
+    def eval_batches(
+        self, config: Config, source: TextSource, encoder: Vocabulary, batch_size: int | None = None
+    ) -> tuple[Batches, int]:
+        divided = _divide_for_evaluation(config, source, encoder, batch_size)
+        batches = token_batches.eval_batches(divided, **processes_and_workers(config))
+        return batches, len(source.skipped) + divided.skipped
+
+    def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
+        """Yields each sentence as its own name: those given, then each line of the files, "-" for standard input."""
+        for path in paths:
+            if path != "-" and not pathlib.Path(path).exists():
+                raise UserError(f"no file {path}; give a sentence itself as --text")
+        files = paths or ([] if sentences else ["-"])
+        lines = itertools.chain.from_iterable(map(_lines, files))
+        return ((sentence, sentence) for sentence in itertools.chain(sentences, lines))
+
+    def input_batches(
+        self, run: Any, inputs: Iterable[str], batch_size: int, settled: dict[int, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """Sentences of about the same length go together, padded to the next bucket of the training data.
+
+        Neither that nor `batch_size` changes a translation. Blank sentences become empty.
+        """
+        multiple, numbered = jax.device_count(), enumerate(inputs)
+        most = -(-batch_size // multiple) * multiple
+        rows = None
+        while window := list(itertools.islice(numbered, WINDOW * most)):
+            blank = {index: {"translation": "", "score": 0.0} for index, sentence in window if not sentence.strip()}
+            settled.update(blank)
+            lengths: dict[int, list[tuple[int, list[int]]]] = {}
+            for index, sentence in window:
+                if index not in blank:
+                    try:
+                        tokens = [*run.encoder.encode(sentence), EOS_ID]
+                        length = _padded_length(run, sentence, len(tokens))
+                        lengths.setdefault(length, []).append((index, tokens))
+                    except UserError as error:
+                        settled[index] = error
+            full = sum(map(len, lengths.values()))
+            rows = rows or min(most, -(-full // multiple) * multiple)
+            for length, group in sorted(lengths.items()):
+                for start in range(0, len(group), rows):
+                    yield _source_batch(group[start : start + rows], rows, length)
+
+    def draw(self, run: Any, shown: Sequence[tuple[str, Any, dict[str, Any]]], path: Any) -> None:
+        """Draws the attention of the first sentence and its translation."""
+        from vit_jax.data.text.preview import plot_attention
+
+        _, sentence, answer = shown[0]
+        plot_attention(run, sentence, answer["translation"], path)
+
+    def preview(self, run: Any, workdir: Any) -> list[Any]:
+        from vit_jax.data.text.preview import write_translations
+
+        source = open_split(run.config, run.config.data.eval_split)
+        return write_translations(run, source, workdir)
+
+
+def _lines(path: str) -> Iterable[str]:
+    return decode_lines(sys.stdin.buffer.read(), "standard input") if path == "-" else read_lines(pathlib.Path(path))
+
+
+def _padded_length(run: Any, sentence: str, length: int) -> int:
+    """Returns the smallest bucket that holds `length` tokens; beyond the largest bucket, a multiple of it."""
+    buckets, model = run.config.data.buckets, run.model
+    padded = min((bucket for bucket in buckets if bucket >= length), default=-(-length // max(buckets)) * max(buckets))
+    if model.pos_embed != "learned":
+        return padded
+    if length > model.max_length:
+        raise UserError(
+            f"{sentence[:40]!r}... has {length} tokens, and the model's learned positions end at {model.max_length}: "
+            "split the sentence"
+        )
+    return min(padded, model.max_length)
+
+
+def _source_batch(group: Sequence[tuple[int, list[int]]], rows: int, length: int) -> dict[str, np.ndarray]:
+    """Pads sentences to `length` tokens, and with empty sentences to `rows` rows."""
+    batch = {
+        "source": np.full((rows, length), PAD_ID, np.int32),
+        "id": np.full(rows, -1, np.int32),
+        "mask": np.zeros(rows, np.float32),
+    }
+    batch["source"][:, 0] = EOS_ID
+    for row, (index, tokens) in enumerate(group):
+        batch["source"][row, : len(tokens)] = tokens
+        batch["id"][row], batch["mask"][row] = index, 1
+    return batch
+
+
+def _divide_for_evaluation(
+    config: Config, source: TextSource, vocabulary: Vocabulary, batch_size: int | None = None
+) -> token_batches.TokenBatches:
+    size = batch_size or config.eval_batch_size or config.batch_size
+    return _divide(config, source, vocabulary, size, jax.device_count())
+
+
+def _divide(
+    config: Config, source: TextSource, vocabulary: Vocabulary, batch_size: int, multiple: int
+) -> token_batches.TokenBatches:
+    console = Console(stderr=True)
+    with console.status("") as status:
+        pairs = token_batches.encode_pairs(
+            source, vocabulary, lambda done, total: status.update(f"{source.split}: {done:,} of {total:,} sentences")
+        )
+    try:
+        return token_batches.divide(pairs, config.data.buckets, batch_size, multiple)
+    except UserError as error:
+        raise UserError(f"{source.name}, split {source.split!r}: {error}") from None
+
+
+MODALITY = TextModality()

@@ -1,0 +1,62 @@
+"""Clips as a modality: preprocessing of a config, and a user's video files and folders of frames."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vit_jax.config import Config
+from vit_jax.data.examples import LabelledModality
+from vit_jax.data.video.clips import ClipPreprocessing
+from vit_jax.data.video.decode import Video, frame_files
+from vit_jax.data.video.lists import ClipEntry
+from vit_jax.data.video.source import open_clip, walk_clips
+from vit_jax.errors import UserError
+
+FRAMES_SHOWN = 4
+
+
+class VideoModality(LabelledModality):
+    """Clips of several frames."""
+
+    key, input_name, unit, shown = "video", "video", "clips", 16
+
+    def make_encoder(self, config: Config, *, train: bool) -> ClipPreprocessing:
+        data = config.data
+        views = {} if train else {"clips": data.eval_clips, "crops": data.eval_crops}
+        return ClipPreprocessing(
+            num_frames=data.num_frames,
+            image_size=tuple(data.image_size),
+            channels=data.channels,
+            sampling=data.sampling,
+            transforms=data.train_transforms if train else data.eval_transforms,
+            **views,
+        )
+
+    def load_encoder(self, fields: dict[str, Any]) -> ClipPreprocessing:
+        return ClipPreprocessing.from_dict(fields)
+
+    def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
+        """Yields the videos and folders of frames below `path`, or `path` itself if that is a folder of frames."""
+        found = sorted(map(pathlib.Path, walk_clips(path)))
+        yield from found or ([path] if frame_files(path) else [])
+
+    def open_file(self, path: pathlib.Path, config: Config) -> Video:
+        try:
+            video = open_clip(path, ClipEntry(str(path), 0), config.data.frames_fps)
+            self.thumbnail(video)  # a file that was cut off fails here, other damage when the damaged frames are read
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(str(error)) from None
+        return video
+
+    def thumbnail(self, stored: Video) -> Image.Image:
+        """Returns frames spread evenly over a video, side by side."""
+        from vit_jax.plots import film_strip
+
+        shown = np.linspace(0, stored.num_frames - 1, min(FRAMES_SHOWN, stored.num_frames))
+        return film_strip(stored.read(shown.round().astype(int).tolist()))
+
+
+MODALITY = VideoModality()

@@ -1,0 +1,246 @@
+"""Run: a trained model that predicts, evaluates, gives features and exports by itself."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+from etils import epath
+
+from vit_jax import config as schema
+from vit_jax.config import Config, extensions
+from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
+from vit_jax.data.source import open_split
+from vit_jax.errors import UserError
+from vit_jax.evaluate import Evaluator, in_order
+from vit_jax.experiment import make_model, make_task
+from vit_jax.parallel import Parallel, make_parallel
+from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint, load_meta
+
+PyTree = Any
+Track = Callable[[Any, int], Iterable[Any]]  # (batches, their number) -> the same batches
+
+
+def _untracked(batches: Any, total: int) -> Iterable[Any]:
+    return batches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model, as `load_run` reads it from a checkpoint.
+
+    Everything runs on all devices, by the strategy that the run was trained with.
+
+        run = load_run("runs/quickstart")
+        for answer in run.predict([Image.open("three.png")]):
+            print(answer["predictions"][0])
+        print(run.evaluate("test"))
+
+    Attributes:
+      params: The parameters as numpy arrays: the moving average if the run kept one.
+      labels: Class names; empty for text.
+      encoder: What turns an image, clip or sentence into the model's input.
+      step: Number of updates done.
+    """
+
+    model: nn.Module
+    params: PyTree
+    task: Any
+    labels: tuple[str, ...]
+    encoder: Any
+    config: Config
+    step: int
+
+    @functools.cached_property
+    def parallel(self) -> Parallel:
+        """The strategy over all devices."""
+        return make_parallel(self.config.parallel)
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The compiled functions of the task."""
+        return Evaluator(self.model, self.task, self.parallel)
+
+    @functools.cached_property
+    def placed(self) -> PyTree:
+        """The parameters on the devices."""
+        return self.parallel.put_state(self.params)
+
+    @property
+    def modality(self) -> Modality:
+        return get_modality(self.encoder.key)
+
+    def predict(
+        self, inputs: Iterable[Any], *, batch_size: int = 64, on_error: str = "raise", **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the task's answer for each input, in order, as soon as its batch is done.
+
+        No more inputs are read than the next batches need, so that any number of them fits into memory.
+
+        Args:
+          inputs: Images (`PIL.Image`), videos (`data.video.decode.Video`) or sentences.
+          batch_size: Rows at once: images, views of videos or sentences. Never changes an answer.
+          on_error: Whether to "raise" the UserError of an input that cannot be read, or to "yield" it in place of an
+            answer.
+          **options: Fields of the task to change: `top` or `per_frame` for classification, `beam_size` for translation.
+
+        Raises:
+          UserError: The task has no such field, or see `on_error`.
+        """
+        task, settled, next_place = self.task_with(**options), {}, 0
+        batches = self.modality.input_batches(self, inputs, batch_size, settled)
+        for rows in self.evaluator.rows(self.placed, batches, task.predict):
+            places = dict.fromkeys(rows["id"].tolist())  # each once: the views of an input share its place
+            settled.update(zip(places, task.answers(rows, self.labels), strict=True))
+            while next_place in settled:
+                yield _checked(settled.pop(next_place), on_error)
+                next_place += 1
+        for place in sorted(settled):
+            yield _checked(settled[place], on_error)
+
+    def task_with(self, **options: Any) -> Any:
+        """Returns the task with other values of its fields.
+
+        Raises:
+          UserError: The task has no such field.
+        """
+        fields = {field.name for field in dataclasses.fields(self.task)}
+        for name in options:
+            if name not in fields:
+                raise UserError(f"--{name} does not apply to a checkpoint of {self.task.name}")
+        return dataclasses.replace(self.task, **options) if options else self.task
+
+    def with_views(self, clips: int | None = None, crops: int | None = None) -> "Run":
+        """Returns the same run with another number of clips per video, or of crops per clip, in evaluation.
+
+        Raises:
+          UserError: The run does not take videos.
+        """
+        asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
+        if not all(hasattr(self.encoder, name) for name in asked):
+            raise UserError(f"--clips and --crops apply to videos; this checkpoint takes {self.modality.unit}")
+        if not asked:
+            return self
+        encoder: Any = dataclasses.replace(self.encoder, **asked)
+        fields = extensions.accepted(type(self.task), self.modality.task_fields(self.config, encoder))
+        return dataclasses.replace(self, encoder=encoder, task=dataclasses.replace(self.task, **fields))
+
+    def open_split(self, split: str | None = None, **other: str | None) -> Any:
+        """Opens a split of the run's data set; its evaluation split if None.
+
+        Args:
+          **other: `name`, `path` and `data_dir` of another data set.
+
+        Raises:
+          UserError: Data set or split do not exist, or hold another kind of data than the run takes.
+        """
+        source = open_split(self.config, split or self.config.data.eval_split, **other)
+        if source.kind != self.encoder.key:
+            raise UserError(f"{source.name} holds {source.kind} data; this checkpoint takes {self.encoder.key}")
+        return source
+
+    def batches(self, source: Any, batch_size: int | None = None) -> tuple[Any, int]:
+        """Returns batches that hold every example of a source once, and how many examples cannot be scored."""
+        return self.modality.eval_batches(self.config, source, self.encoder, batch_size)
+
+    def evaluate(
+        self, source: Any = None, *, batch_size: int | None = None, track: Track = _untracked
+    ) -> dict[str, Any]:
+        """Scores every example of a split exactly once; returns the scores, `examples` and `skipped`.
+
+        Args:
+          source: Name of a split, or a source as `open_split` returns it; the evaluation split if None.
+
+        Raises:
+          UserError: The split does not exist, or its classes are not those of the run.
+        """
+        source = self.open_split(source) if source is None or isinstance(source, str) else source
+        check_labels(self.labels, source.labels, "the checkpoint", f"{source.name} {source.split}")
+        batches, skipped = self.batches(source, batch_size)
+        result = self.evaluator.evaluate(self.placed, track(batches, len(batches)))
+        assert result is not None  # nothing asks it to stop
+        return {**result, "skipped": skipped}
+
+    def rows(
+        self,
+        function: Callable[[Any, PyTree, dict], dict],
+        source: Any,
+        *,
+        batch_size: int | None = None,
+        track: Track = _untracked,
+    ) -> dict[str, Any]:
+        """Returns what `function(model, params, batch)` gives for every example of a source, in the order of `id`."""
+        batches, _ = self.batches(source, batch_size)
+        return in_order(self.evaluator.rows(self.placed, track(batches, len(batches)), function))
+
+    def features(
+        self,
+        source: Any = None,
+        *,
+        layer: int | str = "final",
+        kind: str = "pooled",
+        batch_size: int | None = None,
+        track: Track = _untracked,
+    ) -> dict[str, Any]:
+        """Returns `features`, `label` and `id` of every example of a split, in the order of `id`.
+
+        `layer` and `kind` are those of `analysis.features.features`. Clips are seen in one view.
+
+        Raises:
+          UserError: The model has no such layer or kind.
+        """
+        from vit_jax.analysis.features import features, inputs_of
+
+        source = self.open_split(source) if source is None or isinstance(source, str) else source
+
+        def extract(model, params, batch):
+            return {"features": features(model, params, inputs_of(batch), layer=layer, kind=kind)}
+
+        try:
+            return self.one_view().rows(extract, source, batch_size=batch_size, track=track)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def one_view(self) -> "Run":
+        """Returns the same run with a single view of each example."""
+        return self.with_views(clips=1, crops=1) if getattr(self.encoder, "views", 1) > 1 else self
+
+    def export(self, path: epath.PathLike, format: str) -> tuple[str, ...]:
+        """Writes the weights in a foreign format: see `weights.save_pretrained`."""
+        from vit_jax.weights import save_pretrained
+
+        return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
+
+
+def _checked(answer: Any, on_error: str) -> Any:
+    if isinstance(answer, UserError) and on_error == "raise":
+        raise answer
+    return answer
+
+
+def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own: Collection[str] = ()) -> Run:
+    """Loads the newest whole checkpoint of a workdir, or `WORKDIR/checkpoints/STEP`.
+
+    Args:
+      average: Number of newest checkpoints whose parameters are averaged (Attention Is All You Need, section 6.1).
+      trust: Whether code outside vit_jax that the checkpoint names may be imported, and so run.
+      own: Import paths that need no trust, because the user's own config names them.
+
+    Raises:
+      UserError: There is no checkpoint, fewer than `average`, or it names code that is not trusted.
+    """
+    if meta := load_meta(path):
+        extensions.check_trust(meta, trust, source=path, own=own)
+    params, meta = load_checkpoint(path) if average == 1 else average_checkpoints(path, average)
+    config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
+    encoder = load_encoder(meta["preprocessing"])
+    return Run(
+        model=make_model(config, encoder, labels),
+        params=params,
+        task=make_task(config, encoder, labels),
+        labels=labels,
+        encoder=encoder,
+        config=config,
+        step=meta["step"],
+    )

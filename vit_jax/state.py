@@ -1,0 +1,75 @@
+"""The training state: how it is born on the devices, and what it starts from."""
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from vit_jax import weights
+
+if TYPE_CHECKING:
+    from vit_jax.experiment import Experiment
+
+PyTree = Any
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything that an update changes, and all that a run needs to continue bit by bit.
+
+    Attributes:
+      step: Number of updates done.
+      params: The parameters, a nested dict.
+      opt_state: State of the optimizer.
+      ema: Exponential moving average of the parameters; None if `config.optimizer.ema_decay` is 0.
+      rng: Key from which each step derives its own.
+    """
+
+    step: jax.Array
+    params: PyTree
+    opt_state: PyTree
+    ema: PyTree
+    rng: jax.Array
+
+    @property
+    def eval_params(self) -> PyTree:
+        """The parameters that are evaluated: the moving average if there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def initial_state(experiment: "Experiment") -> TrainState:
+    """Makes the state from `config.seed`. Pure, so that a `Parallel` can run it where each array shall live."""
+    init_rng, step_rng = jax.random.split(jax.random.PRNGKey(experiment.config.seed))
+    params = experiment.init_params(init_rng)
+    ema = jax.tree.map(jnp.copy, params) if experiment.config.optimizer.ema_decay else None
+    return TrainState(jnp.int32(0), params, experiment.tx.init(params), ema, step_rng)
+
+
+def abstract_state(experiment: "Experiment") -> TrainState:
+    """Returns the shapes and dtypes of the state, with the shardings in which it is saved and restored."""
+    return experiment.parallel.abstract(jax.eval_shape(lambda: initial_state(experiment)))
+
+
+def start(experiment: "Experiment") -> tuple[TrainState, list[str]]:
+    """Makes the state of a new run on the devices, and returns it with what to tell the user.
+
+    Each array is made in its final sharding, so that no device ever holds more than its share. With `config.init_from`
+    the parameters are taken from there (see `weights.start_from`), and so is their moving average.
+
+    Raises:
+      UserError: The weights in `config.init_from` do not fit the model.
+    """
+    config, parallel = experiment.config, experiment.parallel
+    state = parallel.init_state(lambda: initial_state(experiment))
+    if not config.init_from:
+        return state, []
+    params, report = weights.start_from(
+        config.init_from,
+        experiment.model,
+        parallel.fetch(state.params),
+        experiment.data.labels,
+        image_size=config.init_image_size,
+        trust=True,  # code that it names was checked when the experiment was made
+    )
+    state = state.replace(params=params, ema=None if state.ema is None else params)
+    return parallel.put_state(state), report

@@ -1,0 +1,285 @@
+"""The one door for weights: read them into a model or a parameter tree, write them, start a run from them.
+
+A *source* is a weight file, a folder with a `config.json`, a workdir of ours, or one of its checkpoints
+(`WORKDIR/checkpoints/STEP`). Its content determines its kind. All kinds are loaded through `pretrained.fit`:
+
+    loaded = vit_jax.from_pretrained("B_16.npz", "vit:B/16", num_classes=10)
+    logits = loaded.model.apply({"params": loaded.params}, images, train=False)
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+from etils import epath
+from flax.traverse_util import flatten_dict
+
+from vit_jax.architecture import check_exists, config_key, is_run, naming_init_from
+from vit_jax.data.image.geometry import CenterCrop, Resize
+from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.image.values import Normalize
+from vit_jax.errors import UserError
+from vit_jax.models import build_model
+from vit_jax.models.from_image import image_model
+from vit_jax.models.timesformer import TimeSformer
+from vit_jax.pretrained.fit import fit, initial_values
+from vit_jax.pretrained.names import Params, Size, shapes_of
+from vit_jax.pretrained.preprocessing import Recipe
+from vit_jax.pretrained.report import Report
+from vit_jax.pretrained.save import save
+from vit_jax.pretrained.stored import Known, Stored, check_name, model_like, naming, open_stored
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its parameters and everything it needs to predict.
+
+    Attributes:
+      model: The module.
+      params: Its parameters: a nested dict of NumPy arrays.
+      preprocessing: `Preprocessing` for an image or one frame, or `ClipPreprocessing` from a video run of ours;
+        None if the source does not say it.
+      labels: Names of the classes, in the order of the logits; empty if the source does not list them.
+      report: What was loaded, resized, replaced and skipped.
+    """
+
+    model: nn.Module
+    params: Params
+    preprocessing: Any
+    labels: tuple[str, ...]
+    report: Report
+
+
+def from_pretrained(
+    path: epath.PathLike,
+    name: str | None = None,
+    *,
+    entry: str | None = None,
+    stored_image_size: Size | None = None,
+    preprocessing: str | None = None,
+    **overrides: Any,
+) -> Pretrained:
+    """Builds the model that a source holds, and fills it with the source's weights.
+
+    The architecture is read from the source. What the source does not say has to be given, by `name` or as a field: a
+    torch file without a config does not say `num_heads`, and no bare file says the grid of its positions, which follows
+    from the `image_size` of training. Nothing is guessed.
+
+    Args:
+      path: A weight file, a folder with a config.json, or a workdir of ours.
+      name: Family and variant, for example "vit:B/16"; the weights must agree with it.
+      entry: The set of weights to use if a torch file holds several, for example "state_dict_ema".
+      stored_image_size: (height, width) in pixels that a bare file was trained with, if `image_size` is another.
+      preprocessing: A chain of transforms, if the source does not say it.
+      **overrides: Fields of the module. With another `image_size` or `num_frames`, positions are resampled as the
+        authors of the format do; with another `num_classes`, the head is initialised from scratch. The report says so.
+
+    Raises:
+      UserError: The source is damaged or in no known format, does not say enough, or contradicts what was given; the
+        message names the tensor or the field.
+    """
+    known = Known(
+        name=name,
+        like=() if name is None else (_build(name),),
+        entry=entry,
+        stored_image_size=stored_image_size,
+        image_size=overrides.get("image_size"),
+        fields=overrides,
+    )
+    stored, run = _open(path, known)
+    encoder = None if run is None else run.encoder
+    if encoder is not None and not hasattr(encoder, "transforms"):
+        raise UserError(f"{path} holds a text model, which no foreign format can store. Load it with vit_jax.load_run")
+    is_as_stored = all(field in stored.fields and stored.fields[field] == value for field, value in overrides.items())
+    model: Any = stored.model if is_as_stored else _build(stored.base, **{**stored.fields, **overrides})
+    shapes = stored.shapes if is_as_stored else shapes_of(model)
+    with naming(path):
+        params, report = fit(stored, model, shapes, lambda paths: initial_values(model, paths))
+    chain = preprocessing or stored.preprocessing(model.image_size)
+    if chain is None:
+        note = "preprocessing: the file does not say it. Give preprocessing=, a chain of transforms"
+        report = dataclasses.replace(report, notes=(*report.notes, note))
+    return Pretrained(
+        model=model,
+        params=params,
+        preprocessing=_preprocessing(model, chain, encoder),
+        labels=stored.labels if model.num_classes == stored.model.num_classes else (),
+        report=report,
+    )
+
+
+def load_pretrained(
+    path: epath.PathLike,
+    model: nn.Module,
+    params: Params,
+    *,
+    entry: str | None = None,
+    stored_image_size: Size | None = None,
+    keep_head: bool | None = None,
+) -> tuple[Params, Report]:
+    """Fills a parameter tree of yours from a source; returns the new tree and a report.
+
+    The head stays as it is in `params` if the model has another number of classes, and positions are resampled if it
+    has another `image_size` or `num_frames`; the report says so. A TimeSformer may be filled from an image ViT, or from
+    a TimeSformer with space-only attention, as `models.from_image` describes.
+
+    Args:
+      path, entry, stored_image_size: See `from_pretrained`.
+      model: The module that `params` belong to.
+      params: Freshly initialised parameters.
+      keep_head: Whether to load the source's head; by default, if the number of classes is the same.
+
+    Raises:
+      UserError: See `from_pretrained`, or the weights do not fit the model, in which case the message names a parameter
+        and every field that differs.
+    """
+    stored, _ = _open(path, Known(like=_like(model), entry=entry, stored_image_size=stored_image_size))
+    with naming(path):
+        return _fill(stored, model, params, keep_head)
+
+
+def save_pretrained(
+    path: epath.PathLike,
+    model: nn.Module,
+    params: Params,
+    format: str,
+    *,
+    labels: Sequence[str] = (),
+    preprocessing: Any = None,
+) -> tuple[str, ...]:
+    """Writes parameters in a foreign format: the inverse of `from_pretrained`, exact to the bit.
+
+    `npz` and `big_vision` are single files, without labels and preprocessing. `timm` and `huggingface` are folders with
+    `config.json` and `model.safetensors`; they include the labels, and the preprocessing if the format can express it.
+
+    Args:
+      path: A file or folder that does not exist yet.
+      format: `npz`, `big_vision`, `timm` or `huggingface`, as far as the model's family has it.
+      labels: Names of the classes, in the order of the logits.
+      preprocessing: A `Preprocessing` or `ClipPreprocessing`.
+
+    Returns:
+      One line for each of labels and preprocessing that a reader will not find in what was written.
+
+    Raises:
+      UserError: The format cannot express the model (the message names the parameter or the field), or `path` exists or
+        cannot be written.
+    """
+    chain = {} if preprocessing is None else {"transforms": preprocessing.transforms, "recipe": _recipe(preprocessing)}
+    return save(path, model, params, format, labels=labels, **chain)
+
+
+def start_from(
+    path: epath.PathLike,
+    model: nn.Module,
+    params: Params,
+    labels: tuple[str, ...],
+    *,
+    image_size: Size | None = None,
+    trust: bool = False,
+) -> tuple[Params, list[str]]:
+    """Fills the fresh parameters of a run from `config.init_from`; returns the new tree and lines to print.
+
+    The head is kept if the classes are the same: by name if the source is a run of ours, by number otherwise. Other
+    differences are handled as in `load_pretrained`. A text run may start from a text run.
+
+    Args:
+      path: `config.init_from`.
+      params: Only the values of the head are used, if it is replaced; of all others, shapes and dtypes.
+      labels: Names of the run's classes.
+      image_size: `config.init_image_size`: what a bare file was trained with.
+      trust: Whether code outside vit_jax that a run names may be imported.
+
+    Raises:
+      UserError: See `load_pretrained`; messages name keys of the config.
+    """
+    known = Known(like=_like(model), stored_image_size=image_size, option=config_key)
+    with naming_init_from(path):
+        stored, run = _open(path, known, trust)
+        keep_head = None if run is None else tuple(run.labels) == tuple(labels)
+        filled, report = _fill(stored, model, params, keep_head, config_key)
+    origin = path if run is None else f"{path}, step {run.step}"
+    return filled, [f"from {origin}: {line}" for line in report.lines()]
+
+
+def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stored, Any]:
+    """Opens a source; returns its weights, and the run if it is one of ours."""
+    check_exists(path)
+    if not is_run(path):
+        return open_stored(path, known), None
+    from vit_jax.run import load_run
+
+    run = load_run(path, trust=trust)
+    model: Any = run.model
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    fields = {name: value for name, value in fields.items() if name not in ("parent", "name")}
+    with naming(path):
+        variant = model_like(type(model), known.like)
+        if known.name is not None:
+            check_name(fields, known, variant)
+    params = flatten_dict(run.params, sep="/")
+    stored = Stored(
+        format="vit_jax",
+        base=run.config.model.name,
+        fields=fields,
+        model=model,
+        params=params,
+        shapes=params,
+        resample="bicubic",
+        skipped=(),
+        notes=(),
+        labels=run.labels,
+        preprocessing=lambda _: run.encoder.transforms,
+    )
+    return stored, run
+
+
+def _fill(
+    stored: Stored, model: nn.Module, params: Params, keep_head: bool | None, option: Callable[[str], str] = str
+) -> tuple[Params, Report]:
+    fresh = flatten_dict(params, sep="/")
+    return fit(
+        stored, model, fresh, lambda paths: {path: fresh[path] for path in paths}, keep_head=keep_head, option=option
+    )
+
+
+def _like(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Returns the models whose weights `model` may be filled from."""
+    return (model, image_model(model)) if isinstance(model, TimeSformer) else (model,)
+
+
+def _build(name: str, **fields: Any) -> nn.Module:
+    try:
+        return build_model(name, **fields)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _preprocessing(model: Any, chain: str | None, encoder: Any) -> Any:
+    if not chain or model.in_channels not in (1, 3):  # arrays with other numbers of channels are not images
+        return None
+    fields = {"image_size": model.image_size, "channels": model.in_channels, "transforms": chain}
+    if encoder is None or encoder.key == "image":
+        return Preprocessing(**fields)
+    return dataclasses.replace(encoder, num_frames=model.num_frames, **fields)
+
+
+def _recipe(preprocessing: Any) -> Recipe | None:
+    """Returns what a chain built like `pretrained.preprocessing.squashed` or `cropped` does; None for any other."""
+    resize, *crop, normalize = preprocessing.steps if len(preprocessing.steps) > 1 else (None, None)
+    if not isinstance(resize, Resize) or not resize.antialias or not isinstance(normalize, Normalize):
+        return None
+    side = resize.size if isinstance(resize.size, int) else None
+    is_squashed = not crop and resize.size == preprocessing.image_size
+    is_cropped = crop == [CenterCrop(preprocessing.image_size)] and side is not None
+    if not is_squashed and not is_cropped:
+        return None
+    return Recipe(
+        image_size=preprocessing.image_size,
+        channels=preprocessing.channels,
+        shorter_side=side,
+        method=resize.method,
+        mean=normalize.mean,
+        std=normalize.std,
+    )
