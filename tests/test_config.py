@@ -55,7 +55,7 @@ def test_model_keys_are_the_fields_of_the_modules():
 
 def test_loading_a_config_imports_no_jax():
     code = (
-        "import sys; from vit_jax import config, extensions; "
+        "import sys; from vit_jax.config import extensions; from vit_jax import config; "
         f"config.load_config({QUICKSTART!r}, ['--config.model.name=mylab.nets:MyViT']); "
         "assert not {'jax', 'flax', 'optax', 'tensorflow_datasets'} & set(sys.modules)"
     )

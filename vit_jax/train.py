@@ -19,7 +19,7 @@ from vit_jax.interrupts import Interrupts
 from vit_jax.parallel import micro_batches, sum_over
 from vit_jax.state import TrainState
 from vit_jax.tasks import Batch, Sum, Task, group_of
-from vit_jax.workdir.checkpoint import Checkpoints
+from vit_jax.workdir.checkpoint import Checkpoints, saved_steps
 from vit_jax.workdir.claim import check_same_data, claim
 from vit_jax.workdir.metrics import Metrics, Window
 
@@ -88,8 +88,9 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
       RunError: A loss or gradient is not finite (nothing of that step is saved), or a checkpoint cannot be written.
     """
     config, data, plan, parallel = experiment.config, experiment.data, experiment.plan, experiment.parallel
-    described = experiment.describe()
-    workdir, saved = claim(workdir, config)  # what can be wrong with the config is known by now
+    described, begun = experiment.describe(), bool(saved_steps(workdir))
+    state, notes = (None, []) if begun else states.start(experiment)  # first, so that a mistake leaves no workdir
+    workdir, saved = claim(workdir, config)
     if saved:
         check_same_data(workdir, saved, described)
 
@@ -97,12 +98,10 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
         interrupts = stack.enter_context(Interrupts())
         keep = {name: config.checkpoint[name] for name in ("keep_last", "keep_best", "best")}
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, **keep)))
-        restored = checkpoints.restore_latest(states.abstract_state(experiment))
-        if restored:
+        meta: dict[str, Any] = {}
+        if begun and (restored := checkpoints.restore_latest(states.abstract_state(experiment))):
             state, meta = restored
             state, notes = parallel.put_state(state), changed_since(meta, data)
-        else:
-            (state, notes), meta = states.start(experiment), {}
         first_step = int(parallel.fetch(state.step))
 
         metrics = Metrics(workdir, first_step=first_step, total_steps=plan.total, quiet=quiet)
