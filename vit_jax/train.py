@@ -99,9 +99,10 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
         keep = {name: config.checkpoint[name] for name in ("keep_last", "keep_best", "best")}
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, **keep)))
         meta: dict[str, Any] = {}
-        if begun and (restored := checkpoints.restore_latest(states.abstract_state(experiment))):
-            state, meta = restored
+        if begun:
+            state, meta = checkpoints.restore_latest(states.abstract_state(experiment)) or (state, meta)
             state, notes = parallel.put_state(state), changed_since(meta, data)
+        assert state is not None
         first_step = int(parallel.fetch(state.step))
 
         metrics = Metrics(workdir, first_step=first_step, total_steps=plan.total, quiet=quiet)
