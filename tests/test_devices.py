@@ -14,7 +14,9 @@ CASES = ("pmap-float32-1", "pmap-float64-1", "pmap-float64-2", "fsdp-float64-2")
 
 def start(out, devices, *distributed):
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # the programs run for a second and would be optimised for a minute
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled"),  # the cases share their initialisation
         "PYTHONPATH": str(tiny.ROOT),
     }
     arguments = [str(tiny.ROOT / "tests" / "steps.py"), str(out), *map(str, distributed)]
@@ -74,27 +76,39 @@ def assert_same_losses(workdir, reference, rtol):
     np.testing.assert_allclose([row["loss"] for row in ours], [row["loss"] for row in theirs], rtol=rtol)
 
 
-def test_two_processes_train_evaluate_and_save_as_one(tmp_path):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder whose runs share data and compiled programs."""
+    return tmp_path_factory.mktemp("runs")
+
+
+STILL = {"model__dropout_rate": 0.0, "model__drop_path_rate": 0.0}
+ALIKE = {**STILL, "task__mixup_alpha": 0.0}  # whatever the number of devices
+
+
+@pytest.fixture(scope="module")
+def stayed(runs):
+    tiny.finish(tiny.start(runs / "stayed", devices=1, **ALIKE))
+    return runs / "stayed"
+
+
+def test_two_processes_train_evaluate_and_save_as_one(runs):
     port = free_port()
-    flags = {"model__dropout_rate": 0.0, "model__drop_path_rate": 0.0}
     together = [
-        tiny.start(
-            tmp_path / "two", f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}", **flags
-        )
+        tiny.start(runs / "two", f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}", **STILL)
         for i in range(2)
     ]
     for process in together:
         tiny.finish(process)
-    tiny.finish(tiny.start(tmp_path / "one", devices=2, **flags))
-    assert_same_losses(tmp_path / "two", tmp_path / "one", rtol=1e-5)
+    tiny.finish(tiny.start(runs / "one", devices=2, **STILL))
+    assert_same_losses(runs / "two", runs / "one", rtol=1e-5)
 
 
 @pytest.mark.parametrize(("first", "then"), [(8, 1), (1, 8)])
-def test_a_checkpoint_resumes_on_another_number_of_devices(tmp_path, first, then):
-    flags = {"model__dropout_rate": 0.0, "model__drop_path_rate": 0.0, "task__mixup_alpha": 0.0}
-    tiny.signal_at(tiny.start(tmp_path / "moved", devices=first, **flags), "step 12/30 train", 15)
-    output = tiny.finish(tiny.start(tmp_path / "moved", devices=then, **flags))
+def test_a_checkpoint_resumes_on_another_number_of_devices(runs, stayed, first, then):
+    moved = runs / f"moved_{first}_{then}"
+    tiny.signal_at(tiny.start(moved, devices=first, **ALIKE), "step 12/30 train", 15)
+    output = tiny.finish(tiny.start(moved, devices=then, **ALIKE))
     assert "resuming after step" in output
-    tiny.finish(tiny.start(tmp_path / "stayed", devices=1, **flags))
     # float32, summed in another order for 30 updates
-    assert_same_losses(tmp_path / "moved", tmp_path / "stayed", rtol=1e-3)
+    assert_same_losses(moved, stayed, rtol=1e-3)

@@ -31,32 +31,42 @@ def test_sigkill_several_times_changes_nothing(uninterrupted):
     assert_same_run(workdir, uninterrupted)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_says_so_and_exits_conventionally(uninterrupted, signum, status):
-    workdir = uninterrupted.parent / signum.name
-    returned, output = tiny.signal_at(tiny.start(workdir), "step 8/30 train", signum)
-    assert returned == status, output
-    assert "is saved; the same command goes on from there" in output
-    assert "Traceback" not in output
-    resumed = tiny.finish(tiny.start(workdir))
-    assert "resuming after step" in resumed
-    assert_same_run(workdir, uninterrupted)
-
-
-def test_damaged_and_half_written_checkpoints_are_named_and_passed_over(uninterrupted):
-    workdir = uninterrupted.parent / "damaged"
-    tiny.signal_at(tiny.start(workdir), "step 16/30 train", signal.SIGTERM)
+@pytest.fixture(scope="module")
+def interrupted(uninterrupted):
+    """A run that was ended by SIGTERM, then by SIGINT, and whose newest checkpoint was damaged then."""
+    workdir, ended = uninterrupted.parent / "interrupted", {}
+    for line, signum in (("step 8/30 train", signal.SIGTERM), ("step 16/30 train", signal.SIGINT)):
+        ended[signum] = tiny.signal_at(tiny.start(workdir), line, signum)
     checkpoints = workdir / "checkpoints"
     newest = max((p for p in checkpoints.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     for file in (newest / "state").rglob("*"):
         if file.is_file() and file.parent.name == "d":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     (checkpoints / "21.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    output = tiny.finish(tiny.start(workdir))
-    assert f"checkpoints/{newest.name} is damaged" in output
-    assert (checkpoints / f"damaged_{newest.name}").exists()
-    assert "21.orbax-checkpoint-tmp is half-written" in output
+    return workdir, ended, newest.name, tiny.finish(tiny.start(workdir))
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_so_and_exits_conventionally(interrupted, signum, status):
+    _, ended, _, _ = interrupted
+    returned, output = ended[signum]
+    assert returned == status, output
+    assert "is saved; the same command goes on from there" in output
+    assert "Traceback" not in output
+
+
+def test_an_interrupted_run_resumes(uninterrupted, interrupted):
+    workdir, ended, _, resumed = interrupted
+    assert "resuming after step" in ended[signal.SIGINT][1]
+    assert "resuming after step" in resumed
     assert_same_run(workdir, uninterrupted)
+
+
+def test_damaged_and_half_written_checkpoints_are_named_and_passed_over(interrupted):
+    workdir, _, newest, output = interrupted
+    assert f"checkpoints/{newest} is damaged" in output
+    assert (workdir / "checkpoints" / f"damaged_{newest}").exists()
+    assert "21.orbax-checkpoint-tmp is half-written" in output
 
 
 def test_a_finished_run_is_not_run_again(uninterrupted):

@@ -1,0 +1,121 @@
+"""Scores of several views, the training accuracy of mixed images, and what a translation weighs."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax.tasks.classification import Classification
+from vit_jax.tasks.translation import Translation
+
+
+class Echo(nn.Module):
+    """The first pixels of an image are its logits."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return images.reshape(images.shape[0], -1)[:, :3]
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def test_the_probabilities_of_an_examples_views_are_averaged():
+    """One view is sure of class 1, two lean to class 0: the mean of the logarithms would choose otherwise."""
+    logits = np.array([[2.0, 0, -9], [2.0, 0, -9], [0, 30.0, 0], [1.0, 0, 0], [0, 0, 1.0], [0, 0, 1.0]])
+    rows = {
+        "logits": logits.astype(np.float32),
+        "id": np.array([4, 4, 4, 7, 7, 7]),
+        "label": np.array([0] * 3 + [2] * 3),
+    }
+    means = softmax(logits).reshape(2, 3, 3).mean(1)
+    score = Classification(3).score(rows)
+    assert score["loss"] == pytest.approx(-np.log(means[[0, 1], [0, 2]]).mean(), rel=1e-6)
+    assert means[0].argmax() == 0
+    assert np.log(softmax(logits)).reshape(2, 3, 3).mean(1)[0].argmax() == 1
+    assert (score["top1"], score["examples"], score["views"]) == (1.0, 2, 3)
+
+
+def test_of_sigmoids_the_probabilities_of_both_answers_are_averaged():
+    logits = np.array([[3.0, -1, 0], [-2.0, 0.5, 1]])
+    labels = np.array([[1.0, 0, 1]] * 2, np.float32)
+    score = Classification(3, loss_name="sigmoid").score({"logits": logits, "id": np.array([1, 1]), "label": labels})
+    p = (1 / (1 + np.exp(-logits))).mean(0)
+    expected = -(labels[0] * np.log(p) + (1 - labels[0]) * np.log(1 - p)).sum()
+    assert score["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("mixing", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_top1_is_of_the_unmixed_label_and_the_loss_of_the_mixed(mixing):
+    """Two images that say their class. Mixed by more than a half each says the other's: 0 are right, not 2."""
+    task, seen = Classification(3, **mixing), set()
+    images = jnp.zeros((2, 8, 8, 1)).at[0, :, :, 0].set(jnp.eye(3)[0][jnp.arange(64) % 3].reshape(8, 8))
+    images = images.at[1, :, :, 0].set(jnp.eye(3)[1][jnp.arange(64) % 3].reshape(8, 8))
+    batch = {"image": images, "label": jnp.array([0, 1]), "mask": jnp.ones(2)}
+
+    @jax.jit
+    def both(rng):
+        return task.loss(Echo(), {}, batch, rngs={"mix": rng}, train=True), task.mix(images, jnp.eye(3)[:2], rng)
+
+    for seed in range(30):
+        (loss, metrics), (mixed, targets) = both(jax.random.key(seed))
+        logits, targets = np.asarray(mixed.reshape(2, -1)[:, :3], np.float64), np.asarray(targets)
+        right = (logits.argmax(-1) == [0, 1]).sum()
+        assert (metrics["top1"].value, metrics["top1"].weight) == (right, 2)
+        assert loss.value == pytest.approx(-(targets * np.log(softmax(logits))).sum(), rel=1e-4)
+        seen.add(int(right))
+    assert {0, 2} <= seen
+
+
+def test_padding_weighs_nothing_in_the_accuracy():
+    images = jnp.eye(3)[:, :, None, None]
+    batch = {"image": images, "label": jnp.array([0, 0, 2]), "mask": jnp.array([1.0, 1.0, 0.0])}
+    _, metrics = Classification(3).loss(Echo(), {}, batch, rngs={}, train=False)
+    assert (metrics["top1"].value, metrics["top1"].weight) == (1, 2)
+
+
+class Constant(nn.Module):
+    """Logits over 260 tokens that prefer token 5, whatever it is given."""
+
+    @nn.compact
+    def __call__(self, source, target, *, train):
+        return jnp.broadcast_to(2.0 * jax.nn.one_hot(5, 260), (*target.shape, 260))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_every_token_of_a_translation_weighs_the_same(train):
+    from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID
+
+    task = Translation(vocabulary=None, max_length=4, label_smoothing=0.1)
+    target = jnp.array([
+        [BOS_ID, 5, 6, EOS_ID, PAD_ID],
+        [BOS_ID, EOS_ID, PAD_ID, PAD_ID, PAD_ID],
+        [BOS_ID, 5, EOS_ID, PAD_ID, PAD_ID],  # padding of the batch
+    ])  # fmt: skip
+    batch = {"source": jnp.zeros((3, 4), jnp.int32), "target": target, "mask": jnp.array([1.0, 1.0, 0.0])}
+    loss, metrics = task.loss(Constant(), {}, batch, rngs={"dropout": jax.random.key(0)}, train=train)
+    log_all = np.log(np.exp(2.0) + 259)
+    nll = (log_all - 2) + 3 * log_all  # token 5, token 6 and two ends
+    assert metrics["nll"].value == pytest.approx(nll, rel=1e-5)
+    assert metrics["nll"].weight == metrics["token_accuracy"].weight == loss.weight == 4
+    assert metrics["token_accuracy"].value == 1
+    smooth = 0.9 * nll + 0.1 * 4 * (log_all - 2 / 260)
+    assert loss.value == pytest.approx(smooth if train else nll, rel=1e-5)
+
+
+def test_the_perplexity_is_of_all_tokens_and_not_of_sentences():
+    class Words:
+        def decode(self, tokens):
+            return "a b c d"
+
+    rows = {
+        "translation": np.zeros((2, 3), int), "reference": np.zeros((2, 3), int),
+        "nll": np.array([6.0, 1.0]), "tokens": np.array([3.0, 1.0]), "id": np.arange(2),
+    }  # fmt: skip
+    score = Translation(vocabulary=Words(), max_length=3).score(rows)
+    assert score["loss"] == pytest.approx(7 / 4)
+    assert score["perplexity"] == pytest.approx(np.exp(7 / 4))
+    assert score["bleu"] == pytest.approx(100)
+    assert score["examples"] == 2

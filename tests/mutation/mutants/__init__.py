@@ -1,0 +1,1 @@
+"""Small wrong changes by package: `MUTANTS[file, tests] = [(old text, new text), ...]`."""

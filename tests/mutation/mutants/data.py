@@ -1,0 +1,89 @@
+"""From stored examples to batches: pipeline, transforms of images, clips, text, sets."""
+
+# ruff: noqa: E501
+
+TRANSFORMS = "tests/loop/test_transforms_gaps.py tests/data/image/test_transforms.py"
+PIPELINE = "tests/loop/test_data_gaps.py tests/data/test_pipeline.py"
+TEXT = "tests/loop/test_data_gaps.py tests/data/text/test_token_batches.py"
+
+MUTANTS = {
+    ("vit_jax/data/image/geometry.py", TRANSFORMS): [
+        ("round((image.height - height) / 2), round((image.width - width) / 2)",
+         "(image.height - height) // 2, (image.width - width) // 2"),
+        ("if rng.random() < self.p else image", "if rng.random() >= self.p else image"),
+        ("aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))",
+         "aspect = rng.uniform(*self.ratio)"),
+        ("math.cos(angle) / scale, math.sin(angle) / scale", "math.cos(angle) * scale, math.sin(angle) * scale"),
+        ("size=2) * image.size", "size=2) * image.height"),
+        ("round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))",
+         "round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))"),
+        ("(int(size * image.height / shorter), int(size * image.width / shorter))",
+         "(round(size * image.height / shorter), round(size * image.width / shorter))"),
+        ("top, left = (math.ceil(rest / 2) for rest in rests)", "top, left = (rest // 2 for rest in rests)"),
+        ("image.height > image.width:", "image.height < image.width:"),
+        ("1 / rng.uniform(1 / self.high, 1 / self.low) if self.inverse", "rng.uniform(self.low, self.high) if self.inverse"),
+        ("rng.integers(-pad, image.height + pad - height, endpoint=True)", "rng.integers(-pad, image.height + pad - height)"),
+        ("crop_width = min(width, round(height * self.ratio[1]))", "crop_width = min(width, round(height * self.ratio[0]))"),
+        ("aspect = rng.uniform(*self.ratio)\n            high", "aspect = math.exp(rng.uniform(*map(math.log, self.ratio)))\n            high"),
+        ("angle = math.radians(rng.uniform(-self.degrees, self.degrees))", "angle = math.radians(rng.uniform(0, self.degrees))"),
+    ],
+    ("vit_jax/data/image/randaugment.py", TRANSFORMS): [
+        ("math.copysign(1.0, rng.random() - 0.5)", "1.0"),
+        ("image.width if name.endswith(\"X\") else image.height", "image.height if name.endswith(\"X\") else image.width"),
+        ("return max(0.1, 1 + 0.09 * level * _sign(rng))", "return max(0.1, 1 + 0.09 * level)"),
+        ('"SolarizeIncreasing": lambda level: 256 - min(256, int(25.6 * level))',
+         '"SolarizeIncreasing": lambda level: min(256, int(25.6 * level))'),
+        ('"PosterizeIncreasing": lambda level: 4 - int(0.4 * level)', '"PosterizeIncreasing": lambda level: int(0.4 * level)'),
+        ("if level < 128 else level", "if level <= 128 else level"),
+        ('"Rotate": lambda level: 3.0 * level', '"Rotate": lambda level: 2.0 * level'),
+        ("return min(max(level, 0.0), config[\"mmax\"])", "return max(level, 0.0)"),
+        ("int(4 * level), rng)", "int(8 * level), rng)"),
+        ("max(1, strength)", "strength"),
+        ('"ShearX": (1, strength, 0, 0, 1, 0)', '"ShearX": (1, 0, 0, strength, 1, 0)'),
+        ("rng.random() < config[\"p\"]", "rng.random() > config[\"p\"]"),
+    ],
+    ("vit_jax/data/image/values.py", TRANSFORMS): [
+        ("if rng.random() >= self.p:", "if rng.random() < self.p:"),
+        ("h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))",
+         "w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))"),
+        ("rng.uniform(max(0.0, 1 - strength), 1 + strength)", "rng.uniform(1, 1 + strength)"),
+        ("1 / (255 * std)", "1 / (256 * std)"),
+        ("rng.uniform(-self.hue, self.hue)", "rng.uniform(0, 0)"),
+    ],
+    ("vit_jax/data/image/transforms.py", TRANSFORMS): [
+        ("min(255, round(255 * value))", "min(255, round(256 * value))"),
+        (">> 8", ">> 7"),
+        ('Image.new("RGBA", image.size, "white")', 'Image.new("RGBA", image.size, "black")'),
+    ],
+    ("vit_jax/data/pipeline.py", PIPELINE): [
+        ("key=[self.seed & _UINT64, position]", "key=[self.seed & _UINT64, position % len(self.source)]"),
+        ("np.random.default_rng([seed & _UINT64, epoch])", "np.random.default_rng([seed & _UINT64])"),
+        ("[place // self.repeats]", "[place]"),
+        ("self.process_index * rows\n", "0\n"),
+        ("batch[\"id\"][len(real) * views :] = -1", "pass"),
+        ("-(-len(source) // batch_size)", "len(source) // batch_size"),
+        ("np.int32 if label.ndim == 1 else np.float32", "np.int32"),
+        ("self._rng(position))", "self._rng(positions[0]))"),
+    ],
+    ("vit_jax/data/text/batches.py", TEXT): [
+        ("_order(len(self), seed, epoch, 0)[place]", "_order(len(self), seed, 0, 0)[place]"),
+        ("_order(len(self.ids[bucket]), seed, epoch, 1 + bucket)", "_order(len(self.ids[bucket]), seed, 0, 1 + bucket)"),
+        ("_order(len(self.ids[bucket]), seed, epoch, 1 + bucket)", "_order(len(self.ids[bucket]), seed, epoch, 1)"),
+        ("for ends in self.ends)) + 1", "for ends in self.ends))"),
+        ("np.searchsorted(buckets, pairs.lengths())", "np.searchsorted(buckets, pairs.lengths(), side=\"right\")"),
+        ("constant_values=-1)", "constant_values=0)"),
+        ("EOS_ID, BOS_ID, EOS_ID", "EOS_ID, EOS_ID, BOS_ID"),
+        ("batch_size // length for length", "batch_size // buckets[-1] for length"),
+    ],
+    ("vit_jax/data/video/sampling.py", "tests/data/video/test_sampling.py"): [
+        ("return free / 2 if self.centre else 0", "return 0"),
+        ("num_clips if self.fps else num_clips - 1", "num_clips - 1 if self.fps else num_clips"),
+        ("(clip + 1) // (num_clips + 1)", "clip // num_clips"),
+        ("np.linspace(0, length - 1, num_frames)", "np.linspace(0, length, num_frames)"),
+        ("rng.integers(max(free, 0) + 1)", "rng.integers(max(free, 1))"),
+    ],
+    ("vit_jax/data/video/clips.py", "tests/data/video/test_clips.py"): [
+        ("            rng.bit_generator.state = state\n", ""),
+        ("for clip in chosen for crop in range(count)]", "for crop in range(count) for clip in chosen]"),
+    ],
+}  # fmt: skip
