@@ -22,9 +22,11 @@ from PIL import Image
 
 from vit_jax.config import Config, default_config
 from vit_jax.errors import Interrupted
+from vit_jax.experiment import Experiment
+from vit_jax.state import TrainState
 from vit_jax.tasks import Sum, weighted_sum
 from vit_jax.tasks.classification import Classification
-from vit_jax.train import TrainState, train_and_evaluate, train_step
+from vit_jax.train import train_and_evaluate, train_step
 from vit_jax.workdir.checkpoint import Checkpoints
 from vit_jax.workdir.metrics import TIMINGS, Metrics, Window
 
@@ -47,6 +49,8 @@ class Linear(nn.Module):
 
 class SquaredError:
     """Half the squared error of a `Linear`; its metrics show the random numbers that every example was given."""
+
+    group = 1  # examples that must stay together
 
     def loss(self, model, params, batch, *, rngs, train):
         error = model.apply({"params": params}, batch["inputs"], train=train, rngs=rngs) - batch["target"]
@@ -150,8 +154,8 @@ class Classifier(nn.Module):
 def train(config: Config, workdir: pathlib.Path, *, quiet: bool = True) -> dict[str, float]:
     """Runs or resumes training of a `Classifier` in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vit_jax.train.make_model", lambda config, encoder, labels: Classifier(len(labels)))
-        return train_and_evaluate(config, workdir, quiet=quiet)
+        patch.setattr("vit_jax.experiment.make_model", lambda config, encoder, labels: Classifier(len(labels)))
+        return train_and_evaluate(Experiment.from_config(config, workdir), workdir, quiet=quiet)
 
 
 class Crash(BaseException):
@@ -234,6 +238,13 @@ def state_of(workdir: pathlib.Path, step: int) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # about shardings, of which one device has no choice
         state = checkpointer.restore((workdir / "checkpoints" / str(step) / "state").absolute())
     return jax.tree.map(np.asarray, state)
+
+
+def scored(task: Any, model: nn.Module, inputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns the scores of rows that are given as images of one column: `inputs` `(rows, height)`."""
+    images = jnp.asarray(inputs, jnp.float32)[:, :, None, None]
+    batch = {"image": images, "label": jnp.asarray(labels), "mask": jnp.ones(len(images))}
+    return task.score(jax.tree.map(np.asarray, task.measure(model, {}, batch)))
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from flax.traverse_util import unflatten_dict
 
 from vit_jax import build_model, from_pretrained, save_pretrained
 from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained.formats.timesformer import AUTHORS as TIMESFORMER_AUTHORS
+from vit_jax.pretrained.formats.tnt import AUTHORS as TNT_AUTHORS
 from vit_jax.pretrained.names import shapes_of, to_tensors
-from vit_jax.pretrained.timesformer import AUTHORS as TIMESFORMER_AUTHORS
-from vit_jax.pretrained.tnt import AUTHORS as TNT_AUTHORS
 
 TINY = {"image_size": (8, 8), "num_layers": 1, "hidden_dim": 8, "mlp_dim": 12, "num_heads": 2, "num_classes": 3}
 FAMILIES = {

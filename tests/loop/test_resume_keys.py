@@ -6,7 +6,7 @@ from vit_jax import config as schema
 
 # where things are, when something is written, how fast it is done
 FREE = {
-    "data.path", "data.data_dir", "data.cache_gb", "data.num_workers", "data.num_threads", "eval_every",
+    "data.path", "data.data_dir", "data.num_workers", "data.num_threads", "eval_every",
     "eval_batch_size", "log_every", "parallel", "profile", "compilation_cache", "checkpoint.every",
     "checkpoint.keep_last", "checkpoint.keep_best", "checkpoint.best",
 }  # fmt: skip
@@ -19,7 +19,7 @@ REFUSED = {
     *(f"data.{name}" for name in (
         "name", "train_split", "eval_split", "image_size", "channels", "train_transforms", "eval_transforms", "label",
         "num_frames", "sampling", "eval_clips", "eval_crops", "frames_fps", "languages", "vocab_size", "buckets",
-        "repeats", "strict", "cache_side",
+        "repeats", "strict",
     )),
     *(f"task.{name}" for name in (
         "name", "loss", "label_smoothing", "mixup_alpha", "cutmix_alpha", "mix_probability", "beam_size",
@@ -62,14 +62,7 @@ def test_other_keys_do_not(name):
     assert differences_of(name) == []
 
 
-def test_a_cache_counts_when_there_is_one_and_not_where_it_is():
-    old = schema.flatten(schema.default_config())
-    here, there = ({**old, "data.cache": path} for path in ("/here", "/there"))
-    assert schema.differences(here, there) == []
-    assert len(schema.differences(old, here)) == len(schema.differences(there, old)) == 1
-
-
-def test_a_key_that_has_gone_or_come_since_counts_by_its_default():
+def test_a_key_that_has_come_since_counts_by_its_default_and_one_that_has_gone_not_at_all():
     old = schema.flatten(schema.default_config())
     assert schema.differences({name: value for name, value in old.items() if name != "seed"}, old) == []
-    assert len(schema.differences({**old, "of_the_past": 3}, old)) == 1
+    assert schema.differences({**old, "of_the_past": 3}, old) == []

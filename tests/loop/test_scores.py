@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from harness import scored
 
 from vit_jax.tasks.classification import Classification
 from vit_jax.tasks.translation import Translation
@@ -25,14 +26,9 @@ def softmax(x):
 def test_the_probabilities_of_an_examples_views_are_averaged():
     """One view is sure of class 1, two lean to class 0: the mean of the logarithms would choose otherwise."""
     logits = np.array([[2.0, 0, -9], [2.0, 0, -9], [0, 30.0, 0], [1.0, 0, 0], [0, 0, 1.0], [0, 0, 1.0]])
-    rows = {
-        "logits": logits.astype(np.float32),
-        "id": np.array([4, 4, 4, 7, 7, 7]),
-        "label": np.array([0] * 3 + [2] * 3),
-    }
     means = softmax(logits).reshape(2, 3, 3).mean(1)
-    score = Classification(3).score(rows)
-    assert score["loss"] == pytest.approx(-np.log(means[[0, 1], [0, 2]]).mean(), rel=1e-6)
+    score = scored(Classification(3, views=3), Echo(), logits, np.array([0] * 3 + [2] * 3))
+    assert score["loss"] == pytest.approx(-np.log(means[[0, 1], [0, 2]]).mean(), rel=1e-5)
     assert means[0].argmax() == 0
     assert np.log(softmax(logits)).reshape(2, 3, 3).mean(1)[0].argmax() == 1
     assert (score["top1"], score["examples"], score["views"]) == (1.0, 2, 3)
@@ -41,10 +37,10 @@ def test_the_probabilities_of_an_examples_views_are_averaged():
 def test_of_sigmoids_the_probabilities_of_both_answers_are_averaged():
     logits = np.array([[3.0, -1, 0], [-2.0, 0.5, 1]])
     labels = np.array([[1.0, 0, 1]] * 2, np.float32)
-    score = Classification(3, loss_name="sigmoid").score({"logits": logits, "id": np.array([1, 1]), "label": labels})
+    score = scored(Classification(3, loss_name="sigmoid", views=2), Echo(), logits, labels)
     p = (1 / (1 + np.exp(-logits))).mean(0)
     expected = -(labels[0] * np.log(p) + (1 - labels[0]) * np.log(1 - p)).sum()
-    assert score["loss"] == pytest.approx(expected, rel=1e-6)
+    assert score["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("mixing", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
