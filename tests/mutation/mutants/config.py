@@ -1,5 +1,7 @@
 """What a config means: keys, durations, optimizers and schedules."""
 
+# ruff: noqa: E501
+
 KEYS = "tests/loop/test_resume_keys.py tests/test_config.py"
 OPTIMIZER = "tests/test_optimizer.py"
 
