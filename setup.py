@@ -57,6 +57,11 @@ setup(
             "ruff>=0.12,<1",
             "pre-commit>=4,<5",
         ],
+        "docs": [
+            "mkdocs>=1.6,<2",  # Material for MkDocs does not support 2
+            "mkdocs-material>=9.6,<10",
+            "pymdown-extensions>=10,<14",
+        ],
         "parity": ["torch>=2.6,<3", "transformers>=4.50,<6", "timm>=1.0.15,<2", "imageio-ffmpeg>=0.6,<1"],
     },
 )

@@ -21,6 +21,7 @@ def get_config(arg: str = "") -> Config:
     config.data.train_split = "train"
     config.data.eval_split = "val"
     config.data.image_size = (int(size or 224),) * 2
+    config.data.channels = 3
     config.data.train_transforms = "random_resized_crop|flip|randaug(2, 0)|normalize(mean=0.5, std=0.5)"
     config.data.eval_transforms = f"resize({int(size or 224) * 8 // 7})|center_crop|normalize(mean=0.5, std=0.5)"
 

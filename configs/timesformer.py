@@ -122,6 +122,7 @@ def _sgd(preset: str, frames: int, pixels: int) -> Config:
     config.data.train_split, config.data.eval_split = "train", "val"
     config.data.num_frames = frames
     config.data.image_size = (pixels, pixels)
+    config.data.channels = 3
     config.data.eval_transforms = (
         f'resize({pixels}, method="bilinear", antialias=False)|center_crop|normalize(mean=0.45, std=0.225)'
     )
@@ -208,6 +209,7 @@ def _small(dataset: str, label: str, *, frames: int, pixels: int) -> Config:
     config.data.label = label
     config.data.num_frames = frames
     config.data.image_size = (pixels, pixels)
+    config.data.channels = 3
     config.data.channels = 1
     config.data.sampling = "first"
     # no crop, and for motions no flip: left would become right

@@ -1,23 +1,25 @@
-"""Which attention schemes tell a motion from its reverse: TimeSformers on the motion set, from scratch.
+"""Which attention schemes tell a motion from its reverse: TimeSformers trained on the motion set.
 
 python experiments/motion.py train runs/motion    # 3 seeds of each scheme, by motion and by object: hours on a CPU
 python experiments/motion.py train runs/motion --learned=motion --schemes=axial --seeds=3 --config.duration="9 epochs"
-python experiments/motion.py report runs/motion   # results/motion.csv, motion_curves.png and a table, of what is there
+python experiments/motion.py report runs/motion   # writes results/motion.csv and motion_curves.png, prints a table
 
-The clips are drawn first if need be, where Debian's package of Fashion-MNIST is installed; if not, by you:
-python -m vit_jax data prepare motion/fashion --path=DIR (and motion/fashion_frames), DIR holding its four idx files.
+`train` draws the clips first if Debian's package of Fashion-MNIST is installed. Otherwise run
+`python -m vit_jax data prepare motion/fashion --path=DIR` (and the same for motion/fashion_frames), where DIR holds the
+four idx files of Fashion-MNIST.
 
-A motion and its opposite have the same frames in another order, so that a model of single frames knows the family of a
-motion (horizontal, vertical, rotation) at best, and is right half the time. The models of objects start, as the paper's
-do, from an image model (`frames`), here one that is trained on single frames, of more garments than the clips have, and
-scored on the first frames of the test clips. What is reported:
+A motion and its opposite have the same frames in another order. A model that looks at single frames can therefore at
+best identify the family of a motion (horizontal, vertical, rotation), and is right half of the time. The models of
+objects start, as in the paper, from an image model (`frames`). It is trained on single frames, which show more garments
+than the clips do, and scored on the first frames of the test clips. The report has
 
-- `top1`: of the six motions, or the ten objects.
-- `family`: share of the test clips whose family is right; of objects: upper body, trousers, shoes, bags.
-- `direction`: share of these whose motion is right; chance is 50 %.
+- `top1`: accuracy for the six motions, or the ten objects.
+- `family`: share of the test clips whose family is correct. The families of objects are upper body, trousers, shoes and
+  bags.
+- `direction`: share of these whose motion is correct; chance is 50 %.
 
-Intervals are exact binomial ones of 95 % (Clopper and Pearson). Objects and backgrounds of the test clips are not in
-training.
+Intervals are exact binomial intervals of 95 % (Clopper and Pearson). The objects and backgrounds of the test clips do
+not occur in training.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from vit_jax.workdir.metrics import read_metrics
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
 DATA = {"motion": ["motion/fashion"], "object": ["motion/fashion_frames", "motion/fashion"]}
 LABELS = tuple(DATA)
-IMAGE_MODEL = "frames"  # its word in the config, and in the place of a scheme
+IMAGE_MODEL = "frames"  # its name in the config, and in the CSV's column of schemes
 CONFIG = "configs/timesformer.py:motion"
 CSV, CURVES = HERE / "results" / "motion.csv", HERE / "results" / "motion_curves.png"
 COLUMNS = (
@@ -43,19 +45,19 @@ COLUMNS = (
     "direction_high", "examples", "skipped", "parameters", "steps", "seconds", "hardware", "python", "jax", "date",
     "commit", "command",
 )  # fmt: skip
-FAMILIES = {  # by the number of a class
-    "label": np.repeat(range(3), 2),  # a motion and its opposite are neighbours
-    "object": np.array([0, 1, 0, 0, 0, 2, 0, 2, 3, 2]),  # Fashion-MNIST's
+FAMILIES = {  # family of each class, by feature
+    "label": np.repeat(range(3), 2),  # a motion and its opposite have consecutive numbers
+    "object": np.array([0, 1, 0, 0, 0, 2, 0, 2, 3, 2]),  # in the order of Fashion-MNIST's classes
 }
 COLOURS = dict(zip(SCHEMES, ("#b3302c", "#c98a1b", "#2a7d3c", "#2b6cb0", "#7b4fa3"), strict=True))
 
 
 def train(runs: pathlib.Path, learned: list[str], schemes: list[str], seeds: list[int], overrides: list[str]) -> None:
-    """Trains what is not yet trained under `runs`; the same command goes on after an interruption."""
+    """Trains the runs that are not yet finished under `runs`; the same command resumes after an interruption."""
     key = "--config.data.data_dir="
     data_dir = [word.replace(key, "--data_dir=") for word in overrides if word.startswith(key)]
     for dataset in sorted({dataset for label in learned for dataset in DATA[label]}):
-        run_command("data", "prepare", dataset, *data_dir)  # before the hours pass
+        run_command("data", "prepare", dataset, *data_dir)  # a mistake here should not show after hours
     for seed in seeds:
         if "motion" in learned:
             for scheme in schemes:
@@ -78,7 +80,7 @@ def train_one(workdir: pathlib.Path, words: str, seed: int, overrides: list[str]
 def run_command(*command: str) -> None:
     status = subprocess.run([sys.executable, "-m", "vit_jax", *command]).returncode
     if status:
-        sys.exit(status)  # what is wrong it has said
+        sys.exit(status)  # the command has printed the reason
 
 
 def finished(runs: pathlib.Path, learned: str, scheme: str) -> list[pathlib.Path]:
@@ -101,7 +103,7 @@ def score(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def with_interval(name: str, right: np.ndarray) -> dict[str, float]:
-    """Returns the share that is right, and its interval."""
+    """Returns the share of correct examples, and its interval."""
     low, high = binomtest(int(right.sum()), len(right)).proportion_ci(0.95)
     return {name: float(right.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
 
@@ -115,7 +117,7 @@ def report(runs: pathlib.Path) -> None:
                 row = {**row_of(workdir), **score(workdir), "learned": learned, "scheme": scheme}
                 rows.append({name: row.get(name, "") for name in COLUMNS})
     if not rows:
-        sys.exit(f"{runs} holds no finished run")
+        sys.exit(f"{runs} has no finished run. Train first: python experiments/motion.py train {runs}")
     with CSV.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -134,7 +136,7 @@ def _rounded(value: object) -> object:
 
 
 def plot(runs: pathlib.Path) -> None:
-    """Draws top-1 accuracy on the test clips against the step, a line a run."""
+    """Draws the top-1 accuracy on the test clips against the step, one line per run."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -152,11 +154,11 @@ def plot(runs: pathlib.Path) -> None:
             for workdir in finished(runs, learned, scheme):
                 points = [(row["step"], row["top1"]) for row in read_metrics(workdir) if row["split"] == "eval"]
                 axis.plot(*zip(*points, strict=True), color=colour, lw=1.3, label=label)
-                label = None  # one entry of the legend for all seeds
+                label = None  # one entry in the legend for all seeds
         axis.set(title=f"{learned} of the test clips", xlabel="step", ylim=(0, 1))
         axis.grid(alpha=0.3)
         if learned == "motion":
-            axis.axhline(0.5, color="black", lw=0.8, ls="--", label="the family known, the direction not")
+            axis.axhline(0.5, color="black", lw=0.8, ls="--", label="family known, direction at chance")
     axes[0, 0].set_ylabel("top-1 accuracy")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(CURVES, dpi=110)
@@ -166,13 +168,13 @@ def plot(runs: pathlib.Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True)
-    training = actions.add_parser("train", help="train what is not yet trained")
+    training = actions.add_parser("train", help="train the runs that are not yet finished")
     training.add_argument("--learned", nargs="+", choices=LABELS, default=list(LABELS))
     training.add_argument("--schemes", nargs="+", choices=SCHEMES, default=list(SCHEMES))
     training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     for action in (training, actions.add_parser("report", help="score finished runs and write the results")):
         action.add_argument("runs", type=pathlib.Path, metavar="DIR", help="folder of the runs")
-    # argparse would take one with a space in it for a name
+    # argparse would take an override that contains a space for a positional argument
     overrides = [word for word in sys.argv[1:] if word.startswith("--config.")]
     args = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
     if args.action == "train":

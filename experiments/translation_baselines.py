@@ -1,19 +1,19 @@
-"""Translation measured beside two baselines, all scored on the same sentences by the same function.
+"""Translation compared with two baselines, all scored on the same sentences by the same function.
 
 python experiments/translation_baselines.py MESSAGES                     # the baselines
 python experiments/translation_baselines.py MESSAGES --run=runs/messages --average=5
 python experiments/translation_baselines.py MESSAGES --run=runs/messages --samples=experiments/translation_samples.txt
 
-MESSAGES is a folder of parallel text, as `data prepare messages` makes it. Rows go to results/translation.csv, in place
-of earlier ones of the same method and split:
+MESSAGES is a folder of parallel text, as made by `data prepare messages`. Rows are written to results/translation.csv
+and replace earlier rows of the same method and split:
 
     copy                  the source, untranslated
-    translation memory    the target of the pair of `train` whose source is nearest: cosine of TF-IDF of its letters, in
-                          runs of 2 to 5 within words
-    MODEL                 a run, beam search as it was configured; of averaged checkpoints with --average
+    translation memory    the target of the training pair with the nearest source, by cosine similarity of the TF-IDF of
+                          character n-grams (2 to 5, within words)
+    MODEL                 a run, with the beam search of its config; --average averages its checkpoints
 
-Every sentence of a split is scored, also those longer than a run's buckets. With --samples the run translates a
-sentence a line into results/translation_samples.tsv.
+Every sentence of a split is scored, including those longer than the run's buckets. With --samples the run translates a
+file with one sentence per line into results/translation_samples.tsv.
 """
 
 import argparse
@@ -48,7 +48,7 @@ KEY = ("method", "averaged", "seed", "split")
 
 
 def translation_memory(train: TextSource, sources: Sequence[str], at_once: int = 200) -> list[str]:
-    """Returns for each sentence the target of the nearest source; of the first, if several are as near."""
+    """Returns the target of the nearest training source for each sentence; of equally near ones, the first."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
@@ -77,7 +77,7 @@ def baseline_rows(train: TextSource, splits: Sequence[TextSource]) -> Iterator[d
 
 
 def run_rows(workdir: pathlib.Path, run: Run, averaged: int, splits: Sequence[TextSource]) -> Iterator[dict[str, Any]]:
-    """Yields a row of a run for each split; without its seconds if it was trained in several starts."""
+    """Yields a row per split for a run; `seconds` is empty if it was trained in several starts."""
     start = first_start(workdir)
     described = {
         "method": run.config.model.name,
@@ -95,7 +95,7 @@ def run_rows(workdir: pathlib.Path, run: Run, averaged: int, splits: Sequence[Te
 
 
 def score(run: Run, split: TextSource) -> dict[str, Any]:
-    """Scores a run on every sentence of a split: the buckets go on doubling up to the longest."""
+    """Scores a run on every sentence of a split; buckets are added, each twice as long, up to the longest sentence."""
     config = run.config.copy_and_resolve_references()
     longest = int(encode_pairs(split, run.encoder).lengths().max())
     while max(config.data.buckets) < longest:
@@ -105,7 +105,7 @@ def score(run: Run, split: TextSource) -> dict[str, Any]:
 
 
 def write_samples(run: Run, sentences: pathlib.Path, out: pathlib.Path) -> None:
-    """Translates a sentence a line into a table of source and translation."""
+    """Translates a file with one sentence per line into a table of source and translation."""
     sources = sentences.read_text(encoding="utf-8").splitlines()
     rows = [
         ("source", "translation"),
@@ -115,7 +115,7 @@ def write_samples(run: Run, sentences: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def write_rows(rows: Sequence[dict[str, Any]], out: pathlib.Path) -> None:
-    """Writes rows into a table, in place of those with the same `KEY`."""
+    """Writes rows into a table; they replace rows with the same `KEY`."""
     new: list[dict[str, Any]] = [{name: str(row.get(name, "")) for name in COLUMNS} for row in rows]
     old: list[dict[str, Any]] = []
     if out.exists():
@@ -135,15 +135,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path, metavar="MESSAGES", help="folder of parallel text")
     parser.add_argument("--languages", default="en,it", help="source and target [en,it]")
-    parser.add_argument("--splits", default="test,heldout", help="to score, those that are there [test,heldout]")
+    parser.add_argument("--splits", default="test,heldout", help="splits to score, if they exist [test,heldout]")
     parser.add_argument(
-        "--run", type=pathlib.Path, metavar="WORKDIR", help="a trained run, scored in place of the baselines"
+        "--run", type=pathlib.Path, metavar="WORKDIR", help="score a trained run instead of the baselines"
     )
     parser.add_argument("--average", type=int, default=1, metavar="N", help="average its newest N checkpoints [1]")
     parser.add_argument(
-        "--samples", type=pathlib.Path, metavar="FILE", help="let it translate a sentence a line as well"
+        "--samples", type=pathlib.Path, metavar="FILE", help="also translate this file, one sentence per line"
     )
-    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, metavar="DIR", help="where tables are written")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, metavar="DIR", help="folder for the tables")
     args = parser.parse_args(arguments)
     languages = args.languages.split(",")
     try:

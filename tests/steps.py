@@ -5,6 +5,7 @@ The number of devices comes from XLA_FLAGS; PORT and I make it process I of two.
 
 import functools
 import sys
+import types
 
 import jax
 import numpy as np
@@ -12,9 +13,9 @@ import optax
 
 from vit_jax.config import default_config
 from vit_jax.data.image.transforms import Preprocessing
-from vit_jax.experiment import make_model, make_task
-from vit_jax.parallel import make_parallel
-from vit_jax.train import init_state, make_plan, train_step
+from vit_jax.experiment import Experiment
+from vit_jax.state import start
+from vit_jax.train import train_step
 
 CASES = (("pmap", "float32", 1), ("pmap", "float64", 1), ("pmap", "float64", 2), ("fsdp", "float64", 2))
 BATCH_SIZE, UPDATES = 16, 20
@@ -42,13 +43,15 @@ def updates(strategy: str, dtype: str, accum_steps: int) -> dict[str, np.ndarray
     config.update(batch_size=BATCH_SIZE, duration=f"{UPDATES} steps")
     config.optimizer.update(name="sgd", ema_decay=0.9)  # its trace after one update is the gradient
     config.optimizer.schedule.peak = 0.1
-    given = (Preprocessing((8, 8), 1, "normalize(mean=0.5, std=0.5)"), tuple("0123456789"))
-    model, task, parallel = make_model(config, *given), make_task(config, *given), make_parallel(strategy)
-    state, tx, _ = init_state(config, model, task, make_plan(config, 100))
+    config.parallel = strategy
+    encoder = Preprocessing((8, 8), 1, "normalize(mean=0.5, std=0.5)")
+    data = types.SimpleNamespace(encoder=encoder, labels=tuple("0123456789"), steps_per_epoch=100)
+    experiment = Experiment.assemble(config, data)
+    model, task, tx, parallel = (getattr(experiment, name) for name in ("model", "task", "tx", "parallel"))
     step = functools.partial(
         train_step, model=model, task=task, tx=tx, axis_name=parallel.axis_name, accum_steps=accum_steps, ema_decay=0.9
     )
-    compiled, state, losses, result = parallel.compile(step), parallel.put_state(state), [], {}
+    compiled, (state, _), losses, result = parallel.compile(step), start(experiment), [], {}
     for batch in batches():
         state, sums = compiled(state, parallel.put_batch(batch))
         if not losses:

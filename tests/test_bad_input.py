@@ -221,13 +221,13 @@ def test_an_unreadable_image_among_good_ones_is_skipped_and_the_status_says_so(t
 
 
 def test_nothing_or_another_architecture_to_start_from(trained, shelf):
-    assert f"no checkpoint in {shelf}/nowhere/checkpoints" in refused_training(
-        shelf / "nothing", init_from=f"{shelf}/nowhere"
-    )
+    missing = refused_training(shelf / "nothing", init_from=f"{shelf}/nowhere")
+    assert f"config.init_from={shelf}/nowhere: no such file or folder" in missing
     wider = refused_training(shelf / "wider", init_from=trained, model__hidden_dim=32)
-    assert "init_from has encoder/block_0/attention/key/bias of shape (4, 4); this model's is (4, 8)" in wider
+    assert "config.model.hidden_dim is 32, the checkpoint has 16" in wider
     deeper = refused_training(shelf / "deeper", init_from=trained, model__num_layers=2)
-    assert "init_from has no parameter encoder/block_1/" in deeper
+    assert "the weights have no parameter encoder/block_1/" in deeper
+    assert "config.model.num_layers is 2, the checkpoint has 1" in deeper
 
 
 # ---- runs that cannot go on ----

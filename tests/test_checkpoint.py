@@ -11,7 +11,8 @@ from flax import struct
 from vit_jax.config import default_config
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import RunError, UserError
-from vit_jax.experiment import describe, load_run, make_model
+from vit_jax.experiment import describe, make_model
+from vit_jax.run import load_run
 from vit_jax.workdir import checkpoint
 from vit_jax.workdir.checkpoint import Checkpoints, load_checkpoint
 
@@ -84,7 +85,7 @@ def test_a_loaded_run_predicts_the_same_logits(tmp_path, config, params):
     ours = run.task.predict(run.model, run.params, {"image": images})["logits"]
     theirs = make_model(config, PREPROCESSING, LABELS).apply({"params": params}, images, train=False)
     np.testing.assert_array_equal(ours, theirs)
-    assert (run.labels, run.preprocessing, run.step) == (LABELS, PREPROCESSING, 3)
+    assert (run.labels, run.encoder, run.step) == (LABELS, PREPROCESSING, 3)
 
 
 def test_the_moving_average_is_what_is_loaded_where_there_is_one(tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -76,26 +77,27 @@ def test_every_config_loads_and_says_what_it_is(path):
 def test_every_config_of_images_builds_its_model_optimizer_and_preprocessing(path):
     import jax
 
-    from vit_jax.experiment import make_model, make_preprocessing, make_task
-    from vit_jax.train import init_state, make_plan
+    from vit_jax.data.modality import get_modality
+    from vit_jax.experiment import Experiment
+    from vit_jax.state import initial_state
 
     config = schema.resolve_defaults(schema.load_config(str(path), []))
-    labels = tuple("abcdefghij")
-    make_preprocessing(config, "image", train=True)
-    preprocessing = make_preprocessing(config, "image", train=False)
-    model, task = make_model(config, preprocessing, labels), make_task(config, preprocessing, labels)
-    state = jax.eval_shape(lambda: init_state(config, model, task, make_plan(config, 50))[0])
-    assert state.params["head"]["kernel"].shape == (model.hidden_dim, 10)
-    assert task.num_classes == 10
+    encoders = [get_modality("image").make_encoder(config, train=train) for train in (True, False)]
+    data = types.SimpleNamespace(encoder=encoders[-1], labels=tuple("abcdefghij"), steps_per_epoch=50)
+    experiment = Experiment.assemble(config, data)
+    state = jax.eval_shape(lambda: initial_state(experiment))
+    assert state.params["head"]["kernel"].shape == (experiment.model.hidden_dim, 10)
+    assert experiment.task.num_classes == 10
 
 
 def test_a_task_says_what_it_does_not_learn_from():
-    from vit_jax.experiment import make_preprocessing, make_task
+    from vit_jax.data.modality import get_modality
+    from vit_jax.experiment import make_task
 
     config = schema.load_config(QUICKSTART, ["--config.task.name=translation"])
-    preprocessing = make_preprocessing(config, "image", train=False)
+    encoder = get_modality("image").make_encoder(config, train=False)
     with pytest.raises(UserError, match="'translation' does not learn from image; 'classification' does"):
-        make_task(config, preprocessing, ("a", "b"))
+        make_task(config, encoder, ("a", "b"))
 
 
 def test_overrides_keep_the_type_of_the_key():

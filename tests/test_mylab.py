@@ -111,7 +111,7 @@ def test_it_predicts_with_trust(lab, trained, capsys):
     examples = TiltedDigits("test", 45.0).__getitems__(range(12))
     for example in examples:
         example["image"].save(f"digit{example['id']:02}.png")
-    assert main(["predict", "tilt", "--trust", "--json", *(f"digit{i:02}.png" for i in range(12))]) == 0
+    assert main(["predict", "tilt", *(f"digit{i:02}.png" for i in range(12)), "--trust", "--json"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     errors = [
         abs(answer["tilt"] - float(example["label"][0])) for answer, example in zip(answers, examples, strict=True)

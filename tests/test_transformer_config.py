@@ -281,11 +281,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(own_home, tmp_path, monk
         ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for a sentence of 64 tokens"),
         ({"accum_steps": 0}, "config.accum_steps must be at least 1, got 0"),
         ({"init_from": "nowhere"}, "config.init_from=nowhere is not a run on text"),
-        ({"data__languages": "en"}, r"config.data.languages=\('en',\): two are wanted"),
-        ({"data__vocab_size": 100_000}, "data.vocab_size=100000: the training text has"),
+        ({"data__languages": "en"}, "config.data.languages must name two languages"),
+        ({"data__vocab_size": 100_000}, "config.data.vocab_size=100000 is too large"),
         ({"data__train_split": "trian"}, "no split 'trian'; did you mean 'train'"),
-        ({"data__train_split": "train[-2:]", "data__vocab_size": 270}, "no sentence left: 1 are longer than 64"),
-        ({"data__buckets": "(1,)"}, "config.data.buckets=.*increasing lengths"),
+        (
+            {"data__train_split": "train[-2:]", "data__vocab_size": 270},
+            "no sentences left: 1 of 1 pairs are longer than 64",
+        ),
+        ({"data__buckets": "(1,)"}, "config.data.buckets must be increasing lengths"),
     ],
 )
 def test_a_mistake_in_the_data_is_named(folder, own_home, overrides, message):

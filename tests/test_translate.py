@@ -163,8 +163,8 @@ def test_text_that_is_no_utf8_is_named_by_its_line(run, stdin, tmp_path, monkeyp
     (tmp_path / "x.txt").write_bytes(b"save\n\xe9\n")
     stdin(b"\xff")
     for inputs, message in (
-        ([str(tmp_path / "x.txt")], f"{tmp_path}/x.txt, line 2: byte 0xe9 is no UTF-8; convert it (iconv -t utf-8)"),
-        (["-"], "standard input, line 1: byte 0xff is no UTF-8"),
+        ([str(tmp_path / "x.txt")], f"{tmp_path}/x.txt, line 2: byte 0xe9 is not valid UTF-8. Convert the text"),
+        (["-"], "standard input, line 1: byte 0xff is not valid UTF-8"),
         ([str(tmp_path / "y.txt")], f"no file {tmp_path}/y.txt; give a sentence itself as --text"),
     ):
         assert main(["predict", "run", *inputs]) == 2

@@ -14,18 +14,29 @@ COMMANDS = ("train", "evaluate", "predict", "convert", "data")
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with one line, which names an unknown option; argparse would tell what is missing without it."""
+    """A parser whose options may stand anywhere, and whose errors are one line that names an unknown option."""
+
+    _is_intermixed = False
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else list(args)
-        if not self._subparsers:  # else what follows is not of this parser
-            known = [option for action in self._actions for option in action.option_strings]
-            before_dashes = itertools.takewhile(lambda word: word != "--", words)
-            for option in (word.partition("=")[0] for word in before_dashes if word.startswith("--")):
-                is_override = option.startswith("--config.") and self.get_default("overrides") is not None
-                if option not in known and not is_override:
-                    self.error(f"unknown option {option!r}{nearest(option, known)}")
-        return super().parse_known_args(words, namespace)
+        if self._is_intermixed or self._subparsers:  # argparse calls this method again, for options and for the rest
+            return super().parse_known_args(words, namespace)
+        self._check_options(words)
+        self._is_intermixed = True
+        try:
+            return self.parse_known_intermixed_args(words, namespace)
+        finally:
+            self._is_intermixed = False
+
+    def _check_options(self, words: list[str]) -> None:
+        """Ends with the name of an option that is not known; argparse would rather say which argument is missing."""
+        known = [option for action in self._actions for option in action.option_strings]
+        before_dashes = itertools.takewhile(lambda word: word != "--", words)
+        for option in (word.partition("=")[0] for word in before_dashes if word.startswith("--")):
+            is_override = option.startswith("--config.") and self.get_default("overrides") is not None
+            if option not in known and not is_override:
+                self.error(f"unknown option {option!r}{nearest(option, known)}")
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: {message}; see --help\n")

@@ -19,7 +19,7 @@ from vit_jax.errors import UserError, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import Parallel, check_batch_size, make_parallel
-from vit_jax.tasks import TASKS, Task
+from vit_jax.tasks import TASKS, Task, group_of
 from vit_jax.workdir.checkpoint import load_meta
 
 PyTree = Any
@@ -128,15 +128,15 @@ class Experiment:
             raise UserError(
                 f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}"
             )
-        if task.group > 1:
-            check_batch_size(config.batch_size, config.accum_steps, group=task.group)
+        if (group := group_of(task)) > 1:
+            check_batch_size(config.batch_size, config.accum_steps, group=group)
         plan = Plan.from_config(config, data.steps_per_epoch)
         tx, schedule = make_optimizer(
             config.optimizer,
             abstract_params(model, task),
             total_steps=plan.total,
             steps_per_epoch=plan.steps_per_epoch,
-            hidden_dim=getattr(model, "hidden_dim", 1),
+            hidden_dim=getattr(model, "hidden_dim", None),
         )
         return cls(config, data, model, task, tx, schedule, plan, parallel)
 
@@ -217,10 +217,10 @@ def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Tas
     Raises:
       UserError: A name or a field is wrong, or the task does not learn from this kind of data.
     """
-    name = config.task.name
+    name: str = config.task.name
     if name not in TASKS and not extensions.is_import_path(name):
         raise UserError(f"unknown config.task.name {name!r}{nearest(name, TASKS)}")
-    cls = extensions.load_object(TASKS.get(name, name), "config.task.name")
+    cls = extensions.load_object(TASKS.get(name) or name, "config.task.name")
     if encoder.key not in cls.modalities:
         able = [known for known, path in TASKS.items() if encoder.key in extensions.load_object(path, "").modalities]
         hint = f"; {able[0]!r} does" if able else ""

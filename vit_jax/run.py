@@ -118,16 +118,13 @@ class Run:
           UserError: The run does not take videos.
         """
         asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
-        fields = (
-            {field.name for field in dataclasses.fields(self.encoder)} if dataclasses.is_dataclass(self.encoder) else ()
-        )
-        if asked.keys() - set(fields):
+        if not all(hasattr(self.encoder, name) for name in asked):
             raise UserError(f"--clips and --crops apply to videos; this checkpoint takes {self.modality.unit}")
         if not asked:
             return self
-        encoder = dataclasses.replace(self.encoder, **asked)
-        views = self.modality.task_fields(self.config, encoder)
-        return dataclasses.replace(self, encoder=encoder, task=dataclasses.replace(self.task, **views))
+        encoder: Any = dataclasses.replace(self.encoder, **asked)
+        fields = extensions.accepted(type(self.task), self.modality.task_fields(self.config, encoder))
+        return dataclasses.replace(self, encoder=encoder, task=dataclasses.replace(self.task, **fields))
 
     def open_split(self, split: str | None = None, **other: str | None) -> Any:
         """Opens a split of the run's data set; its evaluation split if None.

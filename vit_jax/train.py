@@ -18,7 +18,7 @@ from vit_jax.experiment import Experiment
 from vit_jax.interrupts import Interrupts
 from vit_jax.parallel import micro_batches, sum_over
 from vit_jax.state import TrainState
-from vit_jax.tasks import Batch, Sum, Task
+from vit_jax.tasks import Batch, Sum, Task, group_of
 from vit_jax.workdir.checkpoint import Checkpoints
 from vit_jax.workdir.claim import check_same_data, claim
 from vit_jax.workdir.metrics import Metrics, Window
@@ -62,7 +62,7 @@ def train_step(
         index, micro_batch = index_and_micro_batch
         return jax.grad(loss_sum, has_aux=True)(state.params, micro_batch, index)
 
-    total = sum_over(gradients_and_sums, (jnp.arange(accum_steps), micro_batches(batch, accum_steps, task.group)))
+    total = sum_over(gradients_and_sums, (jnp.arange(accum_steps), micro_batches(batch, accum_steps, group_of(task))))
     gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
 
     gradients = jax.tree.map(lambda g: g / sums["loss"].weight, gradients)

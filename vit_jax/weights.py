@@ -28,7 +28,7 @@ from vit_jax.pretrained.names import Params, Size, shapes_of
 from vit_jax.pretrained.preprocessing import Recipe
 from vit_jax.pretrained.report import Report
 from vit_jax.pretrained.save import save
-from vit_jax.pretrained.stored import Known, Stored, check_name, model_like, open_stored
+from vit_jax.pretrained.stored import Known, Stored, check_name, model_like, naming, open_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +88,14 @@ def from_pretrained(
         fields=overrides,
     )
     stored, run = _open(path, known)
-    if run is not None and run.encoder.key == "text":
+    encoder = None if run is None else run.encoder
+    if encoder is not None and not hasattr(encoder, "transforms"):
         raise UserError(f"{path} holds a text model, which no foreign format can store. Load it with vit_jax.load_run")
     is_as_stored = all(field in stored.fields and stored.fields[field] == value for field, value in overrides.items())
     model: Any = stored.model if is_as_stored else _build(stored.base, **{**stored.fields, **overrides})
     shapes = stored.shapes if is_as_stored else shapes_of(model)
-    params, report = fit(stored, model, shapes, lambda paths: initial_values(model, paths))
+    with naming(path):
+        params, report = fit(stored, model, shapes, lambda paths: initial_values(model, paths))
     chain = preprocessing or stored.preprocessing(model.image_size)
     if chain is None:
         note = "preprocessing: the file does not say it. Give preprocessing=, a chain of transforms"
@@ -101,7 +103,7 @@ def from_pretrained(
     return Pretrained(
         model=model,
         params=params,
-        preprocessing=_preprocessing(model, chain, run),
+        preprocessing=_preprocessing(model, chain, encoder),
         labels=stored.labels if model.num_classes == stored.model.num_classes else (),
         report=report,
     )
@@ -133,7 +135,8 @@ def load_pretrained(
         and every field that differs.
     """
     stored, _ = _open(path, Known(like=_like(model), entry=entry, stored_image_size=stored_image_size))
-    return _fill(stored, model, params, keep_head)
+    with naming(path):
+        return _fill(stored, model, params, keep_head)
 
 
 def save_pretrained(
@@ -211,12 +214,10 @@ def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stor
     model: Any = run.model
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     fields = {name: value for name, value in fields.items() if name not in ("parent", "name")}
-    try:
+    with naming(path):
         variant = model_like(type(model), known.like)
         if known.name is not None:
             check_name(fields, known, variant)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     params = flatten_dict(run.params, sep="/")
     stored = Stored(
         format="vit_jax",
@@ -255,13 +256,13 @@ def _build(name: str, **fields: Any) -> nn.Module:
         raise UserError(str(error)) from error
 
 
-def _preprocessing(model: Any, chain: str | None, run: Any) -> Any:
+def _preprocessing(model: Any, chain: str | None, encoder: Any) -> Any:
     if not chain or model.in_channels not in (1, 3):  # arrays with other numbers of channels are not images
         return None
     fields = {"image_size": model.image_size, "channels": model.in_channels, "transforms": chain}
-    if run is None or run.encoder.key == "image":
+    if encoder is None or encoder.key == "image":
         return Preprocessing(**fields)
-    return dataclasses.replace(run.encoder, num_frames=model.num_frames, **fields)
+    return dataclasses.replace(encoder, num_frames=model.num_frames, **fields)
 
 
 def _recipe(preprocessing: Any) -> Recipe | None:

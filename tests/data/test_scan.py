@@ -5,7 +5,16 @@ import os
 import pytest
 
 from vit_jax.data import scan
-from vit_jax.data.scan import Record, list_classes, read_manifest, read_records, stamp, stamps, walk, write_records
+from vit_jax.data.scan import (
+    Record,
+    file_state,
+    file_states,
+    list_classes,
+    read_manifest,
+    read_records,
+    walk,
+    write_records,
+)
 from vit_jax.errors import UserError
 
 RECORDS = [
@@ -50,17 +59,17 @@ def test_a_record_holds_until_size_or_time_change(tmp_path):
     file.write_bytes(b"123")
     os.utime(file, (0, 1000.5))
     exact, whole = (Record("x.png", bytes=3, modified=modified) for modified in (1000.5, 1000))
-    assert stamp(file) == (3, 1000.5)
-    assert exact.is_current(stamp(file))
-    assert whole.is_current(stamp(file))
+    assert file_state(file) == (3, 1000.5)
+    assert exact.is_current(file_state(file))
+    assert whole.is_current(file_state(file))
     os.utime(file, (0, 1000.25))
-    assert not exact.is_current(stamp(file))
-    assert whole.is_current(stamp(file))
+    assert not exact.is_current(file_state(file))
+    assert whole.is_current(file_state(file))
     file.write_bytes(b"1234")
     os.utime(file, (0, 1000))
-    assert not whole.is_current(stamp(file))
-    assert stamp(tmp_path) == (0, tmp_path.stat().st_mtime)
-    assert stamp(tmp_path / "gone") is None
+    assert not whole.is_current(file_state(file))
+    assert file_state(tmp_path) == (0, tmp_path.stat().st_mtime)
+    assert file_state(tmp_path / "gone") is None
     assert Record("gone", status="missing").is_current(None)
     assert not exact.is_current(None)
 
@@ -78,6 +87,6 @@ def test_classes_are_listed_to_any_depth_without_what_is_hidden(tmp_path, monkey
     files, numbers = list_classes(tmp_path, ["a", "b", "empty"], find)
     assert files == ["a/4", "a/deep/er/3", "a/link/1", "a/link/2", "b/1", "b/2"]
     assert numbers == [0, 0, 0, 0, 1, 1]
-    assert [found and found[0] for found in stamps(tmp_path, [*files, "a/gone"])] == [3, 11, 3, 3, 3, 3, None]
+    assert [found and found[0] for found in file_states(tmp_path, [*files, "a/gone"])] == [3, 11, 3, 3, 3, 3, None]
     monkeypatch.chdir(tmp_path)
     assert list_classes(scan.Path("."), ["a", "b"], find) == (files, numbers)

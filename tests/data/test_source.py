@@ -136,7 +136,7 @@ def test_a_split_of_a_config(config, tmp_path, write_images):
     folder = str(tmp_path / "images")
     assert len(open_split(config, "test[:10]")) == 10
     assert len(open_split(config, "train", name="folder", path=folder)) == 3
-    with pytest.raises(UserError, match="data set 'video' needs a path"):
+    with pytest.raises(UserError, match=r"data set 'video' needs config\.data\.path"):
         open_split(config, "train", name="video")
     config.data.path, config.data.name, config.data.label = folder, "folder", "object"
     assert len(open_split(config, "train[:2]")) == 2
@@ -147,7 +147,7 @@ def test_text_of_a_config(config, tmp_path):
     (tmp_path / "train.de").write_text("auf\n")
     (tmp_path / "train.en").write_text("open\n")
     config.data.name, config.data.languages = "text", ("de", "en")
-    with pytest.raises(UserError, match=r"data set 'text' needs a path: the folder with its splits"):
+    with pytest.raises(UserError, match=r"data set 'text' needs config.data.path: the folder with its splits"):
         open_split(config, "train")
     source = open_split(config, "train", path=str(tmp_path))
     assert (source.kind, source.labels, len(source)) == ("text", (), 1)

@@ -153,9 +153,12 @@ def test_length_penalty():
     np.testing.assert_allclose(length_penalty(jnp.asarray([1, 7, 25]), 0.6), [1, 2**0.6, 5**0.6], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("beam_size", "alpha"), [(0, 0.6), (2, -0.1)])
-def test_a_search_that_makes_no_sense(beam_size, alpha):
-    with pytest.raises(ValueError, match=f"beam_size={beam_size}, alpha={alpha}: at least 1, and not negative"):
+@pytest.mark.parametrize(
+    ("beam_size", "alpha", "message"),
+    [(0, 0.6, "beam_size must be at least 1, got 0"), (2, -0.1, "alpha must not be negative, got -0.1")],
+)
+def test_a_search_that_makes_no_sense(beam_size, alpha, message):
+    with pytest.raises(ValueError, match=message):
         toy(beam_search, table(), beam_size=beam_size, alpha=alpha)
 
 

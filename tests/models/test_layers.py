@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models.dense import Dense
-from vit_jax.models.layers import GELU, MLP, BlockStack, DropPath, EncoderBlock, LayerScale, PatchEmbed
+from vit_jax.models.blocks import BlockStack, EncoderBlock
+from vit_jax.models.layers import GELU, MLP, Dense, DropPath, LayerScale, PatchEmbed
 
 
 def normal(*shape, seed=0):

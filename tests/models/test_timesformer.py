@@ -11,7 +11,7 @@ import pytest
 from transcriptions.timesformer import all_neighbours, neighbours, numpy_timesformer
 
 from vit_jax.models import build_model
-from vit_jax.models.space_time import ATTENTIONS, TimeSformerBlock, split_sequences
+from vit_jax.models.blocks.timesformer import ATTENTIONS, TimeSformerBlock, split_sequences
 from vit_jax.models.timesformer import TimeSformer
 
 PATCH, HEADS = (2, 1), 2
@@ -276,13 +276,17 @@ def test_initial_values():
         (
             "B",
             {},
-            r"unknown TimeSformer variant 'B': one of Ti, .*, then / and a patch size, then .* -HR, -L",
+            r"unknown TimeSformer variant 'B'. Use one of Ti, .*, then / and a patch size, then .* -HR, -L",
         ),
         ("B/16-XL", {}, r"unknown TimeSformer variant 'B/16-XL'"),
         ("B/16-", {}, r"unknown TimeSformer variant 'B/16-'"),
-        ("B/16", {"attention_type": "divided"}, r"attention_type='divided': one of space_only, "),
-        ("B/16", {"divided_order": "both"}, r"divided_order='both': one of time_first, space_first, parallel"),
-        ("B/16", {"pos_embed": "time"}, r"pos_embed='time': one of space_time, space, none"),
+        ("B/16", {"attention_type": "divided"}, r"attention_type must be one of space_only.* got 'divided'"),
+        (
+            "B/16",
+            {"divided_order": "both"},
+            r"divided_order must be one of time_first, space_first, parallel.* got 'both'",
+        ),
+        ("B/16", {"pos_embed": "time"}, r"pos_embed must be one of space_time, space, none.* got 'time'"),
         (
             "B/16",
             {"attention_type": "axial", "divided_order": "parallel"},
@@ -291,7 +295,7 @@ def test_initial_values():
         ("B/16", {"attention_type": "space_only", "cls_in_temporal_attention": True}, r"'space_only' has no such"),
         ("B/16", {"num_heads": 5}, r"num_heads=5 does not divide hidden_dim=768"),
         ("B/16", {"image_size": (8, 32)}, r"no patch of patch_size=\(16, 16\) fits into image_size=\(8, 32\)"),
-        ("B/16", {"num_frames": 0}, r"num_frames=0: at least 1"),
+        ("B/16", {"num_frames": 0}, r"num_frames must be at least 1, got 0"),
     ],
 )
 def test_errors_name_what_is_wrong_and_what_is_known(variant, fields, message):

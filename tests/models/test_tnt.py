@@ -12,8 +12,8 @@ import pytest
 from transcriptions.tnt import numpy_tnt
 
 from vit_jax.models import build_model
+from vit_jax.models.blocks.tnt import word_grid
 from vit_jax.models.tnt import TNT
-from vit_jax.models.words import word_grid
 
 SIZES = {"image_size": (13, 9), "patch_size": (6, 4), "num_words": 6, "num_layers": 2, "num_classes": 5}
 WIDTHS = {"hidden_dim": 8, "mlp_dim": 12, "num_heads": 2, "inner_hidden_dim": 6, "inner_mlp_dim": 10}
@@ -284,12 +284,12 @@ def test_initial_values():
 @pytest.mark.parametrize(
     ("variant", "overrides", "message"),
     [
-        ("L/16", {}, r"unknown TNT variant 'L/16': one of Ti, S, B, then / and a patch size"),
+        ("L/16", {}, r"unknown TNT variant 'L/16'. Use one of Ti, S, B, then / and a patch size"),
         ("S", {}, r"unknown TNT variant 'S'"),
         ("S/16", {"word_pos": "none"}, r"'tnt:S/16' has no field 'word_pos'; did you mean 'word_pos_embed'\?"),
-        ("S/16", {"pos_embed": "sincos2d"}, r"pos_embed='sincos2d': one of learned, none"),
-        ("S/16", {"word_pos_embed": "yes"}, r"word_pos_embed='yes': one of learned, none"),
-        ("S/16", {"gelu": "erf"}, r"gelu='erf': one of tanh, exact"),
+        ("S/16", {"pos_embed": "sincos2d"}, r"pos_embed must be one of learned, none.* got 'sincos2d'"),
+        ("S/16", {"word_pos_embed": "yes"}, r"word_pos_embed must be one of learned, none.* got 'yes'"),
+        ("S/16", {"gelu": "erf"}, r"gelu must be one of tanh, exact.* got 'erf'"),
         ("S/16", {"num_heads": 5}, r"num_heads=5 does not divide hidden_dim=384"),
         ("S/16", {"inner_num_heads": 5}, r"inner_num_heads=5 does not divide inner_hidden_dim=24"),
         ("S/16", {"image_size": (8, 32)}, r"no patch of patch_size=\(16, 16\) fits into image_size=\(8, 32\)"),

@@ -307,12 +307,16 @@ def test_the_kernel_reaches_the_blocks():
 @pytest.mark.parametrize(
     ("variant", "overrides", "message"),
     [
-        ("huge", {}, r"unknown Transformer variant 'huge': one of base, big"),
-        ("base", {"norm": "sandwich"}, r"norm='sandwich': one of post, pre"),
-        ("base", {"pos_embed": "rotary"}, r"pos_embed='rotary': one of sinusoidal, learned"),
-        ("base", {"architecture": "both"}, r"architecture='both': one of encoder_decoder, encoder, decoder"),
-        ("base", {"remat": "all"}, r"remat='all': one of none"),
-        ("base", {"attention_kernel": "flash"}, r"attention_kernel='flash': one of auto"),
+        ("huge", {}, r"unknown Transformer variant 'huge'. Use one of base, big"),
+        ("base", {"norm": "sandwich"}, r"norm must be one of post, pre.* got 'sandwich'"),
+        ("base", {"pos_embed": "rotary"}, r"pos_embed must be one of sinusoidal, learned.* got 'rotary'"),
+        (
+            "base",
+            {"architecture": "both"},
+            r"architecture must be one of encoder_decoder, encoder, decoder.* got 'both'",
+        ),
+        ("base", {"remat": "all"}, r"remat must be one of none.* got 'all'"),
+        ("base", {"attention_kernel": "flash"}, r"attention_kernel must be one of auto.* got 'flash'"),
         ("base", {"num_heads": 7}, r"num_heads=7 does not divide hidden_dim=512"),
         ("base", {"hidden_dim": 9, "num_heads": 3}, r"pos_embed='sinusoidal' needs an even hidden_dim, not 9"),
     ],

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vit_jax.models import build_model
+from vit_jax.models.blocks.transformer import Block, Stream
 from vit_jax.models.transformer import sinusoids
-from vit_jax.models.transformer_block import Block, Stream
 
 pytestmark = pytest.mark.parity
 norms = pytest.mark.parametrize("norm", ["post", "pre"])

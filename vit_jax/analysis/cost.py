@@ -1,4 +1,4 @@
-"""What a model costs: parameters, and multiply-accumulates of one forward pass, counted without running it."""
+"""The cost of a model: parameters and multiply-accumulates, counted without running it."""
 
 import dataclasses
 import math
@@ -12,23 +12,24 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-# fields under which every product is in the trace, in the module it belongs to, and once
+# Values of fields with which every product appears in the trace once, in the module that it belongs to.
 _PLAIN = {"attention_kernel": "reference", "scan_layers": False, "remat": "none"}
 _MARK = "module:"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The cost of a model, as the columns of the papers' tables; `str` gives a table of its modules.
+    """The cost of a model, as in the papers' tables; `str` gives a table of its modules.
 
     Attributes:
-      params: Numbers in the parameter tree.
-      macs: Multiply-accumulates of the matrix products and convolutions, attention included, of one forward pass of
-        one example. The vision papers (DeiT, TNT, TimeSformer) print these as "FLOPs"; of additions and
-        multiplications there are twice as many. Norms, activations, softmax, biases and residuals are left out.
-      by_module: The multiply-accumulates of each module and all below it, by path, as
-        `{"encoder/block_0/attention/query": 2_359_296, ...}`; `""` is the model. What a module has beyond its
-        parts are products without a kernel, as those of queries with keys and of weights with values.
+      params: Number of parameters.
+      macs: Multiply-accumulates of a forward pass of one example, in matrix products and convolutions, including those
+        of attention. A product of matrices (m, k) and (k, n) has m k n. The vision papers (DeiT, TNT, TimeSformer)
+        print this number as "FLOPs"; counting additions and multiplications separately gives twice as many. Norms,
+        activations, softmax, biases and residuals are not counted.
+      by_module: Multiply-accumulates of each module, including its submodules, by path:
+        `{"encoder/block_0/attention/query": 2_359_296, ...}`. `""` is the model. A module has more than the sum of its
+        submodules if it computes products without a kernel, such as queries with keys.
     """
 
     params: int
@@ -38,7 +39,7 @@ class Cost:
     def __str__(self) -> str:
         rows: Counter[str] = Counter()
         for path, macs in self.by_module.items():
-            rows[re.sub(r"\d+", "*", path)] += macs  # the layers together
+            rows[re.sub(r"\d+", "*", path)] += macs  # one row for all layers
         lines = [f"parameters {self.params:,}", f"multiply-accumulates {self.macs:,}"]
         for path, macs in rows.items():
             if path:
@@ -48,28 +49,32 @@ class Cost:
 
 
 def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
-    """Counts parameters and multiply-accumulates of one example, from shapes alone.
+    """Count the parameters, and the multiply-accumulates of one example, from shapes alone.
 
-    Models that take token ids are given the shape of each input, without a batch: `cost(model, (70,), (70,))` for 70
-    source and 70 target tokens. Others know their `input_shape`.
+        cost(build_model("vit:B/16")).macs                     # 17.6e9
+        cost(build_model("transformer:base"), (70,), (70,))    # 70 source and 70 target tokens
 
-    A convolution counts every tap of its kernel, those on padding too, as the tools of the papers' authors do. A
-    product with a constant, as in resampling or in extracting patches, moves data and counts nothing. Attention
+    A convolution counts every element of its kernel at every position, including those on padding, as the tools of the
+    papers' authors do. A product with a constant, such as a resampling, counts nothing: it only moves data. Attention
     counts every pair that is computed, masked or not.
 
+    Args:
+      input_shapes: Shape of each input, without the batch. Models of images and videos have an `input_shape` and need
+        none.
+
     Raises:
-      ValueError: The model needs shapes, or has a loop of unknown length.
+      ValueError: The model needs input shapes, or contains a loop of unknown length.
     """
     if not input_shapes:
         if not hasattr(model, "input_shape"):
             raise ValueError(
-                f"{type(model).__name__} has no input_shape: give the shape of each input, without a batch"
+                f"{type(model).__name__} has no input_shape: give the shape of each input, without the batch"
             )
         input_shapes = (model.input_shape,)
     fields = {field.name for field in dataclasses.fields(model)}
     model = model.clone(**{name: value for name, value in _PLAIN.items() if name in fields})
     inputs = [
-        jax.ShapeDtypeStruct((1, *shape), jnp.float32 if len(shape) > 1 else jnp.int32)  # a line of token ids
+        jax.ShapeDtypeStruct((1, *shape), jnp.float32 if len(shape) > 1 else jnp.int32)  # one axis: token ids
         for shape in input_shapes
     ]
     variables = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs, train=False), *inputs)
@@ -89,12 +94,12 @@ def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
 
 
 def count_macs(function: Callable, *args: Any) -> Counter[str]:
-    """Counts the multiply-accumulates of `function(*args)`, by the module whose call they are in (else `""`).
+    """Count the multiply-accumulates of `function(*args)` by module; `""` is outside of all.
 
-    The arguments may be `jax.ShapeDtypeStruct`s: nothing is computed.
+    Nothing is computed, so the arguments may be `jax.ShapeDtypeStruct`s.
 
     Raises:
-      ValueError: A product stands in a loop of unknown length or in a hand-written kernel.
+      ValueError: A product is in a loop of unknown length or in a hand-written kernel.
     """
     closed = jax.make_jaxpr(function)(*args)
     return _count(closed.jaxpr, [True] * len(closed.jaxpr.invars), "")
@@ -106,7 +111,10 @@ def _marked(call: Callable, args: tuple, kwargs: dict, context: nn.module.Interc
 
 
 def _count(jaxpr: Jaxpr, varying: Sequence[bool], module: str) -> Counter[str]:
-    """`varying` says which inputs are not constants: those that come from the arguments of the function."""
+    """Count the products in `jaxpr`, which is called within `module`.
+
+    `varying` tells for each of its inputs whether it depends on the arguments of the traced function.
+    """
     counts: Counter[str] = Counter()
     varies = dict(zip(jaxpr.invars, varying, strict=True))
     for eqn in jaxpr.eqns:
@@ -119,7 +127,7 @@ def _count(jaxpr: Jaxpr, varying: Sequence[bool], module: str) -> Counter[str]:
         elif name == "cond":
             branches = [_count(branch.jaxpr, operands[1:], here) for branch in eqn.params["branches"]]
             counts += max(branches, key=Counter.total)
-        elif name == "scan":  # what a loop carries may be constant at first only
+        elif name == "scan":  # a value that the loop carries may be constant in the first iteration only
             inside = _count(eqn.params["jaxpr"].jaxpr, [any(operands)] * len(operands), here)
             counts += Counter({path: macs * eqn.params["length"] for path, macs in inside.items()})
         else:
@@ -127,7 +135,10 @@ def _count(jaxpr: Jaxpr, varying: Sequence[bool], module: str) -> Counter[str]:
                 same = len(inner.invars) == len(operands) and name != "while"
                 inside = _count(inner, operands if same else [True] * len(inner.invars), here)
                 if inside.total() and name in ("while", "pallas_call", "shard_map"):
-                    raise ValueError(f"cannot say how often {name!r} in {here or 'the function'} repeats its products")
+                    raise ValueError(
+                        f"cannot say how often {name!r} in {here or 'the function'} repeats its products: it has no "
+                        "length that is known when tracing"
+                    )
                 counts += inside
         varies |= dict.fromkeys(eqn.outvars, any(operands))
     return counts
@@ -149,7 +160,7 @@ def _dot_general(eqn: JaxprEqn) -> int:
 
 
 def _convolution(eqn: JaxprEqn) -> int:
-    kernel = _shape(eqn.invars[1])  # its input features are those of a group
+    kernel = _shape(eqn.invars[1])  # its input features are those of one group
     features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     return math.prod(_shape(eqn.outvars[0])) * math.prod(kernel) // features
 

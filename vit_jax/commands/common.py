@@ -82,7 +82,7 @@ def _unraisable(what) -> None:
         sys.__unraisablehook__(what)
 
 
-def progress(items: Iterable, total: int, description: str) -> Iterator:
+def progress(items: Iterable, total: int | None, description: str) -> Iterator:
     """Yields `items` and shows a progress bar with the remaining time on stderr, if that is a terminal."""
     from rich.console import Console
     from rich.progress import track

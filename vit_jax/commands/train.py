@@ -34,7 +34,8 @@ def _keys() -> str:
 
     lines = []
     for name, key in config.keys().items():
-        default = f"({key.default.__name__})" if isinstance(key.default, type) else repr(key.default)
+        value = key.default if key.unless_init is None else key.unless_init
+        default = f"({value.__name__})" if isinstance(value, type) else repr(value)
         text = f"  {name}: {key.meaning} [{default}]"
         lines.append(textwrap.fill(text, 116, subsequent_indent="      ", break_on_hyphens=False))
     return "\n".join(lines)

@@ -75,24 +75,24 @@ def _describe_split(opened: Source, read_all: bool) -> dict[str, Any]:
     known: Any = opened
     return {
         "examples": len(opened),
-        "images": dict(_image_kinds(opened).most_common(10)),
+        "images": dict(_image_formats(opened).most_common(10)),
         "class_counts": known.class_counts() if read_all else None,
         "skipped": [list(entry) for entry in opened.skipped],
     }
 
 
-def _image_kinds(opened: Source) -> Counter[str]:
+def _image_formats(opened: Source) -> Counter[str]:
     """Counts images by "width x height mode", and clips likewise: all of a folder, or else the first examples."""
-    kinds: Any = getattr(opened, "kinds", None)
-    if kinds is None:
+    formats: Any = getattr(opened, "image_formats", None)
+    if formats is None:
         examples = opened.__getitems__(range(min(SAMPLE, len(opened))))
         if opened.kind == "video":
-            return Counter(_clip_kind(example["video"]) for example in examples)
+            return Counter(_clip_format(example["video"]) for example in examples)
         images = [example["image"] for example in examples]
-        kinds = Counter((image.width, image.height, image.mode) for image in images)
-    return Counter({f"{width}x{height} {mode}": count for (width, height, mode), count in kinds.items()})
+        formats = Counter((image.width, image.height, image.mode) for image in images)
+    return Counter({f"{width}x{height} {mode}": count for (width, height, mode), count in formats.items()})
 
 
-def _clip_kind(video: Video) -> str:
+def _clip_format(video: Video) -> str:
     (frame,) = video.read([0])
     return f"{video.num_frames} frames of {frame.width}x{frame.height} {frame.mode}"

@@ -23,7 +23,9 @@ BROKEN = ("truncated", "empty", "audio-only", "unreadable", "missing")
 THREADS = 16  # they overlap the latency of network file systems; on a local disk one thread is about as fast
 CHUNK = 1000  # files that one thread looks up at a time
 
-Stamp = tuple[int, float]  # the size of a file in bytes and its modification time: `Record.bytes`, `Record.modified`
+FileState = tuple[
+    int, float
+]  # the size of a file in bytes and its modification time: `Record.bytes`, `Record.modified`
 
 
 class Record(NamedTuple):
@@ -53,7 +55,7 @@ class Record(NamedTuple):
     modified: float = 0
     mode: str = ""
 
-    def is_current(self, found: Stamp | None) -> bool:
+    def is_current(self, found: FileState | None) -> bool:
         """Whether the file is still as it was decoded, or still missing if `found` is None.
 
         A time without a fraction matches any time within its second, because copying a data set often drops fractions.
@@ -104,7 +106,7 @@ def list_classes(
     return list(itertools.chain.from_iterable(files)), numbers
 
 
-def stamp(path: str | Path) -> Stamp | None:
+def file_state(path: str | Path) -> FileState | None:
     """Returns the size and the modification time of a file, or None if it does not exist. A folder has size 0."""
     try:
         found = os.stat(path)
@@ -113,11 +115,11 @@ def stamp(path: str | Path) -> Stamp | None:
     return 0 if stat.S_ISDIR(found.st_mode) else found.st_size, found.st_mtime
 
 
-def stamps(folder: Path, files: Sequence[str]) -> list[Stamp | None]:
-    """Returns the `stamp` of each file, given relative to `folder`; several files are looked up at a time."""
+def file_states(folder: Path, files: Sequence[str]) -> list[FileState | None]:
+    """Returns the state of each file, given relative to `folder`; several files are looked up at a time."""
 
-    def look_up(start: int) -> list[Stamp | None]:
-        return [stamp(os.path.join(folder, file)) for file in files[start : start + CHUNK]]
+    def look_up(start: int) -> list[FileState | None]:
+        return [file_state(os.path.join(folder, file)) for file in files[start : start + CHUNK]]
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(itertools.chain.from_iterable(pool.map(look_up, range(0, len(files), CHUNK))))
@@ -180,11 +182,15 @@ def write_records(file: Path, records: Iterable[Record]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def cached_manifest(kind: str, folder: Path) -> Path:
-    """Returns the manifest of `folder` in the user's cache: `$XDG_CACHE_HOME/vit_jax` or `~/.cache/vit_jax`."""
+def cached_manifest(name: str, folder: Path) -> Path:
+    """Returns the manifest of a folder in the user's cache, `$XDG_CACHE_HOME/vit_jax` or `~/.cache/vit_jax`.
+
+    Args:
+      name: The kind of data set: "folder" or "video".
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    return cache / "vit_jax" / f"{kind}-{digest}.csv"
+    return cache / "vit_jax" / f"{name}-{digest}.csv"
 
 
 def manifest_files(folder: Path) -> tuple[Path, Path]:

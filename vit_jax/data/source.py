@@ -14,7 +14,11 @@ from vit_jax.config import Config
 from vit_jax.errors import UserError
 
 IN_MEMORY_BYTES = 256 * 2**20
-WITH_PATH = ("folder", "video", "text")  # sets of your own files, read at a path
+ROOTS = {  # the data sets of your own files, and what they need as their path
+    "folder": "the folder with one sub-folder per class",
+    "video": "the folder of the clips, or of their lists",
+    "text": "the folder with its splits, such as train.tsv",
+}
 
 
 class Source(Protocol):
@@ -74,6 +78,8 @@ def open_split(
     data_dir = data_dir or data.data_dir
     if extensions.is_import_path(chosen):
         return _open_imported(config, split, chosen, path, data_dir)
+    if chosen in ROOTS and not path:
+        raise UserError(f"data set {chosen!r} needs config.data.path: {ROOTS[chosen]}")
     if chosen == "text" and len(data.languages) != 2:
         raise UserError(
             f"config.data.languages must name two languages, such as en,it, got {','.join(map(str, data.languages))!r}"
@@ -93,10 +99,13 @@ def open_split(
 def _open_imported(config: Config, split: str, name: str, path: str | None, data_dir: str | None) -> Source:
     from vit_jax.config import extensions
 
+    is_same = name == config.data.name
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.update({"name": name, "path": path, "data_dir": data_dir})
-    source = extensions.load_object(name, "config.data.name")(config, split)
+    extra = extensions.extra_fields(config.data, "config.data", ours=("config", "split")) if is_same else {}
+    function = extensions.load_object(name, "config.data.name")
+    source = extensions.construct(function, {"config": config, "split": split, **extra}, "config.data", name)
     wanted = ("name", "kind", "split", "labels", "skipped", "__len__", "__getitems__", "all_labels")
     missing = [attribute for attribute in wanted if not hasattr(source, attribute)]
     if missing:
@@ -135,14 +144,9 @@ def open_source(
     Raises:
       UserError: The data set or the split cannot be opened; the message names what is missing and how to get it.
     """
-    if name in WITH_PATH and not path:
-        wanted = {
-            "folder": "the folder with one sub-folder per class",
-            "video": "the folder of the clips, or of their lists",
-            "text": "the folder with its splits, such as train.tsv",
-        }
-        raise UserError(f"data set {name!r} needs a path: {wanted[name]}")
-    if path and name not in WITH_PATH:
+    if name in ROOTS and not path:
+        raise UserError(f"data set {name!r} needs a path: {ROOTS[name]}")
+    if path and name not in ROOTS:
         raise UserError(f"only 'folder', 'video' and 'text' are read from a path, not {name!r}: remove the path")
     if name == "folder":
         from vit_jax.data.image.folder import FolderSource

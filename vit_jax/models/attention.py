@@ -1,20 +1,20 @@
-"""Scaled dot-product attention, its kernels, and the multi-head layer every family shares.
+"""Scaled dot-product attention, its kernels, and multi-head attention.
 
 Attention Is All You Need (arXiv:1706.03762), equation 1 and section 3.2.2.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.models.dense import Dense
+from vit_jax.models.layers import Dense, TypedModule, at_least_float32
 
-# name here -> name in tokamax, whose import costs seconds and is an extra
+# Name of a kernel here -> its name in tokamax. tokamax is an optional dependency and takes seconds to import.
 _TOKAMAX = {"chunked": "xla_chunked", "mosaic": "mosaic", "triton": "triton"}
 KERNELS = ("auto", "reference", "xla", "cudnn", *_TOKAMAX)
 
@@ -25,17 +25,18 @@ def attention_weights(
     mask: Bool[Array, "*mask"] | None = None,
     bias: Float[Array, "*bias"] | None = None,
 ) -> Float[Array, "*batch heads queries keys"]:
-    """Softmax of the scaled products, in float32 or wider whatever the inputs are.
+    """Return softmax(Q K^T / sqrt(d) + bias) over the keys, for queries and keys of width d.
 
-    A query whose keys are all masked attends uniformly rather than giving NaN.
+    Computed in float32, or in float64 if the inputs are. A query whose keys are all masked attends to all of them
+    equally, where the formula gives NaN.
 
     Args:
       mask: True where a query may attend; broadcasts to `(*batch, heads, queries, keys)`.
-      bias: Added to the scaled products; broadcasts likewise.
+      bias: Added to the scaled products; broadcasts to the same shape.
     """
     scale = query.shape[-1] ** -0.5
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    query, key = query.swapaxes(-3, -2), key.swapaxes(-3, -2)  # heads before tokens: twice as fast on a CPU
+    wide = at_least_float32(query.dtype)
+    query, key = query.swapaxes(-3, -2), key.swapaxes(-3, -2)  # twice as fast on a CPU with heads before tokens
     logits = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=wide) * scale
     if bias is not None:
         logits += bias
@@ -54,26 +55,32 @@ def dot_product_attention(
     is_causal: bool = False,
     kernel: str = "auto",
 ) -> Float[Array, "*batch queries heads v_head_dim"]:
-    """Attention (equation 1) over any leading dimensions, by the kernel of that name.
+    """Return softmax(Q K^T / sqrt(d) + bias) V (equation 1) for any leading dimensions.
 
     All kernels give the same values and gradients within the accuracy of the dtype:
-    `reference` (plain einsum), `xla` and `cudnn` (`jax.nn`), `chunked`, `mosaic` and `triton` (`tokamax`:
-    memory linear in the tokens; the extra `kernels`). `auto` is `xla`; in float64, and on a CPU where there are
-    more than 16 keys, `reference`: the fastest for the few hundred tokens of images (`benchmarks/models.py`). A query
-    whose keys are all masked attends uniformly.
+
+    - `reference`: plain einsums. The weights of all pairs are held in memory.
+    - `xla`, `cudnn`: the implementations of `jax.nn.dot_product_attention`.
+    - `chunked`, `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`). Their memory is linear in the
+      number of tokens.
+    - `auto`: `reference` in float64, because the libraries' softmax is float32, and on a CPU with more than 16 keys,
+      where it is fastest for the few hundred tokens of an image (`benchmarks/models.py`); otherwise `xla`.
+
+    A query whose keys are all masked attends to all of them equally.
 
     Args:
       mask: True where a query may attend; broadcasts to `(*batch, heads, queries, keys)`.
-      bias: Added to the scaled products; broadcasts likewise.
-      is_causal: Query i sees keys 0 to i only.
+      bias: Added to the scaled products; broadcasts to the same shape.
+      is_causal: Query i attends to keys 0 to i only.
+      kernel: One of `KERNELS`.
 
     Raises:
-      ValueError: The kernel is unknown, or does not run on this device, with this dtype or these sizes.
-      ImportError: The kernel is one of `tokamax`'s, which is not installed.
+      ValueError: The kernel is unknown, or it does not support this device, this dtype or these sizes.
+      ImportError: The kernel belongs to `tokamax`, which is not installed.
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
-    if kernel == "auto":  # the libraries' softmax is float32, which would spoil float64
+    if kernel == "auto":
         many_on_cpu = jax.default_backend() == "cpu" and key.shape[-3] > 16
         kernel = "reference" if many_on_cpu or query.dtype == jnp.float64 else "xla"
     if kernel == "reference":
@@ -85,11 +92,11 @@ def dot_product_attention(
     batch, (queries, heads, qk_head_dim) = query.shape[:-3], query.shape[-3:]
     v_head_dim = value.shape[-1]
 
-    def fold(x):  # the kernels take one batch dimension, and one size of head: zeros change no product
+    def fold(x):  # The kernels take one batch dimension and one head size. Padding with zeros changes no product.
         x = x.reshape(-1, *x.shape[-3:])
         return jnp.pad(x, ((0, 0),) * 3 + ((0, max(qk_head_dim, v_head_dim) - x.shape[-1]),))
 
-    def spread(x):  # masks and biases may omit or broadcast any dimension
+    def spread(x):  # Masks and biases may omit or broadcast any dimension; the kernels want all of them.
         if x is None or (len(batch) == 1 and x.ndim == 4):
             return x
         x = x.reshape((1,) * (len(batch) + 3 - x.ndim) + x.shape)
@@ -115,7 +122,7 @@ def dot_product_attention(
 def _weigh(
     weights: Float[Array, "*batch heads queries keys"], value: Float[Array, "*batch keys heads v_head_dim"]
 ) -> Float[Array, "*batch queries heads v_head_dim"]:
-    """Returns the sums of the values, weighted."""
+    """Return the weighted sums of the values, one for each query."""
     return jnp.einsum("...qk,...kd->...qd", weights.astype(value.dtype), value.swapaxes(-3, -2)).swapaxes(-3, -2)
 
 
@@ -130,7 +137,8 @@ def _kernel(name: str) -> Callable[..., Array]:
             f"attention kernel {name!r} needs tokamax: pip install 'vit_jax[kernels]', or choose 'xla'"
         ) from error
 
-    if not flags.FLAGS.is_parsed():  # tokamax would parse sys.argv, and stop at the options of Jupyter or pytest
+    # tokamax parses sys.argv if nobody has, and exits at options it does not know, such as those of Jupyter and pytest.
+    if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
 
     def attention(query, key, value, bias, mask, *, is_causal, scale):
@@ -149,17 +157,22 @@ def _kernel(name: str) -> Callable[..., Array]:
 
 
 class KeyValues(NamedTuple):
-    """Projected tokens, which a decoder keeps instead of the tokens: its own so far, or those of a memory.
+    """Keys and values of tokens, as a decoder caches them.
+
+    It need not project earlier tokens again at every step.
 
     Attributes:
-      key, value: `(*batch, keys, heads, qk_head_dim)` and `(*batch, keys, heads, v_head_dim)`.
+      key: `(*batch, keys, heads, qk_head_dim)`.
+      value: `(*batch, keys, heads, v_head_dim)`.
     """
 
     key: Float[Array, "*batch keys heads qk_head_dim"]
     value: Float[Array, "*batch keys heads v_head_dim"]
 
     def insert(self, new: "KeyValues", position: int | Int[Array, ""]) -> "KeyValues":
-        """Returns these with `new` in the places from `position` on; what is not yet filled must be masked."""
+        """Return a copy with `new` written from `position` on.
+
+        The caller must mask positions that are not yet written."""
 
         def put(old, new):
             return jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=old.ndim - 3)
@@ -167,17 +180,23 @@ class KeyValues(NamedTuple):
         return jax.tree.map(put, self, new)
 
 
-class MultiHeadAttention(nn.Module):
-    """Multi-head attention of `queries` over `keys` (itself when `keys` is None).
+class MultiHeadAttention(TypedModule):
+    """Multi-head attention (section 3.2.2) of `queries` to `keys`, or to themselves.
 
-    Section 3.2.2. Initialised as in google-research/vision_transformer: Xavier-uniform kernels, zero biases.
-    Deviation: attention dropout draws one mask per example and head, as the authors' `broadcast_dropout=False`.
+        head_h = softmax(Q_h K_h^T / sqrt(qk_head_dim)) V_h,   y = concat(head_1, ..., head_n) W_out + b_out
+        Q_h = queries W_query,h + b_query,h,   K_h = keys W_key,h + b_key,h,   V_h = keys W_value,h + b_value,h
+
+    Kernels start Xavier-uniform and biases at zero, as in google-research/vision_transformer. Attention dropout draws
+    a mask for every example and head, as that code does with `broadcast_dropout=False`; Flax's default shares one mask
+    among all of them.
 
     Attributes:
-      num_heads: Heads; must divide the width unless the head dimensions are given.
-      qk_head_dim, v_head_dim: Width of a head's queries and keys, and of its values.
-      qkv_bias, out_bias: Whether the input projections have a bias, and the output projection.
-      dropout_rate: Of the attention weights; uses the `reference` kernel while training.
+      num_heads: Number of heads. It must divide the width, unless both head dimensions are given.
+      qk_head_dim: Width of the queries and keys of one head; None for hidden_dim / num_heads.
+      v_head_dim: Width of the values of one head; None for hidden_dim / num_heads.
+      qkv_bias: Whether the projections to queries, keys and values have a bias.
+      out_bias: Whether the output projection has a bias.
+      dropout_rate: Dropout of the attention weights. If positive, training uses the `reference` kernel.
       kernel: See `dot_product_attention`.
     """
 
@@ -189,8 +208,6 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float = 0.0
     kernel: str = "auto"
     kernel_init: Callable = nn.initializers.xavier_uniform()
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -204,13 +221,16 @@ class MultiHeadAttention(nn.Module):
         return_weights: bool = False,
         train: bool,
     ) -> tuple[Float[Array, "*batch queries hidden_dim"], Float[Array, "*batch heads queries keys"] | None]:
-        """Returns the new tokens, and the attention weights (float32) if asked for, else None.
+        """Return the new tokens, and the attention weights if `return_weights` is set, else None.
+
+        The weights are float32, or float64 if `dtype` is.
 
         Args:
-          keys: Tokens, or what `key_values` made of them.
+          keys: Tokens, or their `key_values`.
           mask: True where a query may attend; broadcasts to `(*batch, heads, queries, keys)`.
-          relative: An embedding of every pair's offset, which serves as a second key: its scaled product with the
-            query is added to the logits (ViT, appendix D.4, "Relative positional embeddings").
+          relative: An embedding r_ij of the offset of every query i from every key j. q_i . r_ij / sqrt(qk_head_dim) is
+            added to the logits (ViT, appendix D.4, "Relative positional embeddings").
+          is_causal: Query i attends to keys 0 to i only.
 
         Raises:
           ValueError: `num_heads` does not divide the width.
@@ -249,7 +269,9 @@ class MultiHeadAttention(nn.Module):
         return out, weights if return_weights else None
 
     def key_values(self, keys: Float[Array, "*batch keys kv_dim"]) -> KeyValues:
-        """Projects tokens as `__call__` does, which takes the result in their place; needs parameters."""
+        """Project tokens as `__call__` does, which accepts the result in their place.
+
+        The module must be bound to its parameters."""
         params = self.variables["params"]
 
         def project(name):
@@ -259,7 +281,11 @@ class MultiHeadAttention(nn.Module):
         return KeyValues(project("key"), project("value"))
 
     def empty_key_values(self, *shape: int) -> KeyValues:
-        """Room for `shape[-1]` tokens of sequences `shape[:-1]`, for `KeyValues.insert`; needs parameters."""
+        """Return zeros that `KeyValues.insert` fills; the module must be bound.
+
+        Args:
+          shape: `(*batch, tokens)`.
+        """
         params = self.variables["params"]
         return KeyValues(*(jnp.zeros((*shape, *params[x]["kernel"].shape[1:]), self.dtype) for x in ("key", "value")))
 
@@ -269,8 +295,7 @@ class MultiHeadAttention(nn.Module):
             features,
             use_bias=self.out_bias if name == "out" else self.qkv_bias,
             kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
             name=name,
+            **self.types,
             **fields,
         )

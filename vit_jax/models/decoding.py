@@ -1,4 +1,4 @@
-"""Greedy and beam search, compiled as one loop over a key/value cache."""
+"""Greedy and beam search, each compiled as one loop that caches keys and values."""
 
 import functools
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from vit_jax.models.transformer import Transformer
 
-# takes the tokens `(batch, beams)` at a position, a pytree of what is known of the past, whose arrays begin with
-# `(batch, beams)`, and the position; returns the logits of the next tokens `(batch, beams, vocab_size)` and the pytree
+# step(tokens, past, position) -> (logits, past). `tokens`, `(batch, beams)`, are those at `position`. `past` is any
+# pytree of arrays that start with these two axes. `logits`, `(batch, beams, vocab_size)`, are those of the next tokens.
 Step = Callable[[Array, Any, Array], tuple[Array, Any]]
 
 
@@ -19,8 +19,8 @@ class Decoded(NamedTuple):
     """The best sequence found for each source.
 
     Attributes:
-      tokens: `(batch, length)`; the end is part of it, the beginning is not, and padding follows.
-      scores: `(batch,)`, log-probability divided by `length_penalty`.
+      tokens: Token ids, `(batch, length)`, without the first token `bos_id`, with `eos_id`, and then padding.
+      scores: log P(tokens | source) / length_penalty, `(batch,)`.
     """
 
     tokens: Int[Array, "batch length"]
@@ -28,7 +28,11 @@ class Decoded(NamedTuple):
 
 
 def length_penalty(length: Int[Array, "*batch"], alpha: float) -> Float[Array, "*batch"]:
-    """((5 + length) / 6)^alpha (Google's Neural Machine Translation System, arXiv:1609.08144, equation 14)."""
+    """Return ((5 + length) / 6)^alpha (arXiv:1609.08144, equation 14).
+
+    The paper is Google's Neural Machine Translation System. The log-probability of a sequence is divided by it. With
+    alpha 0 there is no penalty; the larger alpha is, the longer are the sequences that a search prefers.
+    """
     return ((5 + length) / 6) ** alpha
 
 
@@ -44,14 +48,22 @@ def translate(
     alpha: float = 0.6,
     extra_length: int = 50,
 ) -> Decoded:
-    """Decodes each source, padded with `model.pad_id`, by beam search, or greedily with a beam of 1.
+    """Translate each source by beam search, or by greedy search if `beam_size` is 1.
 
-    A translation has at most as many tokens as its source and `extra_length` more, the end included (section 6.1;
-    there 50, with a beam of 4 and alpha 0.6), and never more than `max_length` of learned positions. Neither the
-    padding nor the other sources of the batch change it.
+    The defaults are those of section 6.1. A translation depends neither on the padding nor on the other sources of the
+    batch.
+
+    Args:
+      source: Token ids, padded with `model.pad_id`.
+      bos_id: Token id with which every target starts.
+      eos_id: Token id with which a translation ends.
+      beam_size: Number of hypotheses kept for each source.
+      alpha: Exponent of `length_penalty`.
+      extra_length: A translation, including `eos_id`, has at most this many tokens more than its source. With learned
+        positions it also has at most `model.max_length`.
 
     Raises:
-      ValueError: The model has no encoder or no decoder, or see `beam_search`.
+      ValueError: The model has no encoder or no decoder, `beam_size` is less than 1, or `alpha` is negative.
     """
     if model.architecture != "encoder_decoder":
         raise ValueError(f"translation needs architecture='encoder_decoder', not {model.architecture!r}")
@@ -82,12 +94,16 @@ def greedy_search(
     pad_id: int,
     alpha: float = 0.0,
 ) -> Decoded:
-    """Takes the likeliest token at every place, but never padding, up to the end or `max_lengths` tokens.
+    """Choose the most likely token other than padding at every position.
+
+    A sequence ends with `eos_id`, or at `max_lengths` tokens.
 
     Args:
-      past: What `step` is given first, for a beam of 1.
-      max_lengths: Tokens at most, at least 1.
-      length: Width of the result; no `max_lengths` is greater.
+      step: See `Step`; called with a single beam.
+      past: The pytree that `step` gets at position 0.
+      max_lengths: Largest number of tokens for each source, at least 1.
+      length: Number of columns of the result, at least the largest of `max_lengths`.
+      alpha: Exponent of the `length_penalty` of the scores; it does not change the tokens.
     """
 
     def more(state):
@@ -112,12 +128,14 @@ def greedy_search(
 
 
 class _Beams(NamedTuple):
+    """The state of `beam_search`."""
+
     last: Int[Array, "batch beams"]
     past: Any
     tokens: Int[Array, "batch beams length"]
-    log_probs: Float[Array, "batch beams"]  # -inf where no hypothesis goes on
-    complete: Int[Array, " batch"]  # how many are
-    best: Decoded  # of those
+    log_probs: Float[Array, "batch beams"]  # -inf where a beam holds no unfinished hypothesis
+    complete: Int[Array, " batch"]  # number of complete hypotheses
+    best: Decoded  # the best complete hypothesis
 
 
 def beam_search(
@@ -132,23 +150,32 @@ def beam_search(
     pad_id: int,
     alpha: float = 0.6,
 ) -> Decoded:
-    """Keeps the `beam_size` likeliest hypotheses at every place, and returns the complete one of the best score.
+    """Keep the most likely hypotheses at every position; return the best complete one.
 
-    A hypothesis is complete with its end, and keeps its place in the beam. One that reaches `max_lengths` without an
-    end is returned only if there is no complete one, the likeliest of them. The search of a source is over when no
-    hypothesis can better the best: log-probabilities only fall and the penalty only rises, so that the bound is
-    today's log-probability at the penalty of `max_lengths`. Going on, as for the other sources of a batch, changes
-    nothing. With a beam of 1 this is `greedy_search`; a beam that never drops a hypothesis is exhaustive.
-    Deviation: tensor2tensor refills the beam when a hypothesis is complete, so that its beam of 1 is not greedy.
+    The score of a hypothesis is its log-probability divided by `length_penalty`. A hypothesis is complete when it ends
+    with `eos_id`, and then keeps its place in the beam. If a source has no complete hypothesis at `max_lengths` tokens,
+    the best of the unfinished ones is returned.
+
+    The search of a source ends when no unfinished hypothesis can exceed the best score. Log-probabilities only fall and
+    the penalty only rises with length, so a hypothesis can at most reach its present log-probability divided by the
+    penalty at `max_lengths`. Searching longer, while other sources of the batch are unfinished, changes nothing.
+
+    With `beam_size=1` this is `greedy_search`; with a beam that never drops a hypothesis the search is exhaustive.
+    Deviation: tensor2tensor refills the beam when a hypothesis is complete, so its beam of 1 is not greedy.
 
     Args:
-      past, max_lengths, length: As in `greedy_search`, `past` for a beam of `beam_size`.
+      step, max_lengths, length: See `greedy_search`.
+      past: The pytree that `step` gets at position 0, for `beam_size` beams.
+      beam_size: Number of hypotheses kept for each source.
+      alpha: Exponent of `length_penalty`.
 
     Raises:
-      ValueError: `beam_size` is less than 1, or `alpha` negative.
+      ValueError: `beam_size` is less than 1, or `alpha` is negative.
     """
-    if beam_size < 1 or alpha < 0:
-        raise ValueError(f"beam_size={beam_size}, alpha={alpha}: at least 1, and not negative")
+    if beam_size < 1:
+        raise ValueError(f"beam_size must be at least 1, got {beam_size}")
+    if alpha < 0:
+        raise ValueError(f"alpha must not be negative, got {alpha}")
 
     def more(state):
         i, beams = state
@@ -197,7 +224,7 @@ def _take_beams(x, parents):
 
 
 def _best(best, tokens, scores):
-    """Replaces the best sequence of each source where one of `tokens` has a better score."""
+    """Replace the best sequence of each source where one of `tokens` has a better score."""
     top = scores.argmax(axis=1)[:, None]
     found = Decoded(_take_beams(tokens, top)[:, 0], _take_beams(scores, top)[:, 0])
     better = found.scores > best.scores

@@ -1,22 +1,26 @@
-"""From an image ViT to a TimeSformer: the paper's video models all start so (arXiv:2102.05095, section 4.1)."""
+"""Start a TimeSformer from an image ViT (arXiv:2102.05095, section 4.1).
+
+All video models of the paper start so.
+"""
 
 from typing import Any
 
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vit_jax.models.blocks.timesformer import ATTENTIONS
 from vit_jax.models.positions import resample
-from vit_jax.models.space_time import ATTENTIONS
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.models.vit import ViT
 
-_COPIES = {"norm": "attention_norm", "attention": "attention"}  # of an attention before the last: its part, the last's
+# What the parts of an attention before the last start from: parts of the image model's attention.
+_COPIES = {"norm": "attention_norm", "attention": "attention"}
 
 Params = dict[str, Any]
 
 
 def image_model(model: TimeSformer) -> ViT:
-    """Returns the ViT from which a video model can start: that of one of its frames."""
+    """Return the ViT from which a video model can start: it has the same sizes."""
     shared = ("num_classes", "image_size", "in_channels", "patch_size", "hidden_dim", "mlp_dim", "num_layers")
     shared += ("num_heads", "gelu", "qkv_bias", "norm_epsilon", "dtype", "param_dtype")
     pos_embed = "none" if model.pos_embed == "none" else "learned"
@@ -26,19 +30,23 @@ def image_model(model: TimeSformer) -> ViT:
 def from_image_params(
     image_params: Params, params: Params, model: TimeSformer, *, keep_head: bool = False, method: str = "nearest"
 ) -> Params:
-    """The parameters of a video model, of the shapes of `params`, that start from an image ViT's.
+    """Return parameters of a video model that start from those of an image ViT.
 
-    Attentions before the last start as copies of the image model's, with their norms (section 4.1); their output
-    projections and the positions in time are zero. So, with identical frames, divided and space-only attention give
-    the image model's logits; nothing is promised for the others. What is neither copied nor zero stays as in `params`.
-    Deviation: positions are resampled on their grid; the authors' code interpolates the flattened sequence.
+    Each attention before the last starts as a copy of the image model's attention and norm (section 4.1). Its output
+    projection and the positions in time start at zero. If all frames are identical, divided and space-only attention
+    then give the image model's logits; the other schemes do not promise this.
+    Deviation: positions are resampled on their grid. The authors' code interpolates the flattened sequence.
 
     Args:
-      keep_head: Copies the head as well; otherwise it, and a representation layer before it, are left out.
-      method: Of `positions.resample`, where the grids differ; the default is the authors'.
+      image_params: Parameters of `image_model(model)`, or of one with another image size.
+      params: Parameters of the video model. They give the shapes, and the values of the head unless `keep_head` is set.
+      keep_head: Whether to copy the head. Otherwise the image model's head, and a representation layer before it, are
+        left out.
+      method: How to resample positions if the grids differ, see `positions.resample`. The default is the authors'.
 
     Raises:
-      ValueError: A parameter is missing, has no place in the video model or another shape; it is named.
+      ValueError: The image model lacks a parameter, has one that the video model does not have, or has one of another
+        shape. The message names it.
     """
     given: dict[tuple[str, ...], Any] = flatten_dict(image_params)
     ours: dict[tuple[str, ...], Any] = flatten_dict(params)
@@ -66,7 +74,7 @@ def from_image_params(
 
 
 def origin_of(path: str, model: TimeSformer) -> str:
-    """Returns the path of the image model's parameter from which one of the video model starts; "" if from zero."""
+    """Return the path of the image model's parameter from which `path` starts; "" for zeros."""
     before_last = ATTENTIONS[model.attention_type][:-1]
     renamed = {f"{name}_{part}": own for name in before_last for part, own in _COPIES.items()}
     zero = {"time_embed", *(f"{name}_out" for name in before_last)}

@@ -1,4 +1,4 @@
-"""Positions of tokens on a grid: learned and fixed tables, offsets between tokens, resampling to another grid."""
+"""Position embeddings: learned, fixed and relative ones, and resampling to another grid."""
 
 import functools
 from collections.abc import Callable
@@ -16,12 +16,17 @@ METHODS = ("bicubic", "bicubic_plain", "zoom", "nearest")
 def sincos2d(
     grid: tuple[int, int], hidden_dim: int, temperature: float = 10_000.0
 ) -> Float[Array, "grid_height grid_width hidden_dim"]:
-    """Sine-cosine positions on a grid (MoCo v3, arXiv:2104.02057; "Better plain ViT baselines").
+    """Return fixed sine-cosine positions (MoCo v3, arXiv:2104.02057).
 
-    A quarter of the channels each: sin(x), cos(x), sin(y), cos(y), as in google-research/big_vision.
+    The position of the patch in row y and column x is
+
+        concat(sin(x w), cos(x w), sin(y w), cos(y w)),   w_i = temperature^(-i / (n - 1)),   i = 0, ..., n - 1
+
+    with n = hidden_dim / 4. The channels have this order in google-research/big_vision, whose "Better plain ViT
+    baselines" (arXiv:2205.01580) use these positions.
 
     Raises:
-      ValueError: 4 does not divide `hidden_dim`.
+      ValueError: `hidden_dim` is not divisible by 4.
     """
     if hidden_dim % 4:
         raise ValueError(f"pos_embed='sincos2d' needs hidden_dim divisible by 4, not {hidden_dim}")
@@ -40,20 +45,26 @@ def token_positions(
     has_class_token: bool,
     param_dtype: Any = jnp.float32,
 ) -> Float[Array, "tokens hidden_dim"]:
-    """Positions to add to the tokens of a grid in raster order, after the class token's if there is one.
+    """Return position embeddings to add to the tokens of a grid (ViT, appendix D.4).
 
-    ViT, appendix D.4. Learned values start as N(0, 0.02), and are parameters of the module whose `param` is given:
+    The tokens are in raster order. The kinds are:
 
-    - `learned`, "1-dimensional": one for each place in the sequence, `pos_embed (grid_height, grid_width, hidden_dim)`;
-    - `learned2d`, "2-dimensional": one of half the width for each column and one for each row, concatenated in this
-      order, `pos_embed_x (grid_width, hidden_dim / 2)` and `pos_embed_y (grid_height, hidden_dim / 2)`;
-    - `sincos2d`: fixed.
+    - `learned` (the paper's "1-dimensional"): the parameter `pos_embed`, `(grid_height, grid_width, hidden_dim)`.
+    - `learned2d` ("2-dimensional"): concat(pos_embed_x[x], pos_embed_y[y]) for the patch in row y and column x. The
+      parameters are `pos_embed_x`, `(grid_width, hidden_dim / 2)`, and `pos_embed_y`, `(grid_height, hidden_dim / 2)`.
+    - `sincos2d`: fixed, see `sincos2d`.
 
-    The class token has no place on the grid: beside learned positions it learns one of its own, `cls_pos`, beside
-    fixed ones it has none. The paper leaves this open for two dimensions.
+    A class token comes first. It has no place on the grid: with learned positions it learns one of its own, `cls_pos`,
+    `(hidden_dim,)`; with fixed positions its position is zero. For two dimensions the paper leaves this open.
+
+    Args:
+      param: Method `param` of the module that owns the parameters. They start as N(0, 0.02).
+      kind: `learned`, `learned2d` or `sincos2d`.
+      grid: Number of patches in a column and in a row.
+      has_class_token: Whether a class token precedes the patches.
 
     Raises:
-      ValueError: `hidden_dim` is odd, in two dimensions, or no multiple of 4, in `sincos2d`.
+      ValueError: `hidden_dim` is odd (`learned2d`) or not divisible by 4 (`sincos2d`).
     """
     learn = functools.partial(_learn, param, param_dtype=param_dtype)
     if kind == "learned":
@@ -77,11 +88,12 @@ def token_positions(
 def relative_positions(
     param: Callable[..., Array], num_tokens: int, head_dim: int, param_dtype: Any = jnp.float32
 ) -> Float[Array, "queries keys head_dim"]:
-    """An embedding of every offset, query minus key, in a sequence of tokens (ViT, appendix D.4, "relative").
+    """Return an embedding of the offset of every query from every key (ViT, appendix D.4).
 
-    Learned as `relative_embed (2 * num_tokens - 1, head_dim)`, from offset `1 - num_tokens` up. Offsets are those of
-    the raster order ("1-dimensional Relative Attention"), a class token being the sequence's first; so the table
-    means something else on a grid of another width, and cannot be resampled.
+    Entry (q, k) is relative_embed[q - k + num_tokens - 1]. The parameter `relative_embed`,
+    `(2 * num_tokens - 1, head_dim)`, belongs to the module whose method `param` is given, and starts as N(0, 0.02).
+    Offsets are counted in raster order ("1-dimensional Relative Attention"), a class token coming first. The same
+    offset is therefore another direction on a grid of another width, and the table cannot be resampled.
     """
     table = _learn(param, "relative_embed", (2 * num_tokens - 1, head_dim), param_dtype)
     place = np.arange(num_tokens)
@@ -95,21 +107,23 @@ def _learn(param, name, shape, param_dtype):
 def resample(
     positions: Float[Array, "*old_grid hidden_dim"], grid: tuple[int, ...], method: str = "bicubic"
 ) -> Float[Array, "*new_grid hidden_dim"]:
-    """Resamples learned positions to another grid of the same rank: images (2), or rows, columns and frames (1).
+    """Resample learned positions to another grid of the same rank.
 
-    Each codebase has its own way, and its published numbers were measured with it:
+    The rank is two for patches, and one for rows, columns or frames. Codebases differ in the method, and their
+    published numbers were measured with their own:
 
-    - `bicubic`: antialiased, a = -0.5 (timm: torch's `interpolate` with `antialias=True`; Pillow);
-    - `bicubic_plain`: no antialias, a = -0.75 (Hugging Face ViT, DINO, DeiT: torch's without antialias);
-    - `zoom`: linear, the corners staying in place (google-research and big_vision: `scipy.ndimage.zoom` of order 1).
-      Deviation: for some sizes (8 to 26) rounding makes SciPy write zeros in the last row and column; not so here;
-    - `nearest`: value i of n is value `floor(i * old / n)` of the old ones (TimeSformer: torch's).
+    - `bicubic`: Keys's kernel with a = -0.5 and antialiasing (timm: torch's `interpolate` with `antialias=True`;
+      Pillow).
+    - `bicubic_plain`: a = -0.75 without antialiasing (Hugging Face ViT, DINO, DeiT: torch's `interpolate`).
+    - `zoom`: linear, with the corners kept in place (google-research, big_vision: `scipy.ndimage.zoom` of order 1).
+      Deviation: at some sizes (8 to 26) rounding makes SciPy write zeros into the last row and column, and we do not.
+    - `nearest`: value i of n is the old value floor(i * old / n) (TimeSformer: torch's `interpolate`).
 
     Raises:
-      ValueError: The method is unknown, or the grid of another rank.
+      ValueError: The method is unknown, or the grid has another rank.
     """
     if method not in METHODS:
-        raise ValueError(f"unknown method {method!r} to resample positions: one of {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {method!r} to resample positions. Use one of {', '.join(METHODS)}.")
     if len(grid) != positions.ndim - 1:
         raise ValueError(f"positions on a grid {positions.shape[:-1]} cannot be resampled to {tuple(grid)}")
     if positions.shape[:-1] == tuple(grid):
@@ -123,11 +137,11 @@ def resample(
     return positions
 
 
-# matrices (new, old): what each new value takes from the old ones along one axis
+# Each function returns the matrix (new, old) whose product with the old values along one axis gives the new ones.
 
 
 def _nearest(old: int, new: int) -> np.ndarray:
-    places = np.arange(new, dtype=np.float32) * np.float32(old / new)  # as torch rounds: 82 from 2 differ otherwise
+    places = np.arange(new, dtype=np.float32) * np.float32(old / new)  # rounded like torch: 2 to 82 differ otherwise
     return np.eye(old)[places.astype(int).clip(max=old - 1)]
 
 
@@ -139,7 +153,7 @@ def _zoom(old: int, new: int) -> np.ndarray:
 def _bicubic_plain(old: int, new: int) -> np.ndarray:
     places = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
-    for tap in range(-1, 3):  # two values each side; those beyond the border repeat it
+    for tap in range(-1, 3):  # two values on each side, the border being repeated
         taken = np.floor(places).astype(int) + tap
         distance = np.abs(places - taken)
         near = (1.25 * distance - 2.25) * distance**2 + 1  # Keys's kernel with a = -0.75

@@ -1,10 +1,9 @@
-"""The convolutional stem of hybrid ViTs: a ResNet with standardised kernels and group norm, without its last layers.
+"""The convolutional stem of hybrid ViTs: a ResNet with standardised kernels and group norm.
 
 ViT (arXiv:2010.11929), section 3.1 and appendix B.1; Big Transfer (arXiv:1912.11370); AugReg (arXiv:2106.10270).
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,8 +11,11 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-# ViT, appendix B.1, and AugReg, Table 2: stages of the ResNet, and size of a patch of its feature map. The number
-# after the stroke is the image's pixels a patch, but for R/16 as AugReg names it: its root divides by 4, so 32.
+from vit_jax.models.layers import TypedModule
+
+# ViT, appendix B.1, and AugReg, Table 2: units in each stage of the ResNet, and patch size on its feature map. The
+# number after the slash is the patch size in pixels of the image, except in AugReg's name R/16, where the patch is 32
+# pixels: the root divides the image size by 4.
 HYBRIDS = {
     "R/16": {"resnet_stages": (), "patch_size": (8, 8)},
     "R26/32": {"resnet_stages": (2, 2, 2, 2), "patch_size": (1, 1)},
@@ -21,25 +23,27 @@ HYBRIDS = {
     "R50/32": {"resnet_stages": (3, 4, 6, 3), "patch_size": (1, 1)},
 }
 GROUPS = 32
-# codebase -> (how a kernel is divided by its standard deviation, epsilon of the group norms)
+# Codebase -> (how it divides a centred kernel by its standard deviation, epsilon of its group norms)
 FLAVOURS = {
     "google": (lambda centred: centred / (centred.std((0, 1, 2)) + 1e-5), 1e-6),
     "timm": (lambda centred: centred * jax.lax.rsqrt(centred.var((0, 1, 2)) + 1e-8), 1e-5),
 }
 
 
-class StdConv(nn.Module):
-    """Convolution whose kernel has mean 0 and variance 1 for each output (Weight Standardization, arXiv:1903.10520).
+class StdConv(TypedModule):
+    """Convolution with a standardised kernel and no bias (arXiv:1903.10520).
 
-    Without a bias, and with SAME padding: a size n becomes ceil(n / stride).
+    y = conv(x, (W - mean(W)) / std(W)), mean and standard deviation being those of each output channel. The padding is
+    SAME: a size n becomes ceil(n / stride).
+
+    Attributes:
+      flavour: See `ResNet`.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
     flavour: str = "google"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -54,18 +58,18 @@ class StdConv(nn.Module):
         return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=layout)
 
 
-class Unit(nn.Module):
-    """Bottleneck residual unit: 1x1, 3x3 and 1x1 convolutions, to four times `width` channels.
+class Unit(TypedModule):
+    """Bottleneck residual unit with `4 * width` output channels.
 
-    The shortcut is projected where the shape changes; the 3x3 convolution has the stride. The last norm's scale
-    starts at zero, so that the unit starts as its shortcut.
+        y = relu(shortcut(x) + GN(conv1x1(relu(GN(conv3x3(relu(GN(conv1x1(x)))))))))
+
+    The 3x3 convolution has the stride. The shortcut is the identity, or GN(conv1x1(x)) if the shape changes. The scale
+    of the last group norm GN starts at zero, so that the residual branch does too.
     """
 
     width: int
     stride: int = 1
     flavour: str = "google"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -82,23 +86,23 @@ class Unit(nn.Module):
         return nn.relu(shortcut + y)
 
 
-class ResNet(nn.Module):
-    """Root (7x7 convolution and max pooling, each of stride 2), then stages of units; the feature map, unpooled.
+class ResNet(TypedModule):
+    """ResNet that returns its feature map: a root, then stages of units.
 
-    A size n becomes ceil(n / `stride_of(stages)`): the root divides by 4, each stage but the first by 2.
+    The root is a 7x7 convolution and a max pooling, both with stride 2. Each stage except the first starts with a unit
+    of stride 2. A size n becomes ceil(n / `stride_of(stages)`).
 
     Attributes:
-      stages: Units in each stage; none leaves the root alone.
-      width: Channels of the root; a multiple of 32. Stage i gives `4 * width * 2**i`.
-      flavour: Whose small constants: `google` (kernels over std + 1e-5, group norm 1e-6) or `timm`
-        (over sqrt(var + 1e-8), 1e-5). Published hybrids were trained by Google.
+      stages: Number of units in each stage; an empty tuple leaves only the root.
+      width: Channels of the root, a multiple of 32. Stage i has `4 * width * 2**i` output channels.
+      flavour: Whose constants to use. `google`: kernels are divided by std + 1e-5, and the group norms' epsilon is
+        1e-6. `timm`: kernels are divided by sqrt(var + 1e-8), and epsilon is 1e-5. Google trained the published
+        hybrids.
     """
 
     stages: tuple[int, ...]
     width: int = 64
     flavour: str = "google"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -107,20 +111,19 @@ class ResNet(nn.Module):
         conv, norm = _layers(self)
         x = nn.relu(norm(name="root_norm")(conv(self.width, 7, 2, name="root_conv")(images)))
         x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, units in enumerate(self.stages):
             for j in range(units):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = Unit(self.width * 2**i, stride, self.flavour, name=f"stage_{i}_unit_{j}", **types)(x)
+                x = Unit(self.width * 2**i, stride, self.flavour, name=f"stage_{i}_unit_{j}", **self.types)(x)
         return x
 
 
 def stride_of(stages: tuple[int, ...]) -> int:
-    """Pixels of the image down, and across, for each place of the feature map."""
+    """Return the stride of the feature map of a `ResNet`, in pixels of the image."""
     return 4 * 2 ** max(len(stages) - 1, 0)
 
 
 def _layers(module):
-    types = {"dtype": module.dtype, "param_dtype": module.param_dtype}
-    norm = functools.partial(nn.GroupNorm, GROUPS, epsilon=FLAVOURS[module.flavour][1], **types)
-    return functools.partial(StdConv, flavour=module.flavour, **types), norm
+    """Return the factories of the convolutions and the norms of a `Unit` or a `ResNet`."""
+    norm = functools.partial(nn.GroupNorm, GROUPS, epsilon=FLAVOURS[module.flavour][1], **module.types)
+    return functools.partial(StdConv, flavour=module.flavour, **module.types), norm

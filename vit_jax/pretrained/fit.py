@@ -1,7 +1,7 @@
 """Filling the parameter tree of a model from stored weights, and reporting every change."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -67,7 +67,7 @@ def fit(
     return params, Report(stored.format, (*rows, *stored.skipped), (*stored.notes, *notes, *[_FROM_IMAGE] * is_video))
 
 
-def initial_values(model: Any, paths: Iterable[str]) -> Mapping[str, Any]:
+def initial_values(model: Any, paths: Sequence[str]) -> Mapping[str, Any]:
     """Initialises the parameters at `paths` only: the compiler removes the rest of the computation."""
     if not paths:
         return {}

@@ -99,7 +99,7 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
         message names the path, and the tensor or field.
     """
     tensors, config = read(path, known.entry)
-    with _naming(path):
+    with naming(path):
         format, tensors, fields = _identify(tensors, config, known)
         model, is_assumed = _build(format, fields, tensors, known)
         fields["image_size"] = model.image_size
@@ -131,7 +131,7 @@ def read_header(path: epath.PathLike, known: Known) -> Header:
       UserError: See `open_stored`.
     """
     tensors, config = read(path, known.entry, shapes_only=True)
-    with _naming(path):
+    with naming(path):
         format, tensors, fields = _identify(tensors, config, known)
         if known.stored_image_size:
             fields["image_size"] = _build(format, fields, tensors, known)[0].image_size
@@ -144,7 +144,7 @@ def read_header(path: epath.PathLike, known: Known) -> Header:
 
 
 @contextlib.contextmanager
-def _naming(path: epath.PathLike) -> Iterator[None]:
+def naming(path: epath.PathLike) -> Iterator[None]:
     """Turns what unexpected tensors can raise into a `UserError` that names the path."""
     try:
         yield

@@ -33,6 +33,11 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
     return Sum(jnp.sum(values * weights), jnp.sum(weights))
 
 
+def group_of(task: Any) -> int:
+    """Returns how many consecutive examples a task wants to stay together: 1 if it does not say."""
+    return getattr(task, "group", 1)
+
+
 class Task(Protocol):
     """What is learned from batches of one or more modalities.
 

@@ -182,7 +182,7 @@ def test_encoding_in_pieces_changes_nothing(sentences, vocabulary, monkeypatch):
         ({"buckets": (8, 4)}, "increasing lengths"),
         ({"buckets": (1, 4)}, "of 2 tokens or more"),
         ({"batch_size": 15}, "15 tokens per side has no room for a sentence of 16 tokens"),
-        ({"buckets": (2,)}, "no sentences left: all 2 pairs are longer than 2 tokens"),
+        ({"buckets": (2,)}, "no sentences left: 2 of 2 pairs are longer than 2 tokens"),
     ],
 )
 def test_what_cannot_be_divided_says_why(vocabulary, options, message):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from transcriptions.layers import GELUS, dense, layer_norm, mlp
-from vit_jax.models.space_time import ATTENTIONS
+from vit_jax.models.blocks.timesformer import ATTENTIONS
 
 
 def window(place, side):

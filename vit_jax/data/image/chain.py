@@ -50,29 +50,29 @@ def import_path(name: str) -> str:
     return f"{module}:{attribute}"
 
 
-def build(kinds: Mapping[str, type[Built]], what: str, call: Call) -> Built:
-    """Returns the instance of one of `kinds` that a step describes; `what` is the word for it in messages.
+def build(classes: Mapping[str, type[Built]], what: str, call: Call) -> Built:
+    """Returns the instance of one of `classes` that a step describes; `what` is the word for it in messages.
 
     Raises:
       UserError: The name is unknown, or an argument is.
     """
-    if call.name not in kinds:
-        raise UserError(f"unknown {what} {call.name!r}{nearest(call.name, kinds)}")
-    return construct(kinds[call.name], call)
+    if call.name not in classes:
+        raise UserError(f"unknown {what} {call.name!r}{nearest(call.name, classes)}")
+    return construct(classes[call.name], call)
 
 
-def construct(kind: type[Built], call: Call) -> Built:
-    """Calls `kind` with the arguments of a step.
+def construct(cls: type[Built], call: Call) -> Built:
+    """Calls a class with the arguments of a step.
 
     Raises:
-      UserError: There is no such argument, or `kind` raises `TypeError` or `ValueError`.
+      UserError: There is no such argument, or the class raises `TypeError` or `ValueError`.
     """
-    known = inspect.signature(kind).parameters
+    known = inspect.signature(cls).parameters
     for word in call.kwargs:
         if word not in known:
             raise UserError(f"{call.name}: unknown argument {word!r}{_nearest_argument(word, list(known))}")
     try:
-        return kind(*call.args, **call.kwargs)
+        return cls(*call.args, **call.kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(f"{call.name}: {_without_class(error)}") from None
 

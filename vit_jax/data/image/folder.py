@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.scan import Record, cached_manifest, list_classes, read_records, stamps, walk, write_records
+from vit_jax.data.scan import Record, cached_manifest, file_states, list_classes, read_records, walk, write_records
 from vit_jax.data.splits import choose, class_names, folder_of, parse_split, split_folders
 from vit_jax.errors import UserError
 
@@ -64,8 +64,8 @@ class FolderSource:
         self._ids = [index for index in choose(len(self.files), slices) if found[index].is_usable]
         if not self._ids:
             raise UserError(f"{folder}: split {split!r} has no readable images ({len(self.skipped)} skipped)")
-        self.kinds = Counter((found[i].width, found[i].height, found[i].mode) for i in self._ids)
-        self.image_shape = _common_shape(self.kinds)
+        self.image_formats = Counter((found[i].width, found[i].height, found[i].mode) for i in self._ids)
+        self.image_shape = _common_shape(self.image_formats)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -102,7 +102,7 @@ def scan(folder: Path, files: list[str]) -> list[Record]:
     known: dict[str, Record] = {}
     with contextlib.suppress(OSError, UserError):  # not scanned yet, or the cache is damaged
         known = read_records(manifest)
-    now = dict(zip(files, stamps(folder, files), strict=True))
+    now = dict(zip(files, file_states(folder, files), strict=True))
     changed = [file for file in files if file not in known or not known[file].is_current(now[file])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         examined = pool.map(lambda file: examine(folder / file), changed)
@@ -137,9 +137,9 @@ def _with_progress(records: Iterator[Record], total: int, folder: Path) -> Itera
         yield record
 
 
-def _common_shape(kinds: Iterable[tuple[int, int, str]]) -> tuple[int, ...] | None:
+def _common_shape(formats: Iterable[tuple[int, int, str]]) -> tuple[int, ...] | None:
     """Returns (height, width) or (height, width, 3) if all images are alike, 8-bit and grey or RGB, else None."""
-    (width, height, mode), *others = kinds
+    (width, height, mode), *others = formats
     if others or mode not in ("L", "RGB"):
         return None
     return (height, width) if mode == "L" else (height, width, 3)

@@ -178,16 +178,16 @@ def _build(call: chain.Call) -> Transform:
         return chain.build(TRANSFORMS, "transform", call)
     from vit_jax.config.extensions import load_object
 
-    kind = load_object(chain.import_path(call.name), "transform")
-    if not (isinstance(kind, type) and issubclass(kind, Transform) and dataclasses.is_dataclass(kind)):
+    cls = load_object(chain.import_path(call.name), "transform")
+    if not (isinstance(cls, type) and issubclass(cls, Transform) and dataclasses.is_dataclass(cls)):
         raise UserError(f"transform {call.name!r} must be a dataclass derived from {_name(Transform)}")
-    return chain.construct(kind, call)
+    return chain.construct(cls, call)
 
 
-def _name(kind: type) -> str:
+def _name(cls: type) -> str:
     """Returns the name of a transform as written in a chain."""
-    ours = {kind: name for name, kind in TRANSFORMS.items()}
-    return ours.get(kind, f"{kind.__module__}.{kind.__qualname__}")
+    ours = {cls: name for name, cls in TRANSFORMS.items()}
+    return ours.get(cls, f"{cls.__module__}.{cls.__qualname__}")
 
 
 def _completed(step: Transform, image_size: tuple[int, int], normalize: values.Normalize) -> Transform:

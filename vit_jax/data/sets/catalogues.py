@@ -94,7 +94,7 @@ def _in_deb(deb: Path, languages: list[str]) -> Iterator[Catalogue]:
     except FileNotFoundError:
         raise UserError(
             f"{deb} cannot be opened, because dpkg-deb is not installed. On a machine that has it, run "
-            f"'dpkg-deb -x FILE tree' and pass the tree as path"
+            "'dpkg-deb -x FILE tree' and pass the tree as path"
         ) from None
     with process:
         try:
@@ -102,9 +102,8 @@ def _in_deb(deb: Path, languages: list[str]) -> Iterator[Catalogue]:
                 for member in archive:
                     parts = Path(member.name).parts[-3:]
                     wanted = parts[1:2] == ("LC_MESSAGES",) and parts[0] in languages and parts[2].endswith(".mo")
-                    file = (
-                        archive.extractfile(member) if wanted and member.isfile() else None
-                    )  # links would repeat a file
+                    # a link would repeat another file
+                    file = archive.extractfile(member) if wanted and member.isfile() else None
                     if file:
                         package = deb.name.split("_")[0]
                         yield Catalogue(package, f"{deb.name}: {member.name}", parts[0], file.read())

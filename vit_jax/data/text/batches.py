@@ -161,8 +161,8 @@ def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple:
     skipped = int((bucket_of == len(buckets)).sum())
     if skipped == len(pairs):
         raise UserError(
-            f"no sentences left: all {skipped} pairs are longer than {buckets[-1]} tokens, the longest of "
-            "config.data.buckets"
+            f"no sentences left: {skipped:,} of {len(pairs):,} pairs are longer than {buckets[-1]} tokens, the longest "
+            "of config.data.buckets"
             if skipped
             else "there are no sentences"
         )

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID
 from vit_jax.plots import heat_maps
 
@@ -50,7 +49,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def write_translations(run: Any, source: TextSource, workdir: Any, count: int = EXAMPLES) -> list[Any]:
+def write_translations(run: Any, source: Any, workdir: Any, count: int = EXAMPLES) -> list[Any]:
     """Translates the first pairs of a split, and draws the attention for one of them; returns the files.
 
     `translations.tsv` has one row per pair: source, translation, reference, with white space as single spaces.

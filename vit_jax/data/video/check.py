@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vit_jax.data.scan import BROKEN, Record, Stamp, manifest_files, read_manifest, stamp, write_manifest
+from vit_jax.data.scan import BROKEN, FileState, Record, file_state, manifest_files, read_manifest, write_manifest
 from vit_jax.data.video.containers import BrokenVideo, decoded, opened, read_table
 from vit_jax.data.video.decode import FrameFolder, VideoFile
 from vit_jax.data.video.source import list_clips, split_names
@@ -51,7 +51,7 @@ class Check:
 
     def _is_known(self, name: str, file: Path) -> bool:
         record = self._known.get(name)
-        if record is None or record.status in DOUBTFUL or not record.is_current(stamp(file)):
+        if record is None or record.status in DOUBTFUL or not record.is_current(file_state(file)):
             return False
         return not record.is_usable or (record.status == "few-frames") == (record.frames < self.min_frames)
 
@@ -131,12 +131,12 @@ def _examine_alone(job: Job, examine: Callable[..., Record]) -> Record:
             return pool.submit(examine, *job).result()
         except BrokenProcessPool:
             file, name, _ = job
-            return _record(name, stamp(file), "unreadable", "the decoder crashes")
+            return _record(name, file_state(file), "unreadable", "the decoder crashes")
 
 
 def examine(file: Path, name: str, min_frames: int = MIN_FRAMES) -> Record:
     """Decodes a video file or a folder of frames completely, and returns its record."""
-    now = stamp(file)
+    now = file_state(file)
     if now is None:
         return _record(name, now, "missing", "no such file")
     if not now[0] and not file.is_dir():
@@ -152,7 +152,7 @@ def examine(file: Path, name: str, min_frames: int = MIN_FRAMES) -> Record:
         return _record(name, now, "unreadable", str(error) or type(error).__name__)
 
 
-class Decoded(NamedTuple):
+class Findings(NamedTuple):
     """What decoding found.
 
     Attributes:
@@ -173,7 +173,7 @@ class Decoded(NamedTuple):
     damaged: int = 0
 
 
-def _decode_file(file: Path, name: str) -> Decoded:
+def _decode_file(file: Path, name: str) -> Findings:
     with opened(file, name) as (container, stream):
         table = read_table(container, stream, name)
     given, damaged, frame = 0, 0, None
@@ -189,17 +189,17 @@ def _decode_file(file: Path, name: str) -> Decoded:
         VideoFile(file, name).read([len(table.stamps) - 1])  # raises unless the last frame can be shown
     width, height = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
     times = np.array(table.stamps) * table.unit
-    return Decoded(len(times), table.seconds, times, table.unit, width, height, damaged)
+    return Findings(len(times), table.seconds, times, table.unit, width, height, damaged)
 
 
-def _decode_folder(file: Path, name: str) -> Decoded:
+def _decode_folder(file: Path, name: str) -> Findings:
     video = FrameFolder(file, name=name)
     for index in range(video.num_frames):
         image = video.read([index])[0]
-    return Decoded(video.num_frames, 0.0, np.arange(video.num_frames), 0.0, image.width, image.height)
+    return Findings(video.num_frames, 0.0, np.arange(video.num_frames), 0.0, image.width, image.height)
 
 
-def _judge(name: str, now: Stamp, found: Decoded, min_frames: int) -> Record:
+def _judge(name: str, now: FileState, found: Findings, min_frames: int) -> Record:
     gaps = np.diff(found.times)
     usual = float(np.median(gaps)) if len(gaps) else 0.0
     status, detail = "ok", f"{found.damaged} damaged frames" if found.damaged else ""
@@ -213,7 +213,7 @@ def _judge(name: str, now: Stamp, found: Decoded, min_frames: int) -> Record:
     return _record(name, now, status, detail, frames=found.frames, **numbers, **size)
 
 
-def _record(name: str, now: Stamp | None, status: str, detail: str, **numbers: Any) -> Record:
+def _record(name: str, now: FileState | None, status: str, detail: str, **numbers: Any) -> Record:
     size, modified = now or (0, 0)
     detail = " ".join(detail.split())
     # `manifest.csv` travels with the clips, and copying them often drops fractions of a second

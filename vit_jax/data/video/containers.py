@@ -176,12 +176,12 @@ class Converter:
     """Converts frames to upright RGB images, by the filter that the ffmpeg program inserts for `-pix_fmt rgb24`."""
 
     def __init__(self):
-        self._kind, self._graph = None, None
+        self._format, self._graph = None, None
 
     def __call__(self, frame: Any) -> Image.Image:
-        kind = (frame.width, frame.height, frame.format.name)
-        if self._graph is None or kind != self._kind:
-            self._kind, self._graph = kind, _rgb_graph(frame)
+        format = (frame.width, frame.height, frame.format.name)
+        if self._graph is None or format != self._format:
+            self._format, self._graph = format, _rgb_graph(frame)
         self._graph.push(frame)
         return _upright(self._graph.pull().to_image(), frame)
 

@@ -11,7 +11,8 @@ from vit_jax.config import Config
 from vit_jax.data.examples import LabelledModality
 from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.data.video.decode import Video, frame_files
-from vit_jax.data.video.source import Clip, open_clip, walk_clips
+from vit_jax.data.video.lists import ClipEntry
+from vit_jax.data.video.source import open_clip, walk_clips
 from vit_jax.errors import UserError
 
 FRAMES_SHOWN = 4
@@ -44,7 +45,7 @@ class VideoModality(LabelledModality):
 
     def open_file(self, path: pathlib.Path, config: Config) -> Video:
         try:
-            video = open_clip(path, Clip(str(path), 0), config.data.frames_fps)
+            video = open_clip(path, ClipEntry(str(path), 0), config.data.frames_fps)
             self.thumbnail(video)  # a file that was cut off fails here, other damage when the damaged frames are read
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(str(error)) from None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from vit_jax.data.scan import Record, list_classes, read_manifest, stamps, walk
+from vit_jax.data.scan import Record, file_states, list_classes, read_manifest, walk
 from vit_jax.data.splits import choose, class_names, folder_of, parse_split, split_folders
 from vit_jax.data.video import lists
 from vit_jax.data.video.decode import IMAGE_SUFFIXES, FrameFolder, Video, VideoFile
@@ -78,15 +78,15 @@ class VideoSource:
     def _problems(self, chosen: list[int], prefix: str) -> dict[int, str]:
         """Returns the ids of the clips that cannot be used, and why."""
         records = read_manifest(self.path)
-        now = stamps(self._root, [self.files[index] for index in chosen])
+        states = file_states(self._root, [self.files[index] for index in chosen])
         problems: dict[int, str] = {}
         missing, unchecked = [], 0
-        for index, stamp in zip(chosen, now, strict=True):
+        for index, state in zip(chosen, states, strict=True):
             clip = self._clips[index]
             record = records.get(prefix + clip.file)
-            if record is None or not record.is_current(stamp):
+            if record is None or not record.is_current(state):
                 unchecked += 1
-                missing += [clip.file] if stamp is None else []
+                missing += [clip.file] if state is None else []
             elif problem := self._problem(clip, record):
                 problems[index] = problem
         if missing:

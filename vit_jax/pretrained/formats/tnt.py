@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vit_jax.errors import UserError
+from vit_jax.models.blocks.tnt import word_grid
 from vit_jax.models.tnt import TNT, VARIANTS
-from vit_jax.models.words import word_grid
 from vit_jax.pretrained import preprocessing
 from vit_jax.pretrained.names import (
     Config,

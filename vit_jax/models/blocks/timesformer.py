@@ -1,11 +1,11 @@
-"""Attention in space and time: which patches of a video attend to each other, and the block that has them do so.
+"""Attention in space and time: which patches of a video attend to each other.
 
 TimeSformer (arXiv:2102.05095), section 3 and figures 1 and 2.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,11 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
-from vit_jax.models.dense import Dense
-from vit_jax.models.layers import MLP, DropPath
+from vit_jax.models.layers import MLP, Dense, DropPath, TypedModule
 
-# Figure 1: the attentions of a block in their order. The last has the parameter names, and is the place, of an
-# image ViT's; those before it have a norm, an attention and an output projection of their own.
+# Figure 1: the attentions of a block, in order. The last takes the place and the parameter names of an image ViT's
+# attention. Each attention before it has its own norm and an additional output projection.
 ATTENTIONS = {
     "space_only": ("spatial",),
     "joint_space_time": ("joint",),
@@ -25,7 +24,7 @@ ATTENTIONS = {
     "sparse_local_global": ("local", "global"),
     "axial": ("temporal", "width", "height"),
 }
-# of frames (0), rows (1) and columns (2) of patches: those which one sequence of the attention spans
+# The axes of the patches that one sequence of an attention spans: 0 frames, 1 rows, 2 columns.
 SPANS = {
     "spatial": (1, 2),
     "joint": (0, 1, 2),
@@ -39,7 +38,13 @@ INIT = nn.initializers.normal(0.02)
 
 
 class Init(NamedTuple):
-    """Initial values: of kernels, of the output projections of attentions before the last, of positions in time."""
+    """Initializers of a TimeSformer.
+
+    Attributes:
+      kernel: Kernels of the attentions and the MLPs.
+      out: Additional output projections of the attentions before the last.
+      time: Positions in time.
+    """
 
     kernel: Callable
     out: Callable
@@ -47,9 +52,11 @@ class Init(NamedTuple):
 
 
 _scaled = nn.initializers.variance_scaling
-# Zeros keep an image model's function. Without one they are a saddle that takes long to leave: the order of frames is
-# in products of positions in time, and of these with projections that are all zero or next to it. The factor 2.5**2
-# has the branch of time weigh as much as the tokens.
+# With `authors`, the zeros make a model that starts from an image model compute the same function at first. Training
+# from random values, however, starts at a saddle point and takes long to leave it: the order of the frames only enters
+# through products of positions in time with each other and with the output projections, all of which are zero or nearly
+# so. `scratch` therefore starts both at larger values. Its factor 2.5**2 gives the temporal branch the size of the
+# tokens.
 INITS = {
     "authors": Init(INIT, nn.initializers.zeros, nn.initializers.zeros),
     "scratch": Init(
@@ -61,17 +68,22 @@ INITS = {
 def split_sequences(
     patches: Float[Array, "batch frames grid_height grid_width hidden_dim"], attention: str
 ) -> tuple[Float[Array, "batch sequences tokens hidden_dim"], Callable[[Array], Array]]:
-    """Splits patches into the sequences within which they attend to each other; also returns the inverse.
+    """Split patches into the sequences within which they attend to each other.
 
-    `global` takes every second patch along all three axes: the patches fall into at most eight sequences. Those of
-    odd grids differ in length, and are filled up with zeros.
+    `global` takes every second patch along each axis, which gives up to eight sequences. If a size is odd, they differ
+    in length, and the shorter ones are padded with zeros.
+
+    Returns:
+      The sequences, and a function that joins such sequences to patches again.
     """
     batch, *grid, hidden_dim = patches.shape
     strides = [min(2, size) if attention == "global" else 1 for size in grid]
     steps = [math.ceil(size / stride) for size, stride in zip(grid, strides, strict=True)]
     padding = [(0, step * stride - size) for size, step, stride in zip(grid, steps, strides, strict=True)]
 
-    over = [1 + 2 * axis for axis in SPANS[attention]]  # of batch, frame steps, frame stride, row steps, ...
+    # Axes of `split`: 0 batch, 1 and 2 steps and stride of the frames, 3 and 4 of the rows, 5 and 6 of the columns, 7
+    # width.
+    over = [1 + 2 * axis for axis in SPANS[attention]]
     order = [0, *(axis for axis in range(1, 7) if axis not in over), *over, 7]
     split = (batch, *(size for pair in zip(steps, strides, strict=True) for size in pair), hidden_dim)
     x = jnp.pad(patches, ((0, 0), *padding, (0, 0))).reshape(split).transpose(order)
@@ -86,11 +98,21 @@ def split_sequences(
 
 
 def attention_mask(grid: tuple[int, int, int], attention: str, has_cls: bool) -> Bool[Array, "*mask"] | None:
-    """True where a token may attend, for `(batch, sequences, heads, queries, keys)`; None where it always may.
+    """Return the mask of an attention, True where a query may attend; None without a mask.
 
-    `local`: in all frames the H/2 x W/2 patches nearest to the query (halves are rounded up; of two rows as near, the
-    upper). All pairs are computed, and those farther apart masked: the cost is that of joint attention. `global`: all
-    but the zeros that fill up its sequences. A class token sees all, and is seen by all.
+    `local`: a patch attends to a window of H/2 rows and W/2 columns around it, in all frames. Halves are rounded up. If
+    the window cannot be centred, it extends one further up or to the left; at the borders it is shifted inwards. All
+    pairs are computed before masking, so the cost is that of joint attention.
+    `global`: everything except the padding of the sequences.
+    A class token attends to everything and everything attends to it.
+
+    Args:
+      grid: Number of frames, rows and columns of patches.
+      attention: Key of `SPANS`.
+      has_cls: Whether every sequence starts with a class token.
+
+    Returns:
+      An array that broadcasts to `(batch, sequences, heads, queries, keys)`, or None.
     """
     if attention == "local":
         frames, *sides = grid
@@ -110,12 +132,23 @@ def attention_mask(grid: tuple[int, int, int], attention: str, has_cls: bool) ->
     return None
 
 
-class TimeSformerBlock(nn.Module):
-    """The attentions of a scheme, each with its residual, then an MLP (figure 1; equations 5 to 9).
+class TimeSformerBlock(TypedModule):
+    """The attentions of a scheme, then an MLP, all residual (figure 1, equations 5 to 9).
+
+        x = x + A(x)                      for each attention in turn, except the last
+            A(x) = drop_path(dropout(Attention(LayerNorm(x)))) W_out + b_out
+        x = x + B(x)                      for the last attention
+            B(x) = drop_path(dropout(Attention(LayerNorm(x))))
+        x = x + drop_path(MLP(LayerNorm(x)))
+
+    Each attention runs within its own sequences of patches, see `split_sequences`. A class token that takes part is
+    repeated for every sequence, and its new values are averaged over them; one that does not is left unchanged. Drop
+    path drops single sequences, as in the authors' code, rather than whole examples.
 
     Attributes:
-      grid: Patches in time, down and across.
+      grid: Number of frames, rows and columns of patches.
       attention_type, divided_order, cls_in_temporal_attention, weight_init: See `TimeSformer`.
+      Others: See `EncoderBlock`.
     """
 
     grid: tuple[int, int, int]
@@ -131,8 +164,6 @@ class TimeSformerBlock(nn.Module):
     norm_epsilon: float = 1e-6
     weight_init: str = "authors"
     attention_kernel: str = "auto"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -143,7 +174,10 @@ class TimeSformerBlock(nn.Module):
         return_weights: bool = False,
         train: bool,
     ) -> tuple[Float[Array, "batch tokens hidden_dim"], dict[str, Array] | None]:
-        """Returns the new tokens, and if asked for the weights `(batch, sequences, heads, tokens, tokens)` by name."""
+        """Return the new tokens, and a dict of attention weights if asked for, else None.
+
+        Its keys are the names in `ATTENTIONS`, its values `(batch, sequences, heads, tokens, tokens)`.
+        """
         names = ATTENTIONS[self.attention_type]
         given, weights = x, {}
         for name in reversed(names) if self.divided_order == "space_first" else names:
@@ -151,22 +185,17 @@ class TimeSformerBlock(nn.Module):
             x = x + y
             given = given if self.divided_order == "parallel" else x
 
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        y = nn.LayerNorm(epsilon=self.norm_epsilon, name="mlp_norm", **types)(x)
-        zeros = nn.initializers.zeros
-        mlp = MLP(
-            self.mlp_dim, self.gelu, self.dropout_rate, INITS[self.weight_init].kernel, zeros, name="mlp", **types
-        )
+        y = nn.LayerNorm(epsilon=self.norm_epsilon, name="mlp_norm", **self.types)(x)
+        inits = {"kernel_init": INITS[self.weight_init].kernel, "bias_init": nn.initializers.zeros}
+        mlp = MLP(self.mlp_dim, self.gelu, self.dropout_rate, **inits, name="mlp", **self.types)
         x = x + DropPath()(mlp(y, train=train), drop_path_rate, train=train)
         return x, weights if return_weights else None
 
     def _attend(self, attention, x, drop_path_rate, return_weights, train):
-        """The branch of one attention, zero for a class token that is left out; and its weights.
+        """Return the residual branch of one attention, and its weights.
 
-        A class token is repeated for every sequence, and its new values averaged over them.
-        """
+        The branch is zero for a class token that is left out."""
         batch, _, hidden_dim = x.shape
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         is_last = attention == ATTENTIONS[self.attention_type][-1]
         has_cls = is_last or self.cls_in_temporal_attention
         prefix = "" if is_last else f"{attention}_"
@@ -175,7 +204,7 @@ class TimeSformerBlock(nn.Module):
         if has_cls:
             cls = jnp.broadcast_to(x[:, None, :1], (batch, y.shape[1], 1, hidden_dim))
             y = jnp.concatenate([cls, y], axis=2)
-        y = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{prefix or 'attention_'}norm", **types)(y)
+        y = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{prefix or 'attention_'}norm", **self.types)(y)
         y, weights = MultiHeadAttention(
             num_heads=self.num_heads,
             qkv_bias=self.qkv_bias,
@@ -183,12 +212,12 @@ class TimeSformerBlock(nn.Module):
             kernel=self.attention_kernel,
             kernel_init=INITS[self.weight_init].kernel,
             name=f"{prefix}attention",
-            **types,
+            **self.types,
         )(y, mask=attention_mask(self.grid, attention, has_cls), return_weights=return_weights, train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
         y = DropPath()(y.reshape(-1, *y.shape[2:]), drop_path_rate, train=train).reshape(y.shape)
         if not is_last:
-            y = Dense(hidden_dim, kernel_init=INITS[self.weight_init].out, name=f"{prefix}out", **types)(y)
+            y = Dense(hidden_dim, kernel_init=INITS[self.weight_init].out, name=f"{prefix}out", **self.types)(y)
 
         patches = join(y[:, :, 1:] if has_cls else y).reshape(batch, -1, hidden_dim)
         cls = y[:, :, :1].mean(axis=1) if has_cls else jnp.zeros((batch, 1, hidden_dim), y.dtype)

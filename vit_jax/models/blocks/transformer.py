@@ -1,4 +1,4 @@
-"""The layer of the Transformer's encoder and decoder (Attention Is All You Need, arXiv:1706.03762, section 3.1)."""
+"""The block of the Transformer's encoder and decoder (arXiv:1706.03762, section 3.1)."""
 
 import functools
 from typing import Any, NamedTuple
@@ -8,35 +8,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.models.attention import KeyValues, MultiHeadAttention
-from vit_jax.models.dense import Dense
+from vit_jax.models.layers import Dense, TypedModule
 
 
-class FeedForward(nn.Module):
-    """Position-wise feed-forward network, max(0, x W1 + b1) W2 + b2 (equation 2); biases start at zero."""
+class FeedForward(TypedModule):
+    """Position-wise feed-forward network: y = max(0, x W_in + b_in) W_out + b_out (equation 2).
+
+    Kernels start Xavier-uniform and biases at zero.
+    """
 
     mlp_dim: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch hidden_dim"]) -> Float[Array, "*batch hidden_dim"]:
-        dense = functools.partial(
-            Dense,
-            kernel_init=nn.initializers.xavier_uniform(),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
+        dense = functools.partial(Dense, kernel_init=nn.initializers.xavier_uniform(), **self.types)
         return dense(x.shape[-1], name="out")(nn.relu(dense(self.mlp_dim, name="in")(x)))
 
 
 class Stream(NamedTuple):
-    """What runs through a stack of blocks, each of which replaces the tokens.
+    """Input and output of a block: the tokens, and what they may attend to.
 
     Attributes:
       tokens: `(batch, tokens, hidden_dim)`.
       mask: True where self-attention may attend; broadcasts to `(batch, heads, tokens, tokens)`.
-      memory: What cross attention attends to, `(batch, source, hidden_dim)` or projected; None for none.
-      memory_mask: Likewise; broadcasts to `(batch, heads, tokens, source)`.
+      memory: The tokens that cross-attention attends to, `(batch, source, hidden_dim)`, or their keys and values. None
+        skips cross-attention.
+      memory_mask: True where cross-attention may attend; broadcasts to `(batch, heads, tokens, source)`.
     """
 
     tokens: Float[Array, "batch tokens hidden_dim"]
@@ -45,16 +42,24 @@ class Stream(NamedTuple):
     memory_mask: Bool[Array, "*mask"] | None = None
 
 
-class Block(nn.Module):
-    """A layer of the encoder or the decoder: self-attention, attention to a memory if there is one, MLP (section 3.1).
+class Block(TypedModule):
+    """Block of the encoder or the decoder (section 3.1).
 
-    Each sub-layer is residual: LayerNorm(x + Dropout(Sublayer(x))), or x + Dropout(Sublayer(LayerNorm(x))).
+    Its sub-layers are self-attention, cross-attention if there is a memory, and `FeedForward`. Each is residual:
+
+        post-norm:  x = LayerNorm(x + dropout(sublayer(x)))       as published
+        pre-norm:   x = x + dropout(sublayer(LayerNorm(x)))
 
     Attributes:
-      norm: `post` (as published), the first of these, or `pre`, the second.
-      is_causal: Whether a token attends to itself and those before it only.
-      dropout_rate: Of the output of each sub-layer.
-      norm_epsilon: Of the layer norms; they and the softmax compute in float32.
+      num_heads: Attention heads.
+      mlp_dim: Width of the hidden layer of `FeedForward`.
+      qk_head_dim, v_head_dim, qkv_bias, out_bias: See `MultiHeadAttention`.
+      norm: `post` or `pre`.
+      is_causal: Whether a token only attends to itself and to those before it.
+      dropout_rate: Dropout of the output of each sub-layer.
+      attention_dropout_rate: Dropout of the attention weights.
+      norm_epsilon: Epsilon of the layer norms. They and the softmax compute in float32 or wider.
+      attention_kernel: See `dot_product_attention`.
     """
 
     num_heads: int
@@ -69,12 +74,9 @@ class Block(nn.Module):
     attention_dropout_rate: float = 0.0
     norm_epsilon: float = 1e-6
     attention_kernel: str = "auto"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     def setup(self):
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = functools.partial(nn.LayerNorm, epsilon=self.norm_epsilon, **types)
+        norm = functools.partial(nn.LayerNorm, epsilon=self.norm_epsilon, **self.types)
         attention = functools.partial(
             MultiHeadAttention,
             num_heads=self.num_heads,
@@ -84,20 +86,22 @@ class Block(nn.Module):
             out_bias=self.out_bias,
             dropout_rate=self.attention_dropout_rate,
             kernel=self.attention_kernel,
-            **types,
+            **self.types,
         )
         self.attention, self.attention_norm = attention(), norm()
         self.cross_attention, self.cross_attention_norm = attention(), norm()
-        self.mlp, self.mlp_norm = FeedForward(self.mlp_dim, **types), norm()
+        self.mlp, self.mlp_norm = FeedForward(self.mlp_dim, **self.types), norm()
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def __call__(
         self, x: Stream, drop_path_rate: Any = 0.0, *, return_weights: bool = False, train: bool
     ) -> tuple[Stream, dict[str, Array | None] | None]:
-        """Returns the stream, and the weights of `attention` and `cross_attention` if asked for.
+        """Return the stream with new tokens; also a dict of attention weights, or None.
+
+        Its keys are `attention` and `cross_attention`.
 
         Args:
-          drop_path_rate: Not used: what `BlockStack` hands to every block, but no model here drops paths.
+          drop_path_rate: Unused. `BlockStack` passes it to every block, but the Transformer has no drop path.
         """
         y = self._enter(self.attention_norm, x.tokens)
         y, weights = self.attention(
@@ -110,15 +114,22 @@ class Block(nn.Module):
     def start(
         self, memory: Float[Array, "batch source hidden_dim"] | None, shape: tuple[int, ...]
     ) -> tuple[KeyValues, KeyValues | None]:
-        """Returns what `step` needs: room for sequences of that shape, and the projected memory."""
+        """Return what `step` needs: an empty cache, and keys and values of the memory.
+
+        Args:
+          shape: `(batch, beams, length)` of the tokens to cache."""
         projected = None if memory is None else self.cross_attention.key_values(memory)
         return self.attention.empty_key_values(*shape), projected
 
     def step(self, x: Stream, past: KeyValues, position: int | Int[Array, ""]) -> tuple[Stream, KeyValues]:
-        """One more token of every beam, whose predecessors are known by `past` only.
+        """Compute one more token of every beam from the keys and values before it.
 
-        The beams `(batch, beams, hidden_dim)` are to cross attention as many tokens that share one memory, so that
-        it is never copied; to self-attention each is a sequence of its own.
+        The tokens are `(batch, beams, hidden_dim)`. Self-attention treats each beam as a sequence of its own.
+        Cross-attention treats the beams as tokens of one sequence, which share a memory, so that the memory need not be
+        copied for each.
+
+        Returns:
+          The stream with the new tokens, and `past` with their keys and values written at `position`.
         """
         y = self._enter(self.attention_norm, x.tokens)[..., None, :]
         past = past.insert(self.attention.key_values(y), position)
