@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from two_processes import STEPS
+from agreement import STEPS
 
 from vit_jax.interrupts import Interrupts
 
@@ -67,7 +67,7 @@ def stops(tmp_path_factory):
     }
     started = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "two_processes.py"), f"{port}", f"{i}", str(folder / f"{i}.json")],
+            [sys.executable, str(HERE / "agreement.py"), f"{port}", f"{i}", str(folder / f"{i}.json")],
             env=environment, stderr=subprocess.PIPE, text=True,
         )
         for i in range(2)

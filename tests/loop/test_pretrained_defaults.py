@@ -6,8 +6,6 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
-from vit_jax.pretrained.timesformer import AUTHORS as TIMESFORMER_AUTHORS
-from vit_jax.pretrained.tnt import AUTHORS as TNT_AUTHORS
 
 from vit_jax import build_model, from_pretrained, save_pretrained
 from vit_jax.pretrained import preprocessing

@@ -1,4 +1,4 @@
-"""Signals that reach one of two processes: `python two_processes.py PORT I OUT.json` is process I of two."""
+"""Signals that reach one of two processes: `python agreement.py PORT I OUT.json` is process I of two."""
 
 import json
 import pathlib
