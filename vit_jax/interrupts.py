@@ -1,8 +1,10 @@
 """SIGTERM and Ctrl-C: finish the current step, save a checkpoint, exit."""
 
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +21,13 @@ class Interrupts:
     In a job of several processes, all processes learn of a signal that reached any of them, and stop at the same step.
 
     Attributes:
-      signum: Number of the signal, 0 if there was none. In several processes it is set where they agree on it.
+      signum: Number of the signal that this process has received, or that the processes have agreed on; 0 if none.
     """
 
     def __init__(self):
-        self.signum, self._received, self._before = 0, 0, {}
+        self.signum, self._received, self._agreed, self._before = 0, False, False, {}
         self._alone = jax.process_count() == 1
-        self._agreement: jax.Array | None = None
-        self._largest = jax.jit(jnp.max, out_shardings=None if self._alone else _sharding(P()))
+        self._pending: Callable[[], int] | None = None
 
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,9 +41,7 @@ class Interrupts:
     def _note(self, signum, _frame):
         if self._received:
             os._exit(128 + signum)
-        self._received = signum
-        if self._alone:
-            self.signum = signum
+        self._received, self.signum = True, signum
         name = signal.Signals(signum).name
         # os.write, because the signal may have interrupted a call to print()
         message = f"\nvit_jax: {name}: saving the state; send it again to exit at once\n"
@@ -51,19 +50,34 @@ class Interrupts:
     def requested(self, step: int = 0) -> bool:
         """Returns whether to stop after `step`. All processes must ask at the same points, and get the same answer.
 
-        Several processes agree at every `AGREE_EVERY`-th step: there, each contributes the signal it has received to a
-        reduction on the devices, and reads the result of the previous one. That has long been computed, so the devices
-        never wait; a signal takes effect at the second such step after it. Without `step`, every call is such a point.
+        Several processes agree at every `AGREE_EVERY`-th step. There, each contributes its signal to a maximum that the
+        devices compute after the steps given to them so far, and reads the maximum of the previous such step, which has
+        long been computed. So the devices never wait, and a signal takes effect at the second such step after it.
+
+        Without `step` (in an evaluation, which copies results to the host after every batch in any case), the
+        processes agree at once.
         """
-        if self._alone or self.signum or step % AGREE_EVERY:
+        if self._alone:
             return self.signum != 0
-        previous = self._agreement
-        flags = np.full(jax.local_device_count(), self._received, np.int32)
-        self._agreement = self._largest(jax.make_array_from_process_local_data(_sharding(P("devices")), flags))
-        if previous is not None:
-            self.signum = int(np.asarray(previous.addressable_data(0)))
-        return self.signum != 0
+        if self._agreed or step % AGREE_EVERY:
+            return self._agreed
+        previous, self._pending = self._pending, start_maximum(self.signum)
+        if not step:
+            previous = self._pending
+        if previous is not None and (signum := previous()):
+            self.signum, self._agreed = signum, True
+        return self._agreed
 
 
-def _sharding(spec: P) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.devices()), ("devices",)), spec)
+def start_maximum(value: int) -> Callable[[], int]:
+    """Starts to compute the maximum of a value over all processes; returns a function that waits for the result."""
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    local = np.full(jax.local_device_count(), value, np.int32)
+    values = jax.make_array_from_process_local_data(NamedSharding(mesh, P("devices")), local)
+    maximum = _maximum(NamedSharding(mesh, P()))(values)
+    return lambda: int(np.asarray(maximum.addressable_data(0)))
+
+
+@functools.cache
+def _maximum(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(jnp.max, out_shardings=sharding)

@@ -240,13 +240,6 @@ def state_of(workdir: pathlib.Path, step: int) -> dict[str, Any]:
     return jax.tree.map(np.asarray, state)
 
 
-def scored(task: Any, model: nn.Module, inputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns the scores of rows that are given as images of one column: `inputs` `(rows, height)`."""
-    images = jnp.asarray(inputs, jnp.float32)[:, :, None, None]
-    batch = {"image": images, "label": jnp.asarray(labels), "mask": jnp.ones(len(images))}
-    return task.score(jax.tree.map(np.asarray, task.measure(model, {}, batch)))
-
-
 @contextlib.contextmanager
 def scripted(**scores: list[float]) -> Iterator[None]:
     """Replaces scores of the evaluations, in their order: `top1=[0.5, 0.9]`."""

@@ -123,7 +123,7 @@ def test_overrides_win_over_the_variant():
             {"pos_embed": "relative", "pos_embed_at": "every_layer"},
             r"pos_embed_at='every_layer' has no effect: pos_embed='relative' adds nothing",
         ),
-        ("vit:R50+B/8", {}, r"unknown ViT variant 'R50\+B/8': .* between \+ and /: R/16, R26/32, R50/16, R50/32"),
+        ("vit:R50+B/8", {}, r"unknown ViT variant 'R50\+B/8'. .* between \+ and /: R/16, R26/32, R50/16, R50/32"),
         ("vit:R26+M/32", {}, r"unknown ViT variant 'R26\+M/32'"),
         ("vit:R26+S/32", {"resnet_width": 48}, r"resnet_width must be a multiple of 32, .* got 48"),
         ("vit:R26+S/32", {"resnet_flavour": "torch"}, r"resnet_flavour must be one of google, timm.* got 'torch'"),

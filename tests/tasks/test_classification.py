@@ -1,5 +1,7 @@
 """The classification task against plain numpy."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -134,7 +136,8 @@ def test_answers_are_sorted_and_average_the_views():
     assert [one["label"] for one in first["predictions"]] == ["newt", "cat", "dog"]  # of equals, the first
     assert [one["probability"] for one in first["predictions"]] == pytest.approx([0.4, 0.3, 0.3])
     assert [one["label"] for one in second["predictions"]] == ["newt", "cat", "dog"]
-    assert task.answers({"logits": logits}, names, top=1)[0]["predictions"] == first["predictions"][:1]
+    best = dataclasses.replace(task, top=1).answers({"logits": logits}, names)
+    assert best[0]["predictions"] == first["predictions"][:1]
 
 
 def mixed(images, seed=0, **fields):
