@@ -50,6 +50,8 @@ class Linear(nn.Module):
 class SquaredError:
     """Half the squared error of a `Linear`; its metrics show the random numbers that every example was given."""
 
+    group = 1  # examples that must stay together
+
     def loss(self, model, params, batch, *, rngs, train):
         error = model.apply({"params": params}, batch["inputs"], train=train, rngs=rngs) - batch["target"]
         mask = batch["mask"]

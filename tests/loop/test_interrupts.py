@@ -1,19 +1,20 @@
 """Signals: the first is noted, the second ends the process; several processes stop at the same step."""
 
+import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
-import threading
 
-import jax
 import pytest
+from agreement import STEPS
 
-from vit_jax import interrupts as interrupts_module
 from vit_jax.interrupts import Interrupts
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
 TWICE = """
 import os, signal, sys
 from vit_jax.interrupts import Interrupts
@@ -53,73 +54,46 @@ def test_a_signal_is_noted_and_the_old_handlers_come_back(number):
     assert {each: signal.getsignal(each) for each in before} == before
 
 
-@pytest.fixture
-def two_processes(monkeypatch):
-    """Runs a function in two threads that take each other for processes of one job."""
-    barrier, exchanged, me = threading.Barrier(2, timeout=10), {}, threading.local()
-
-    def start_maximum(value):
-        exchanged[me.index] = value
-        barrier.wait()
-        largest = max(exchanged[0], exchanged[1])
-        barrier.wait()
-        return lambda: largest
-
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "process_index", lambda: me.index)
-    monkeypatch.setattr(interrupts_module, "start_maximum", start_maximum)
-
-    def run(function):
-        results = {}
-
-        def one(index):
-            me.index = index
-            results[index] = function(index)
-
-        threads = [threading.Thread(target=one, args=(index,)) for index in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return [results.get(index) for index in (0, 1)]
-
-    return run
+@pytest.fixture(scope="module")
+def stops(tmp_path_factory):
+    """Returns where each of two processes stopped when one of them was sent a signal."""
+    folder = tmp_path_factory.mktemp("stops")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "agreement.py"), f"{port}", f"{i}", str(folder / f"{i}.json")],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    return [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
 
 
-@pytest.mark.parametrize("first", [0, 3, 7])
-@pytest.mark.parametrize(("told", "at"), [(0, 4), (1, 4), (1, 5), (0, 11)])
-def test_both_processes_stop_at_the_same_step(two_processes, first, told, at):
-    """Only one of them is given the signal, while the other may be at any point of the same step."""
-
-    def loop(index):
-        interrupts = Interrupts()
-        for step in range(first + 1, 40):
-            if index == told and step == max(at, first + 1):
-                interrupts.signum = 15  # what a handler notes
-            if interrupts.requested(step):
-                return step, interrupts.signum
-        return None
-
-    mine, theirs = two_processes(loop)
+def test_both_processes_stop_at_the_same_step_soon_after_the_signal(stops):
+    """Only one of them is told, and the loop may have begun at any step."""
+    mine, theirs = (found["steps"] for found in stops)
     assert mine == theirs
-    assert mine is not None
-    step, signum = mine
-    assert max(at, first + 1) <= step < max(at, first + 1) + 10
-    assert signum == 15
+    for (_, at, _), (step, signum) in zip(STEPS, mine, strict=True):
+        assert at <= step < at + 10
+        assert signum == signal.SIGTERM
 
 
-def test_both_processes_stop_in_the_same_batch_of_an_evaluation(two_processes):
-    def evaluation(index):
-        interrupts = Interrupts()
-        for batch in range(6):
-            if (index, batch) == (1, 3):
-                interrupts.signum = 15
-            if interrupts.requested():
-                return batch
-        return None
-
-    assert two_processes(evaluation) == [3, 3]
+def test_both_processes_stop_in_the_same_batch_of_an_evaluation(stops):
+    mine, theirs = (found["batches"] for found in stops)
+    assert mine == theirs
+    for at, (batch, signum) in zip((3, 4), mine, strict=True):
+        assert at <= batch < at + 3
+        assert signum == signal.SIGINT
 
 
-def test_without_a_signal_nobody_stops(two_processes):
-    assert two_processes(lambda index: any(Interrupts().requested(step) for step in range(12))) == [False, False]
+def test_without_a_signal_nobody_stops(stops):
+    assert [found["nobody"] for found in stops] == [[None, None]] * 2

@@ -101,7 +101,7 @@ def test_timings_count_from_the_last_row(tmp_path, metrics, monkeypatch):
     window.clear_clock()  # as an evaluation does
     now[0] += 5
     window.flush()
-    # row 2 ends while the host prepares step 3: it counts two steps of 8 examples, and has waited for three batches
+    # the row of step 2 is written 12 seconds after the start, when step 3 has been given to the devices
     assert [row["examples_per_second"] for row in read_metrics(tmp_path)] == pytest.approx([16 / 12, 8 / 5])
     assert [row["input_wait"] for row in read_metrics(tmp_path)] == pytest.approx([1.5 / 12, 0])
 

@@ -62,7 +62,7 @@ def test_other_keys_do_not(name):
     assert differences_of(name) == []
 
 
-def test_a_key_that_has_gone_or_come_since_counts_by_its_default():
+def test_a_key_that_has_come_since_counts_by_its_default_and_one_that_has_gone_not_at_all():
     old = schema.flatten(schema.default_config())
     assert schema.differences({name: value for name, value in old.items() if name != "seed"}, old) == []
     assert schema.differences({**old, "of_the_past": 3}, old) == []

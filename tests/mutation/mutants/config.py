@@ -1,21 +1,24 @@
 """What a config means: keys, durations, optimizers and schedules."""
 
+# ruff: noqa: E501
+
 KEYS = "tests/loop/test_resume_keys.py tests/test_config.py"
 OPTIMIZER = "tests/test_optimizer.py"
 
 MUTANTS = {
-    ("vit_jax/config.py", KEYS): [
-        ('"accum_steps": Key(1, "micro-batches of one update: less memory, the same update")',
-         '"accum_steps": Key(1, "micro-batches of one update: less memory, the same update", False)'),
-        ('"exponential moving average of the parameters, evaluated in their place; 0 for none")',
-         '"exponential moving average of the parameters, evaluated in their place; 0 for none", False)'),
-        ('"duration between evaluations; one is always made at the end", False)',
-         '"duration between evaluations; one is always made at the end")'),
-        ('"newest checkpoints kept", False)', '"newest checkpoints kept")'),
-        ("effect(value) if callable(effect)", "value if callable(effect)"),
-        ("(steps_per_epoch if match[2] == \"epoch\" else 1)", "(1 if match[2] == \"epoch\" else steps_per_epoch)"),
+    ("vit_jax/config/schema.py", KEYS): [
+        ('"number of micro-batches per update: less memory, the same update")', '"number of micro-batches", False)'),
+        ('"duration between evaluations; the last step is always evaluated", False)', '"duration between evaluations")'),
+        ('"number of newest checkpoints to keep", False)', '"number of newest checkpoints to keep")'),
+        ('"duration between lines of training metrics", False)', '"duration between lines of training metrics")'),
+        ('"length of training")', '"length of training", False)'),
+    ],
+    ("vit_jax/config/__init__.py", KEYS): [
+        ('(steps_per_epoch if match[2] == "epoch" else 1)', '(1 if match[2] == "epoch" else steps_per_epoch)'),
         ("return round(float(match[1])", "return int(float(match[1])"),
-        ("was = flatten(default_config()) | flatten(old)", "was = flatten(old)"),
+        ("defaults | flatten(old)", "flatten(old)"),
+        ("(name in known and known[name].affects_results)", "name in known"),
+        ("if was.get(name) != now.get(name)\n", "if name in was and was.get(name) != now.get(name)\n"),
     ],
     ("vit_jax/optimizer.py", OPTIMIZER): [
         ("hidden_dim**-0.5 * jnp.minimum", "jnp.minimum"),
@@ -29,7 +32,7 @@ MUTANTS = {
         ("default=-1) + 2", "default=-1) + 1"),
         ("decay ** (_top(params) - _layer(path, _top(params)))", "decay ** _layer(path, _top(params))"),
         ("config.b1,\n        config.b2,\n        config.eps,", "config.b2,\n        config.b1,\n        config.eps,"),
-        ("last_inputs = leaf.ndim - 1 if path.endswith(\"/out/kernel\") else 1", "last_inputs = 1"),
+        ("num_inputs = leaf.ndim - 1 if path.endswith(\"/out/kernel\") else 1", "num_inputs = 1"),
         ("consistent_rms=0.2", "consistent_rms=None"),
         ("momentum = config.momentum or None", "momentum = None"),
         ("\"frozen\": optax.set_to_zero()", "\"frozen\": tx"),

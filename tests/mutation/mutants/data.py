@@ -59,7 +59,7 @@ MUTANTS = {
         ("key=[self.seed & _UINT64, position]", "key=[self.seed & _UINT64, position % len(self.source)]"),
         ("np.random.default_rng([seed & _UINT64, epoch])", "np.random.default_rng([seed & _UINT64])"),
         ("[place // self.repeats]", "[place]"),
-        ("self.process_index * rows\n", "0\n"),
+        ("self.process_index * share\n", "0\n"),
         ("batch[\"id\"][len(real) * views :] = -1", "pass"),
         ("-(-len(source) // batch_size)", "len(source) // batch_size"),
         ("np.int32 if label.ndim == 1 else np.float32", "np.int32"),

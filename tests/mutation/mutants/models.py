@@ -7,11 +7,13 @@ MUTANTS = {
         ("deterministic=not drop)", "deterministic=True)"),
     ],
     ("vit_jax/models/layers.py", "tests/models/test_layers.py tests/models/test_vit.py"): [
-        ("self.drop_path_rate / max(self.num_layers - 1, 1)", "self.drop_path_rate / self.num_layers"),
         ("x / jnp.asarray(1.0 - rate, x.dtype)", "x"),
         ("(x.shape[0],) + (1,) * (x.ndim - 1)", "x.shape"),
         ("-(fan_in**-0.5), fan_in**-0.5)", "0.0, fan_in**-0.5)"),
         ("hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)", "pass"),
+    ],
+    ("vit_jax/models/blocks/stack.py", "tests/models/test_layers.py tests/models/test_vit.py"): [
+        ("self.drop_path_rate / max(self.num_layers - 1, 1)", "self.drop_path_rate / self.num_layers"),
     ],
     ("vit_jax/models/positions.py", "tests/models/test_positions.py"): [
         ("max(quarter - 1, 1)", "quarter"),
@@ -33,7 +35,7 @@ MUTANTS = {
         ("x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)", "pass"),
         ("return x.mean(axis=1)", "return x[:, 0]"),
         ("nn.initializers.constant(self.head_bias_init)", "nn.initializers.zeros"),
-        ("x = nn.tanh(Dense(self.representation_dim", "x = nn.gelu(Dense(self.representation_dim"),
+        ("features = nn.tanh(Dense(self.representation_dim", "features = nn.gelu(Dense(self.representation_dim"),
     ],
     ("vit_jax/models/decoding.py", "tests/models/test_decoding.py"): [
         ("return ((5 + length) / 6) ** alpha", "return ((6 + length) / 6) ** alpha"),

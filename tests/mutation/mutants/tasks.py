@@ -7,19 +7,21 @@ TRANSLATION = "tests/loop/test_scores.py tests/tasks/test_translation.py"
 
 MUTANTS = {
     ("vit_jax/tasks/classification.py", CLASSES): [
-        ("np.logaddexp.reduceat(log_probabilities, first, axis=0) - np.log(views)[:, None]",
-         "np.add.reduceat(log_probabilities, first, axis=0) / views[:, None]"),
+        ("jax.nn.logsumexp(stacked, axis=1) - jnp.log(views)", "stacked.mean(axis=1)"),
+        ("jax.nn.logsumexp(stacked, axis=1) - jnp.log(views)", "jax.nn.logsumexp(stacked, axis=1)"),
         ("_hits(logits, self.targets(batch[\"label\"]))", "_hits(logits, targets)"),
         ("inputs, targets = self.mix(inputs, targets, rngs[\"mix\"])", "inputs, _ = self.mix(inputs, targets, rngs[\"mix\"])"),
         ("optax.smooth_labels(targets, self.label_smoothing)", "targets"),
         ("0.5 if self.mixup_alpha else 1.0", "0.5"),
         ("jax.random.bernoulli(whether, self.mix_probability)", "1.0"),
-        ("targets * (1 - weight) + targets[::-1] * weight", "targets * weight + targets[::-1] * (1 - weight)"),
+        ("targets * (1 - weight) + _partners(targets, self.group) * weight", "targets"),
+        ("images * (1 - share) + _partners(images, self.group) * share", "images * share + _partners(images, self.group) * (1 - share)"),
+        (".reshape(-1, 2, group // 2, *x.shape[1:])[:, ::-1]", ".reshape(-1, 2, group // 2, *x.shape[1:])[::-1]"),
         ("weight = share.mean()", "weight = 1.0 - mixup"),
         ("half = 0.5 * jnp.sqrt(area) * size", "half = 0.5 * area * size"),
-        ("(0 if self.loss_name == \"softmax\" else (1 - targets) * no)", "0"),
-        ("hits[:, :5].any(-1)", "hits[:, :4].any(-1)"),
-        ("labelled = targets.sum(-1) > 0", "labelled = targets.sum(-1) >= 0"),
+        ("missed = 0 if self.loss_name == \"softmax\" else (1 - targets) * no", "missed = 0"),
+        ("min(5, self.num_classes)", "min(4, self.num_classes)"),
+        ("targets.sum(-1) > 0,", "targets.sum(-1) >= 0,"),
         (".sum(-1)\n\n    def mix", ".mean(-1)\n\n    def mix"),
     ],
     ("vit_jax/tasks/translation.py", TRANSLATION): [
