@@ -89,7 +89,10 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
     """
     config, data, plan, parallel = experiment.config, experiment.data, experiment.plan, experiment.parallel
     described, begun = experiment.describe(), bool(saved_steps(workdir))
-    state, notes = (None, []) if begun else states.start(experiment)  # first, so that a mistake leaves no workdir
+    state: Any = None
+    notes: list[str] = []
+    if not begun:  # before the workdir exists, so that a mistake leaves none behind
+        state, notes = states.start(experiment)
     workdir, saved = claim(workdir, config)
     if saved:
         check_same_data(workdir, saved, described)
@@ -100,9 +103,8 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, **keep)))
         meta: dict[str, Any] = {}
         if begun:
-            state, meta = checkpoints.restore_latest(states.abstract_state(experiment)) or (state, meta)
-            state, notes = parallel.put_state(state), changed_since(meta, data)
-        assert state is not None
+            restored, meta = checkpoints.restore_latest(states.abstract_state(experiment)) or (state, meta)
+            state, notes = parallel.put_state(restored), changed_since(meta, data)
         first_step = int(parallel.fetch(state.step))
 
         metrics = Metrics(workdir, first_step=first_step, total_steps=plan.total, quiet=quiet)
@@ -139,7 +141,7 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
 
         def save(step, result):
             window.flush()  # raises if this step is not finite, so that only good states are saved
-            beside = {"train_examples": len(data.train), "window": window.sums, "metrics": result or {}}
+            beside = {"train_examples": len(data.train), "window": window.sums}
             checkpoints.save(step, parallel.globalise(state), {**described, **beside}, result)
 
         def stopped(step):

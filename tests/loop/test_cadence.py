@@ -73,7 +73,6 @@ def test_the_best_evaluation_is_kept(tmp_path, images, best, kept):
     assert saved(tmp_path) == kept
 
 
-@pytest.mark.xfail(strict=True, reason="the manager writes no metrics, so that a resumed run forgets the best step")
 def test_the_best_is_kept_across_a_resume(tmp_path, images):
     with scripted(top1=[0.5, 0.9, 0.6]):
         stopped_at("update", 10, interrupt, tiny_config(images, **BEST), tmp_path)

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,29 @@ PyTree = Any
 _LOWER_IS_BETTER = ("loss", "perplexity")
 
 
+class _Best:
+    """The preservation policy that keeps the `count` best checkpoints by the metric `name`, the newest if equal.
+
+    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. The meta of a checkpoint has
+    them as well, so that a resumed run still ranks what was saved before.
+    """
+
+    def __init__(self, count: int, name: str):
+        self._count, self._name, self._sign = count, name, -1 if name in _LOWER_IS_BETTER else 1
+        self._scores: dict[int, float] = {}
+
+    def add(self, step: int, metrics: dict[str, float] | None) -> None:
+        """Notes the metrics of a checkpoint; one without is never among the best."""
+        if metrics and self._name in metrics:
+            self._scores[step] = self._sign * metrics[self._name]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        ranked = sorted((step for step in steps if step in self._scores), key=lambda step: (self._scores[step], step))
+        best = ranked[len(ranked) - min(self._count, len(ranked)) :]
+        return [step in best for step in steps]
+
+
 class Checkpoints:
     """The checkpoints of a workdir, saved asynchronously.
 
@@ -38,18 +61,13 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, *, keep_last: int = 2, keep_best: int = 1, best: str = "top1"):
         self.directory = absolute(workdir) / "checkpoints"
-        policies: list[Any] = [keep.LatestN(max(keep_last, 1))]
-        if keep_best:
-            policies.append(
-                keep.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    reverse=best in _LOWER_IS_BETTER,
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self._best = _Best(keep_best, best)
+        for step in saved_steps(workdir):
+            with contextlib.suppress(OSError, ValueError):
+                self._best.add(step, _read_meta(self.directory / str(step)).get("metrics"))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(max(keep_last, 1)), self._best]),
+            cleanup_tmp_directories=True,
         )
         for path in self.directory.iterdir() if self.directory.exists() else ():
             if ".orbax-checkpoint-tmp" in path.name:  # left by a process that was killed; the manager removes it
@@ -67,10 +85,13 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        meta = copy.deepcopy(meta)  # Orbax writes it in the background, and copies only arrays beforehand
+        self._best.add(step, metrics)
+        meta = copy.deepcopy(
+            {**meta, "metrics": metrics or {}}
+        )  # Orbax writes it in the background, and copies only arrays beforehand
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._explained():
-            self._manager.save(step, args=args, metrics=metrics or None, force=True)
+            self._manager.save(step, args=args, force=True)
 
     def wait(self) -> None:
         """Blocks until all saved checkpoints are complete.
