@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501
 
-KEYS = "tests/loop/test_resume_keys.py tests/test_config.py"
+KEYS = "tests/config/test_resume_keys.py tests/config/test_config.py"
 OPTIMIZER = "tests/test_optimizer.py"
 
 MUTANTS = {

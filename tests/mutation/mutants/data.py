@@ -2,9 +2,9 @@
 
 # ruff: noqa: E501
 
-TRANSFORMS = "tests/loop/test_transforms_gaps.py tests/data/image/test_transforms.py"
-PIPELINE = "tests/loop/test_data_gaps.py tests/data/test_pipeline.py"
-TEXT = "tests/loop/test_data_gaps.py tests/data/text/test_token_batches.py"
+TRANSFORMS = "tests/data/image/test_transforms_gaps.py tests/data/image/test_transforms.py"
+PIPELINE = "tests/data/test_data_gaps.py tests/data/test_pipeline.py"
+TEXT = "tests/data/test_data_gaps.py tests/data/text/test_token_batches.py"
 
 MUTANTS = {
     ("vit_jax/data/image/geometry.py", TRANSFORMS): [

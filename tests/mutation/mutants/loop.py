@@ -5,10 +5,10 @@
 STEP = "tests/loop/test_train_step.py"
 LOOP = "tests/loop/test_cadence.py tests/loop/test_stops.py"
 CADENCE = "tests/loop/test_cadence.py"
-ROWS = "tests/loop/test_metrics_rows.py"
+ROWS = "tests/workdir/test_metrics_rows.py"
 SIGNALS = "tests/loop/test_interrupts.py"
 DEVICES = "tests/loop/test_parallel_specs.py"
-POLICY = "tests/loop/test_checkpoint_policy.py tests/test_checkpoint.py"
+POLICY = "tests/workdir/test_checkpoint_policy.py tests/workdir/test_checkpoint.py"
 
 MUTANTS = {
     ("vit_jax/train.py", STEP): [
@@ -119,7 +119,7 @@ MUTANTS = {
         ("if name.isdigit()), reverse=True)", "if name.isdigit()))"),
         ("keep.LatestN(max(keep_last, 1))", "keep.LatestN(1)"),
     ],
-    ("vit_jax/evaluate.py", CADENCE + " tests/test_commands.py"): [
+    ("vit_jax/evaluate.py", CADENCE + " tests/commands/test_commands.py"): [
         ("return {name: values[real] for", "return {name: values for"),
         ('order = np.argsort(rows["id"], kind="stable")', 'order = np.argsort(-rows["id"], kind="stable")'),
         ("        if pending:\n            yield self._real_rows(*pending)\n\n", "\n"),

@@ -22,7 +22,7 @@ MUTANTS = {
         ("(np.arange(new) + 0.5) * old / new - 0.5", "np.arange(new) * old / new"),
         ("np.arange(new) * (old - 1) / max(new - 1, 1)", "np.arange(new) * old / new"),
     ],
-    ("vit_jax/models/timesformer.py", "tests/loop/test_model_gaps.py"): [
+    ("vit_jax/models/timesformer.py", "tests/models/test_model_gaps.py"): [
         ("x = drop(x + times[:, None, None].astype(x.dtype))", "x = x + times[:, None, None].astype(x.dtype)"),
         ("        x = drop(x)\n", ""),
         ("[drop(cls), x]", "[cls, x]"),
@@ -31,19 +31,19 @@ MUTANTS = {
         ("x[:, :, 0].mean(axis=1) if by_frame else x[:, 0]", "x[:, 0, 0] if by_frame else x[:, 0]"),
         ('self.pos_embed == "space_time" and', 'self.pos_embed != "none" and'),
     ],
-    ("vit_jax/models/vit.py", "tests/models/test_vit.py tests/loop/test_model_gaps.py"): [
+    ("vit_jax/models/vit.py", "tests/models/test_vit.py tests/models/test_model_gaps.py"): [
         ("x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)", "pass"),
         ("return x.mean(axis=1)", "return x[:, 0]"),
         ("nn.initializers.constant(self.head_bias_init)", "nn.initializers.zeros"),
         ("features = nn.tanh(Dense(self.representation_dim", "features = nn.gelu(Dense(self.representation_dim"),
     ],
-    ("vit_jax/models/decoding.py", "tests/models/test_decoding.py"): [
+    ("vit_jax/models/decoding.py", "tests/models/transformer/test_decoding.py"): [
         ("return ((5 + length) / 6) ** alpha", "return ((6 + length) / 6) ** alpha"),
         ("alive &= (last != eos_id) & (i + 1 < max_lengths)", "alive &= last != eos_id"),
         ("length_penalty(max_lengths, alpha)", "length_penalty(i + 1, alpha)"),
         (".at[:, 0].set(0)", ""),
     ],
-    ("vit_jax/models/transformer.py", "tests/models/test_transformer.py"): [
+    ("vit_jax/models/transformer.py", "tests/models/transformer/test_transformer.py"): [
         ("x * self.hidden_dim**0.5 + positions", "x + positions"),
         ("return (source != self.pad_id)[:, None, None, :]", "return (source == source)[:, None, None, :]"),
     ],

@@ -1,6 +1,6 @@
 """Foreign weights: what files do not say, names, layouts."""
 
-DEFAULTS = "tests/loop/test_pretrained_defaults.py"
+DEFAULTS = "tests/pretrained/test_pretrained_defaults.py"
 
 MUTANTS = {
     ("vit_jax/pretrained/formats/vit.py", DEFAULTS): [

@@ -2,8 +2,8 @@
 
 # ruff: noqa: E501
 
-CLASSES = "tests/loop/test_scores.py tests/tasks/test_classification.py"
-TRANSLATION = "tests/loop/test_scores.py tests/tasks/test_translation.py"
+CLASSES = "tests/tasks/test_scores.py tests/tasks/test_classification.py"
+TRANSLATION = "tests/tasks/test_scores.py tests/tasks/test_translation.py"
 
 MUTANTS = {
     ("vit_jax/tasks/classification.py", CLASSES): [

@@ -13,7 +13,7 @@ import pytest
 from vit_jax import config as schema
 from vit_jax.errors import UserError
 
-CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 OTHERS = ("timesformer", "transformer")  # tested in files of their own
 QUICKSTART = str(next(path for path in CONFIGS if path.stem == "quickstart"))
 
@@ -59,7 +59,7 @@ def test_loading_a_config_imports_no_jax():
         f"config.load_config({QUICKSTART!r}, ['--config.model.name=mylab.nets:MyViT']); "
         "assert not {'jax', 'flax', 'optax', 'tensorflow_datasets'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=pathlib.Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -10,7 +10,7 @@ import pytest
 
 from vit_jax.__main__ import main
 
-EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "mylab"
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "mylab"
 PATHS = {
     "mylab.nets:Mixer": "nets.py",
     "mylab.tasks:Regression": "tasks.py",

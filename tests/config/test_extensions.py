@@ -11,7 +11,7 @@ import pytest
 from vit_jax.config import default_config, extensions, load_config
 from vit_jax.errors import UserError
 
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 LAB = {
     "__init__.py": "",
