@@ -10,8 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # read when JAX is imported, whic
 jaxtyping.install_import_hook("vit_jax.models", "beartype.beartype")
 
 LONG = (
-    "test_devices.py", "test_resume.py", "test_mixing_devices.py", "test_bad_input.py", "test_commands.py", "test_mylab.py",
-    "test_transformer_config.py", "test_video_commands.py", "test_run.py",
+    "test_devices.py", "test_resume.py", "test_mixing_devices.py", "test_bad_input.py", "test_commands.py",
+    "test_mylab.py", "test_transformer_config.py", "test_video_commands.py", "test_run.py",
 )  # fmt: skip
 
 

@@ -228,7 +228,7 @@ def test_a_text_run_starts_from_a_text_run(vocabulary, tmp_path):
     with pytest.raises(UserError, match=rf"config.data.vocab_size is {size + 1}, the checkpoint has {size}$"):
         start_from(workdir, *transformer(1, size + 1), ())
     architecture = architecture_of(workdir)
-    assert (architecture.name, architecture.modality, architecture.image_size) == ("transformer:base", "text", None)
+    assert (architecture.name, architecture.image_size) == ("transformer:base", None)
     assert architecture.fields == SIZES
 
 
@@ -240,7 +240,7 @@ def test_the_architecture_of_a_run_is_read_without_its_parameters(run, tmp_path)
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "3" / "state")
     architecture = architecture_of(tmp_path / "run")
-    assert (architecture.name, architecture.modality, architecture.labels) == ("vit:Ti/2", "image", ABC)
+    assert (architecture.name, architecture.labels) == ("vit:Ti/2", ABC)
     assert architecture.fields == {**SIZES, "gelu": "exact", "layer_scale_init": 0.1}
     assert (architecture.image_size, architecture.channels, architecture.num_frames) == ((8, 8), 1, None)
     assert (architecture.eval_transforms, architecture.train_transforms) == (CHAIN, f"flip|{CHAIN}")
@@ -249,7 +249,7 @@ def test_the_architecture_of_a_run_is_read_without_its_parameters(run, tmp_path)
 def test_the_architecture_of_a_video_run_has_its_sampling(run):
     workdir, _ = run("timesformer:Ti/2", attention_type="space_only")
     architecture = architecture_of(workdir)
-    assert (architecture.modality, architecture.num_frames, architecture.sampling) == ("video", 2, "first")
+    assert (architecture.num_frames, architecture.sampling) == (2, "first")
     assert architecture.fields == {**SIZES, "attention_type": "space_only"}
 
 

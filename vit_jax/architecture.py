@@ -9,7 +9,6 @@ from etils import epath
 
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
-from vit_jax.models.timesformer import TimeSformer
 from vit_jax.pretrained.names import NOT_THE_FUNCTION, Size
 from vit_jax.pretrained.stored import Known, read_header
 
@@ -32,7 +31,6 @@ class Architecture:
       name: Family and variant, for example "vit:B/16".
       fields: Fields of the module that differ from the variant's defaults and determine the function: all but those of
         the data (image size, channels, frames, classes, vocabulary) and of training and speed (drop rates, dtype, ...).
-      modality: "image", "video" or "text".
       image_size: (height, width) in pixels; None for text, and for a file that does not say it.
       channels, num_frames: None if they do not apply or the file does not say them.
       labels: Names of the classes; empty if the source does not list them.
@@ -42,7 +40,6 @@ class Architecture:
 
     name: str
     fields: dict[str, Any]
-    modality: str
     image_size: Size | None
     channels: int | None
     num_frames: int | None
@@ -95,7 +92,6 @@ def architecture_of(path: epath.PathLike, *, image_size: Size | None = None) -> 
     return Architecture(
         name=header.base,
         fields={field: value for field, value in fields.items() if value != getattr(variant, field)},
-        modality="video" if isinstance(variant, TimeSformer) else "image",
         image_size=header.fields.get("image_size"),
         channels=header.fields["in_channels"],
         num_frames=header.fields.get("num_frames"),
@@ -120,7 +116,6 @@ def _architecture_of_run(path: epath.PathLike) -> Architecture:
             for field, value in fields.items()
             if value is not None and field not in _OF_THE_RUN
         },
-        modality=encoder.get("key", "image"),
         image_size=size and (size[0], size[1]),
         channels=encoder.get("channels"),
         num_frames=encoder.get("num_frames"),

@@ -9,21 +9,18 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from vit_jax.workdir.metrics import read_metrics
-
 GREEN, RED, GREY = "#2a7d3c", "#b3302c", "#555555"
 
 
 TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
 
 
-def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> epath.Path:
-    """Draws loss and `metric` against the step, from `metrics.jsonl`, into `WORKDIR/curves.png`.
+def plot_curves(rows: Sequence[dict[str, Any]], path: Any, metric: str = "top1", headline: str = "") -> epath.Path:
+    """Draws loss and `metric` against the step, from the rows of a `metrics.jsonl`.
 
     If training reports `nll`, the loss without label smoothing, that is drawn as its loss: evaluation does not smooth.
     """
     plt = _pyplot()
-    rows = read_metrics(workdir)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for axis, name, title in zip(axes, ("loss", metric), ("loss", TITLES.get(metric, metric)), strict=True):
         for split, style in (("train", {"color": GREY, "lw": 1}), ("eval", {"color": GREEN, "lw": 2, "marker": "."})):
@@ -34,7 +31,7 @@ def plot_curves(workdir: Any, metric: str = "top1", headline: str = "") -> epath
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.suptitle(headline, fontsize=10)
-    return _save(figure, epath.Path(workdir) / "curves.png")
+    return _save(figure, epath.Path(path))
 
 
 def _value(row: dict[str, Any], name: str) -> float:

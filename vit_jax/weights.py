@@ -58,6 +58,7 @@ def from_pretrained(
     entry: str | None = None,
     stored_image_size: Size | None = None,
     preprocessing: str | None = None,
+    trust: bool = False,
     **overrides: Any,
 ) -> Pretrained:
     """Builds the model that a source holds, and fills it with the source's weights.
@@ -72,6 +73,7 @@ def from_pretrained(
       entry: The set of weights to use if a torch file holds several, for example "state_dict_ema".
       stored_image_size: (height, width) in pixels that a bare file was trained with, if `image_size` is another.
       preprocessing: A chain of transforms, if the source does not say it.
+      trust: Whether code outside vit_jax that a run of ours names may be imported.
       **overrides: Fields of the module. With another `image_size` or `num_frames`, positions are resampled as the
         authors of the format do; with another `num_classes`, the head is initialised from scratch. The report says so.
 
@@ -87,7 +89,7 @@ def from_pretrained(
         image_size=overrides.get("image_size"),
         fields=overrides,
     )
-    stored, run = _open(path, known)
+    stored, run = _open(path, known, trust)
     encoder = None if run is None else run.encoder
     if encoder is not None and not hasattr(encoder, "transforms"):
         raise UserError(f"{path} holds a text model, which no foreign format can store. Load it with vit_jax.load_run")
@@ -260,9 +262,10 @@ def _preprocessing(model: Any, chain: str | None, encoder: Any) -> Any:
     if not chain or model.in_channels not in (1, 3):  # arrays with other numbers of channels are not images
         return None
     fields = {"image_size": model.image_size, "channels": model.in_channels, "transforms": chain}
-    if encoder is None or encoder.key == "image":
+    if encoder is None:
         return Preprocessing(**fields)
-    return dataclasses.replace(encoder, num_frames=model.num_frames, **fields)
+    frames = {"num_frames": model.num_frames} if hasattr(encoder, "num_frames") else {}
+    return dataclasses.replace(encoder, **frames, **fields)
 
 
 def _recipe(preprocessing: Any) -> Recipe | None:

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--entry", metavar="NAME", help="which weights to use if a torch file holds several, such as model_ema"
     )
     parser.add_argument("--preprocessing", metavar="CHAIN", help="evaluation transforms, if IN does not say them")
+    parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that a workdir names")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         entry=args.entry,
         stored_image_size=args.stored_image_size,
         preprocessing=args.preprocessing,
+        trust=args.trust,
         **{name: value for name, value in fields.items() if value is not None},
     )
     notes = save_pretrained(

@@ -94,39 +94,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from vit_jax.data.sets import prepare
+    from vit_jax.data.sets.prepare import prepare_and_report
 
-    if args.name == "folder":
-        raise UserError(
-            "a folder of images needs no preparation. To see its content: python -m vit_jax data info folder --path DIR"
-        )
-    if args.name == "video":
-        raise UserError(
-            "a folder of clips needs no preparation. To find broken clips: python -m vit_jax data check DIR"
-        )
-    if args.name == "text":
-        raise UserError("text needs no preparation. Give its folder as --config.data.path")
-    if args.name == "messages":
-        _prepare_messages(args)
-        return
-    already = prepare.find_prepared(args.name, args.data_dir)
-    directory = already or prepare.prepare(args.name, args.data_dir, args.path, _progress)
-    print(f"{'already prepared' if already else 'prepared'}: {directory}")
-
-
-def _prepare_messages(args: argparse.Namespace) -> None:
-    from vit_jax.data.sets.messages import build
-    from vit_jax.data.sets.prepare import data_root
-
-    directory = data_root(args.data_dir) / "messages"
-    if (directory / "counts.json").exists():
-        print(f"already prepared: {directory}")
-        return
-    counts = build(directory, args.path, progress=_progress)
-    pairs = ", ".join(f"{count:,} {split}" for split, count in counts["pairs"].items())
-    print(f"prepared: {directory}: {pairs} pairs. To use it: --config.data.path={directory}")
-    for file, reason in counts["unreadable"]:
-        print(f"vit_jax: skipped {file}: {reason}", file=sys.stderr)
+    lines, skipped = prepare_and_report(args.name, args.data_dir, args.path, _progress)
+    print("\n".join(lines))
+    for line in skipped:
+        print(f"vit_jax: {line}", file=sys.stderr)
 
 
 def _progress(what: str, done: int, total: int) -> None:
@@ -134,73 +107,11 @@ def _progress(what: str, done: int, total: int) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from vit_jax.data.describe import describe
+    from vit_jax.data.describe import report
 
-    if args.name == "video":
-        raise UserError(f"data info does not support video; use python -m vit_jax data check {args.path or 'DIR'}")
-    if args.name in ("text", "messages"):
-        info, lines = _text(args), _text_lines
-    else:
-        info, lines = describe(args.name, path=args.path, data_dir=args.data_dir, full=args.full), _lines
-    print(json.dumps(info, indent=2) if args.json else "\n".join(lines(info)))
-
-
-def _text(args: argparse.Namespace) -> dict[str, Any]:
-    from vit_jax.data.describe import describe_text
-    from vit_jax.data.sets.prepare import data_root
-
-    path = args.path or (data_root(args.data_dir) / "messages" if args.name == "messages" else None)
-    if path is None:
-        raise UserError("data info text needs --path DIR, the folder of the text")
-    if args.name == "messages" and not os.path.isdir(path):
-        raise UserError(f"{path} does not exist. To prepare it: python -m vit_jax data prepare messages --path DEBS")
     languages = args.languages.split(",")
-    if len(languages) != 2:
-        raise UserError(f"--languages must name two languages, such as en,it, got {args.languages!r}")
-    return describe_text(path, languages)
-
-
-def _text_lines(info: dict[str, Any]) -> list[str]:
-    source, target = info["languages"]
-    lines = [f"{info['path']}: {source} to {target}", "", f"{'split':12} {'pairs':>10} {'skipped':>8}  characters"]
-    for name, split in info["splits"].items():
-        characters = " and ".join(f"{count:,}" for count in split["characters"])
-        lines.append(f"{name:12} {split['pairs']:>10,} {len(split['skipped']):>8,}  {characters}")
-    for name, split in info["splits"].items():
-        lines += [f"skipped in {name}: {where} ({reason})" for where, reason in split["skipped"]]
-    return lines
-
-
-def _lines(info: dict[str, Any]) -> list[str]:
-    size = "" if info["bytes"] is None else f", {info['bytes'] / 2**20:,.1f} MiB"
-    lines = [f"{info['name']}: {info['path']}{size}", "", f"{'split':12} {'examples':>10} {'skipped':>8}  images"]
-    for name, split in info["splits"].items():
-        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in list(split["images"].items())[:3])
-        more = ", ..." if len(split["images"]) > 3 else ""
-        lines.append(f"{name:12} {split['examples']:>10,} {len(split['skipped']):>8,}  {kinds}{more}")
-    lines += ["", *_class_lines(info)]
-    for split, classes in info["missing_classes"].items():
-        lines.append(f"{split} has no folder for {', '.join(classes)}")
-    for name, split in info["splits"].items():
-        lines += [f"skipped in {name}: {file} ({reason})" for file, reason in split["skipped"]]
-    if info["sha256"]:
-        lines += ["", *(f"{digest}  {file}" for file, digest in info["sha256"].items())]
-    return lines
-
-
-def _class_lines(info: dict[str, Any]) -> list[str]:
-    splits = {name: split["class_counts"] for name, split in info["splits"].items()}
-    lines = [f"{info['num_classes']} classes"]
-    if any(counts is None for counts in splits.values()):
-        return [*lines, "(use --full for counts and checksums of a set this large)"]
-    shown = info["classes"][:20]
-    width = max(len("class"), *(len(label) for label in shown))
-    lines.append(f"{'class':{width}} " + " ".join(f"{name:>10}" for name in splits))
-    for number, label in enumerate(shown):
-        lines.append(f"{label:{width}} " + " ".join(f"{counts[number]:>10,}" for counts in splits.values()))
-    if len(shown) < info["num_classes"]:
-        lines.append(f"... and {info['num_classes'] - len(shown)} more (--json lists all)")
-    return lines
+    info, lines = report(args.name, path=args.path, data_dir=args.data_dir, languages=languages, full=args.full)
+    print(json.dumps(info, indent=2) if args.json else "\n".join(lines))
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.plots import plot_curves
     from vit_jax.run import load_run
     from vit_jax.train import train_and_evaluate
+    from vit_jax.workdir.metrics import read_metrics
     from vit_jax.workdir.provenance import recorded
 
     with recorded(args.workdir):
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         headline = run.task.headline(result)
         print(f"test {headline}", flush=True)  # before the pictures, which may fail
         workdir = epath.Path(args.workdir)
-        files = [plot_curves(workdir, run.task.metric, headline), *run.modality.preview(run, workdir)]
+        curves = plot_curves(read_metrics(workdir), workdir / "curves.png", run.task.metric, headline)
+        files = [curves, *run.modality.preview(run, workdir)]
         print("to look at: " + ", ".join(str(path) for path in files))
     return 0

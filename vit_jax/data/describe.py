@@ -8,15 +8,45 @@ from typing import Any
 
 from vit_jax.data import source, splits
 from vit_jax.data.sets import tfds
+from vit_jax.data.sets.prepare import data_root
 from vit_jax.data.source import Source
 from vit_jax.data.text import source as text
 from vit_jax.data.video.decode import Video
+from vit_jax.errors import UserError
+
+Info = dict[str, Any]
 
 QUICK_BYTES = 2**30  # larger sets are read in full only on request
 SAMPLE = 200
 
 
-def describe(name: str, *, path: str | None = None, data_dir: str | None = None, full: bool = False) -> dict[str, Any]:
+def report(
+    name: str,
+    *,
+    path: str | None = None,
+    data_dir: str | None = None,
+    languages: Sequence[str] = ("en", "it"),
+    full: bool = False,
+) -> tuple[Info, list[str]]:
+    """Returns what is known about a data set, as JSON-compatible values and as lines to print.
+
+    Args:
+      languages: Source and target language of "text" and "messages".
+      full: See `describe`.
+
+    Raises:
+      UserError: The set does not exist, or nothing can be said about it.
+    """
+    if name == "video":
+        raise UserError(f"data info does not support video; use python -m vit_jax data check {path or 'DIR'}")
+    if name in ("text", "messages"):
+        info = describe_text(_text_folder(name, path, data_dir), languages)
+        return info, _text_lines(info)
+    info = describe(name, path=path, data_dir=data_dir, full=full)
+    return info, _lines(info)
+
+
+def describe(name: str, *, path: str | None = None, data_dir: str | None = None, full: bool = False) -> Info:
     """Returns what is known about a set of images or clips, as JSON-compatible values.
 
     Class counts and checksums need to read the whole set; above 1 GiB they are left out (None, and an empty dict)
@@ -40,8 +70,10 @@ def describe(name: str, *, path: str | None = None, data_dir: str | None = None,
     }
 
 
-def describe_text(path: str | Path, languages: Sequence[str] = ("en", "it")) -> dict[str, Any]:
+def describe_text(path: str | Path, languages: Sequence[str] = ("en", "it")) -> Info:
     """Returns what is known about a folder of parallel text (see `open_text`), as JSON-compatible values."""
+    if len(languages) != 2:
+        raise UserError(f"--languages must name two languages, such as en,it, got {','.join(languages)!r}")
     root = Path(path).expanduser()
     names = text.text_splits(root, languages) if root.is_dir() else []
     opened = {split: text.open_text(root, split, languages) for split in names or ["train"]}  # raises if there is none
@@ -96,3 +128,55 @@ def _image_formats(opened: Source) -> Counter[str]:
 def _clip_format(video: Video) -> str:
     (frame,) = video.read([0])
     return f"{video.num_frames} frames of {frame.width}x{frame.height} {frame.mode}"
+
+
+def _text_folder(name: str, path: str | None, data_dir: str | None) -> str | Path:
+    found = path or (data_root(data_dir) / "messages" if name == "messages" else None)
+    if found is None:
+        raise UserError("data info text needs --path DIR, the folder of the text")
+    if name == "messages" and not Path(found).is_dir():
+        raise UserError(f"{found} does not exist. To prepare it: python -m vit_jax data prepare messages --path DEBS")
+    return found
+
+
+def _text_lines(info: Info) -> list[str]:
+    source, target = info["languages"]
+    lines = [f"{info['path']}: {source} to {target}", "", f"{'split':12} {'pairs':>10} {'skipped':>8}  characters"]
+    for name, split in info["splits"].items():
+        characters = " and ".join(f"{count:,}" for count in split["characters"])
+        lines.append(f"{name:12} {split['pairs']:>10,} {len(split['skipped']):>8,}  {characters}")
+    for name, split in info["splits"].items():
+        lines += [f"skipped in {name}: {where} ({reason})" for where, reason in split["skipped"]]
+    return lines
+
+
+def _lines(info: Info) -> list[str]:
+    size = "" if info["bytes"] is None else f", {info['bytes'] / 2**20:,.1f} MiB"
+    lines = [f"{info['name']}: {info['path']}{size}", "", f"{'split':12} {'examples':>10} {'skipped':>8}  images"]
+    for name, split in info["splits"].items():
+        kinds = ", ".join(f"{kind} ({count:,})" for kind, count in list(split["images"].items())[:3])
+        more = ", ..." if len(split["images"]) > 3 else ""
+        lines.append(f"{name:12} {split['examples']:>10,} {len(split['skipped']):>8,}  {kinds}{more}")
+    lines += ["", *_class_lines(info)]
+    for split, classes in info["missing_classes"].items():
+        lines.append(f"{split} has no folder for {', '.join(classes)}")
+    for name, split in info["splits"].items():
+        lines += [f"skipped in {name}: {file} ({reason})" for file, reason in split["skipped"]]
+    if info["sha256"]:
+        lines += ["", *(f"{digest}  {file}" for file, digest in info["sha256"].items())]
+    return lines
+
+
+def _class_lines(info: Info) -> list[str]:
+    splits = {name: split["class_counts"] for name, split in info["splits"].items()}
+    lines = [f"{info['num_classes']} classes"]
+    if any(counts is None for counts in splits.values()):
+        return [*lines, "(use --full for counts and checksums of a set this large)"]
+    shown = info["classes"][:20]
+    width = max(len("class"), *(len(label) for label in shown))
+    lines.append(f"{'class':{width}} " + " ".join(f"{name:>10}" for name in splits))
+    for number, label in enumerate(shown):
+        lines.append(f"{label:{width}} " + " ".join(f"{counts[number]:>10,}" for counts in splits.values()))
+    if len(shown) < info["num_classes"]:
+        lines.append(f"... and {info['num_classes'] - len(shown)} more (--json lists all)")
+    return lines

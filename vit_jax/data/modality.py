@@ -9,28 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 from vit_jax.config import Config
-from vit_jax.data.pipeline import Batches
+from vit_jax.data.pipeline import Batches, Encoder
 from vit_jax.data.source import open_split
 from vit_jax.errors import UserError
 
 _MODALITIES = ("image", "video", "text")
-
-
-class Encoder(Protocol):
-    """Turns a stored example into a model's input, and travels with the checkpoint.
-
-    `Preprocessing` for images, `ClipPreprocessing` for clips, `Vocabulary` for text.
-
-    Attributes:
-      key: Name of the modality.
-      model_fields: Fields that a model must be built with to take this input, for example `image_size`.
-    """
-
-    key: ClassVar[str]
-
-    @property
-    def model_fields(self) -> dict[str, Any]: ...
-    def to_dict(self) -> dict[str, Any]: ...
 
 
 class Data(Protocol):

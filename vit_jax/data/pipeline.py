@@ -36,16 +36,29 @@ _UINT64 = 2**64 - 1
 
 
 class Encoder(Protocol):
-    """Turns a stored example into rows of a batch; saved with the checkpoint.
+    """Turns a stored example into a model's input, and travels with the checkpoint.
+
+    `Preprocessing` for images, `ClipPreprocessing` for clips, `Vocabulary` for text.
 
     Attributes:
-      key: The entry of an example that it reads, and of a batch that it makes: `image` or `video`.
-      views: Number of rows per example in evaluation.
-      transforms, random_transforms: The chain of transforms, and the names of those that are random.
-      model_fields: Fields of a model that are determined by the shape of the rows.
+      key: Name of the modality: "image", "video" or "text".
+      model_fields: Fields that a model must have to take this input, for example `image_size`.
     """
 
     key: ClassVar[str]
+
+    @property
+    def model_fields(self) -> dict[str, Any]: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class ExampleEncoder(Encoder, Protocol):
+    """An encoder of images or clips, each of which becomes one row of a batch, or several in evaluation.
+
+    Attributes:
+      views: Number of rows per example in evaluation.
+      transforms, random_transforms: The chain of transforms, and the names of those that are random.
+    """
 
     @property
     def views(self) -> int: ...
@@ -55,15 +68,12 @@ class Encoder(Protocol):
     def random_transforms(self) -> tuple[str, ...]: ...
     @property
     def is_random(self) -> bool: ...
-    @property
-    def model_fields(self) -> dict[str, Any]: ...
     def rows(self, stored: Any, rng: np.random.Generator | None, /) -> list[np.ndarray]: ...
-    def to_dict(self) -> dict[str, Any]: ...
 
 
 def train_batches(
     source: Source,
-    encoder: Encoder,
+    encoder: ExampleEncoder,
     *,
     batch_size: int,
     seed: int,
@@ -94,7 +104,7 @@ def train_batches(
 
 def eval_batches(
     source: Source,
-    encoder: Encoder,
+    encoder: ExampleEncoder,
     *,
     batch_size: int,
     process_index: int = 0,
@@ -134,7 +144,7 @@ class LoadBatch:
     """Loads one process's part of batch `step`: shuffled, without end, if there is a seed; else in order, padded."""
 
     source: Source
-    encoder: Encoder
+    encoder: ExampleEncoder
     batch_size: int
     process_index: int
     process_count: int

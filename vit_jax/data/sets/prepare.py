@@ -19,6 +19,12 @@ OWN = ("digits", "fashion_mnist", "motion")
 FASHION_MNIST_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
+READ_AS_IS = {
+    "folder": "a folder of images needs no preparation. To list it: python -m vit_jax data info folder --path DIR",
+    "video": "a folder of clips needs no preparation. To find broken clips: python -m vit_jax data check DIR",
+    "text": "text needs no preparation. Give its folder as --config.data.path",
+}
+
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 
@@ -55,6 +61,34 @@ def not_prepared(name: str, data_dir: str | None = None) -> UserError:
             f"unknown data set {name!r}{_close(base, known | set(present))}; 'folder' reads your own images"
         )
     return UserError(f"{name!r} is not prepared under {root}. {_with_tensorflow(name, root)}")
+
+
+def prepare_and_report(
+    name: str, data_dir: str | None = None, path: str | None = None, progress: Progress | None = None
+) -> tuple[list[str], list[str]]:
+    """Prepares any set that can be prepared; returns what to print, and a line for each file that was skipped.
+
+    Raises:
+      UserError: See `prepare`, or the set is read as it is.
+    """
+    if name in READ_AS_IS:
+        raise UserError(READ_AS_IS[name])
+    if name == "messages":
+        return _prepare_messages(data_root(data_dir) / "messages", path, progress)
+    already = find_prepared(name, data_dir)
+    directory = already or prepare(name, data_dir, path, progress)
+    return [f"{'already prepared' if already else 'prepared'}: {directory}"], []
+
+
+def _prepare_messages(directory: Path, path: str | None, progress: Progress | None) -> tuple[list[str], list[str]]:
+    from vit_jax.data.sets.messages import build
+
+    if (directory / "counts.json").exists():
+        return [f"already prepared: {directory}"], []
+    counts = build(directory, path, progress=progress)
+    pairs = ", ".join(f"{count:,} {split}" for split, count in counts["pairs"].items())
+    skipped = [f"skipped {file}: {reason}" for file, reason in counts["unreadable"]]
+    return [f"prepared: {directory}: {pairs} pairs. To use it: --config.data.path={directory}"], skipped
 
 
 def prepare(name: str, data_dir: str | None = None, path: str | None = None, progress: Progress | None = None) -> Path:
