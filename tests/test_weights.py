@@ -141,8 +141,8 @@ def test_relative_positions_fit_only_one_sequence_length(run):
         ),
         (
             {"hidden_dim": 12, "gelu": "exact", "pool": "gap", "dropout_rate": 0.1, "size": (12, 6)},
-            "config.model.hidden_dim is 12, the checkpoint has 8; config.model.pool is 'gap', the checkpoint has "
-            "'cls'; config.model.gelu is 'exact', the checkpoint has 'tanh'$",
+            "config.model.hidden_dim is 12, the checkpoint has 8; config.model.gelu is 'exact', the checkpoint has "
+            "'tanh'; config.model.pool is 'gap', the checkpoint has 'cls'$",
         ),
     ],
     ids=str,

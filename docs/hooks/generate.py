@@ -1,7 +1,7 @@
 """MkDocs hook: pages and tables that are generated, so that each fact is written down once.
 
-- `docs/config.md`: `<!-- generated: config -->` becomes a table for each section of the config's schema.
-- `docs/commands.md`: `<!-- generated: commands -->` becomes the help of every command.
+- `docs/reference/config.md`: `<!-- generated: config -->` becomes a table for each section of the config's schema.
+- `docs/reference/commands.md`: `<!-- generated: commands -->` becomes the help of every command.
 - `CHANGELOG.md` and the figures of `experiments/results/` become files of the site; links to them are rewritten.
 
 `generated` needs no MkDocs, so that the tests can check what it returns.
