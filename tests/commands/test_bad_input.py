@@ -206,7 +206,7 @@ def test_an_unknown_split(trained, split, culprit):
 
 
 def test_a_missing_image_and_a_folder_without(trained, tmp_path):
-    assert f"no file or folder {tmp_path}/no.png" in refused("predict", trained, tmp_path / "no.png")
+    assert f"{tmp_path}/no.png: no such file or folder" in refused("predict", trained, tmp_path / "no.png")
     assert f"no images in {tmp_path}" in refused("predict", trained, tmp_path)
 
 

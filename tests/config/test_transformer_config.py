@@ -78,9 +78,9 @@ def test_recipes_are_the_papers(arg, millions, steps, dropout, vocab_size, avera
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
-        ("wmt14_en_it", "no config 'wmt14_en_it'; did you mean 'wmt14_en_"),
-        ("wmt14_en_de,huge", "wmt14_en_de takes no 'huge'; known: base, big"),
-        ("messages,big", "messages takes no 'big'; known: none"),
+        ("wmt14_en_it", "unknown data set 'wmt14_en_it'; did you mean 'wmt14_en_"),
+        ("wmt14_en_de,huge", "wmt14_en_de has no option 'huge'; known: base, big"),
+        ("messages,big", "messages has no option 'big'; known: none"),
     ],
 )
 def test_arguments_that_are_not_known(arg, message):
@@ -150,7 +150,7 @@ def test_the_summary_counts_everything(config):
     data = open_data(config)
     pairs, batches, *skipped = data.summary()
     assert pairs == "text: 200 training and 30 evaluation pairs, en to it, 330 sub-words"
-    assert batches.startswith(f"{data.steps_per_epoch} batches an epoch, ")
+    assert batches.startswith(f"{data.steps_per_epoch} batches per epoch, ")
     assert skipped == ["skipped 1 training pairs with an empty side", "skipped 1 training pairs longer than 64 tokens"]
 
 
@@ -280,7 +280,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(own_home, tmp_path, monk
         ({"data__path": ""}, "config.data.path: the folder with its splits"),
         ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for a sentence of 64 tokens"),
         ({"accum_steps": 0}, "config.accum_steps must be at least 1, got 0"),
-        ({"init_from": "nowhere"}, "config.init_from=nowhere is not a run on text"),
+        ({"init_from": "nowhere"}, "config.init_from=nowhere is not a text run"),
         ({"data__languages": "en"}, "config.data.languages must name two languages"),
         ({"data__vocab_size": 100_000}, "config.data.vocab_size=100000 is too large"),
         ({"data__train_split": "trian"}, "no split 'trian'; did you mean 'train'"),
