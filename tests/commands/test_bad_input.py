@@ -86,7 +86,7 @@ def folder(tmp_path):
         (["evaluate", "w", "more"], "unrecognized arguments: more"),
         (["evaluate", "w", "--batch_size=many"], "invalid int value: 'many'"),
         (["evaluate", "w", "--batch_size=0"], "--batch_size must be at least 1, not 0"),
-        (["evaluate", "w", "--num_processes=2"], "--coordinator, --num_processes and --process_id go together"),
+        (["evaluate", "w", "--num_processes=2"], "Give all of --coordinator, --num_processes and --process_id"),
         (["predict", "w", "i", "--topp=3"], "'--topp'; did you mean '--top'?"),
         (["predict", "w", "--", "--topp=3"], "no checkpoint in"),  # a file of that name
         (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
