@@ -34,7 +34,7 @@ class Plan:
       total: Length of the run.
       eval_every, checkpoint_every, log_every: Intervals of at least one step.
       profile: First and last step to trace; (0, 0) for none.
-      steps_per_epoch: Training examples, or batches of text, divided by the batch size; not necessarily an integer.
+      steps_per_epoch: Number of training batches per epoch, not necessarily an integer.
     """
 
     total: int

@@ -48,7 +48,7 @@ class Interrupts:
         os.write(sys.stderr.fileno(), message.encode())
 
     def requested(self, step: int = 0) -> bool:
-        """Returns whether to stop after `step`. All processes must call this at the same steps, and get the same answer.
+        """Returns whether to stop after `step`. All processes must call this at the same steps, and agree.
 
         Several processes agree at every `AGREE_EVERY`-th step. At such a step, each process contributes its signal to a
         maximum, which the devices compute after the work already queued, and reads the maximum of the previous such

@@ -6,8 +6,8 @@ One update of the trainable parameters p, from their gradients g at step t:
     u <- optimizer(g, learning_rate(t)), weight decay included
     p <- p + layer_decay ** (layers above p) * u
 
-Every optimizer except `sgd` has decoupled weight decay, in which u contains -learning_rate(t) * weight_decay * p. Weight
-decay applies to the parameters that `weight_decay_mask` matches.
+Every optimizer except `sgd` has decoupled weight decay: u contains -learning_rate(t) * weight_decay * p. Weight decay
+applies to the parameters that `weight_decay_mask` matches.
 """
 
 import re

@@ -86,9 +86,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._best.add(step, metrics)
-        meta = copy.deepcopy(
-            {**meta, "metrics": metrics or {}}
-        )  # Orbax writes it in the background, and copies only arrays beforehand
+        # Orbax writes the meta in the background, and copies only the arrays before that
+        meta = copy.deepcopy({**meta, "metrics": metrics or {}})
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._explained():
             self._manager.save(step, args=args, force=True)

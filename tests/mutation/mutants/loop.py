@@ -36,7 +36,7 @@ MUTANTS = {
         ('return metrics.last("eval")\n            started', "return None\n            started"),
         ("window.flush()  # raises", "pass  # raises"),
         ('"window": window.sums', '"window": {}'),
-        ("{**described, **beside}, result)", "{**described, **beside}, None)"),
+        ("{**described, **progress}, result)", "{**described, **progress}, None)"),
         ("first_step % plan.eval_every == 0 or first_step == plan.total", "first_step == plan.total"),
         ("first_step % plan.eval_every == 0 or first_step == plan.total", "first_step % plan.eval_every == 0 and False"),
         ("data.train_batches(first_step, plan.total)", "data.train_batches(0, plan.total)"),
