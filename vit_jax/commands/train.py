@@ -1,6 +1,6 @@
-"""Train a model and evaluate it, or resume a run from its workdir.
+"""Train and evaluate a model, or resume a run from its workdir.
 
-The same command resumes. Ctrl-C and SIGTERM save the state first.
+Ctrl-C and SIGTERM save the state before the run stops. To resume it, run the same command again.
 
   python -m vit_jax train --config=configs/quickstart.py --workdir=runs/quickstart
   python -m vit_jax train --config=configs/finetune.py --workdir=runs/flowers \\
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if jax.process_index() == 0:
         run = load_run(args.workdir, own=import_paths(experiment.config))
         headline = run.task.headline(result)
-        print(f"test {headline}", flush=True)  # before the pictures, which may fail
+        print(f"test {headline}", flush=True)  # printed first, because drawing the pictures may fail
         workdir = epath.Path(args.workdir)
         curves = plot_curves(read_metrics(workdir), workdir / "curves.png", run.task.metric, headline)
         files = [curves, *run.modality.preview(run, workdir)]

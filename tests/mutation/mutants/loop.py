@@ -142,8 +142,8 @@ MUTANTS = {
         ("checkpoint_every=steps(\"checkpoint.every\", config.checkpoint.every)", "checkpoint_every=steps(\"eval_every\", config.eval_every)"),
     ],
     ("vit_jax/run.py", "tests/test_run.py tests/commands/test_video_commands.py"): [
-        ("while next_place in settled:", "while False:"),
-        ("next_place += 1", "next_place += 2"),
+        ("while position in settled:", "while False:"),
+        ("position += 1", "position += 2"),
         ('on_error == "raise"', 'on_error != "raise"'),
         ("return make_parallel(self.config.parallel)", 'return make_parallel("pmap")'),
         ("check_labels(self.labels, source.labels,", "check_labels(self.labels, self.labels,"),
