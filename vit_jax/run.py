@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 from etils import epath
 
 from vit_jax import config as schema
@@ -76,7 +77,8 @@ class Run:
     ) -> Iterator[dict[str, Any]]:
         """Yields the task's answer for each input, in order, as soon as its batch is done.
 
-        No more inputs are read than the next batches need, so that any number of them fits into memory.
+        No more inputs are read than the next batches need, so that any number of them fits into memory. In a job of
+        several processes, all of them must be given the same inputs.
 
         Args:
           inputs: Images (`PIL.Image`), videos (`data.video.decode.Video`) or sentences.
@@ -89,7 +91,7 @@ class Run:
           UserError: The task has no such field, or see `on_error`.
         """
         task, settled, next_place = self.task_with(**options), {}, 0
-        batches = self.modality.input_batches(self, inputs, batch_size, settled)
+        batches = map(_own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
         for rows in self.evaluator.rows(self.placed, batches, task.predict):
             places = dict.fromkeys(rows["id"].tolist())  # each once: the views of an input share its place
             settled.update(zip(places, task.answers(rows, self.labels), strict=True))
@@ -211,6 +213,12 @@ class Run:
         from vit_jax.weights import save_pretrained
 
         return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
+
+
+def _own_rows(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns this process's slice of a global batch."""
+    index, count = jax.process_index(), jax.process_count()
+    return {name: rows[index * len(rows) // count :][: len(rows) // count] for name, rows in batch.items()}
 
 
 def _checked(answer: Any, on_error: str) -> Any:

@@ -141,7 +141,7 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
 
         def save(step, result):
             window.flush()  # raises if this step is not finite, so that only good states are saved
-            beside = {"train_examples": len(data.train), "window": window.sums}
+            beside = {"train_examples": len(data.train), "window": window.sums, "metrics": result or {}}
             checkpoints.save(step, parallel.globalise(state), {**described, **beside}, result)
 
         def stopped(step):

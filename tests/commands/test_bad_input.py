@@ -191,7 +191,7 @@ def test_a_workdir_without_a_checkpoint(tmp_path, folder):
 def test_a_checkpoint_that_is_not_there(trained):
     line = refused("evaluate", trained / "checkpoints" / "3")
     assert "no checkpoint of step 3 in" in line
-    assert line.endswith("there are [14, 20]")
+    assert line.endswith("there are [14, 20].")
 
 
 def test_labels_that_do_not_match(trained, folder):

@@ -280,7 +280,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(own_home, tmp_path, monk
         ({"data__path": ""}, "config.data.path: the folder with its splits"),
         ({"batch_size": 60}, r"split 'train': a batch of 60 tokens.*has no room for a sentence of 64 tokens"),
         ({"accum_steps": 0}, "config.accum_steps must be at least 1, got 0"),
-        ({"init_from": "nowhere"}, "config.init_from=nowhere is not a run on text"),
+        ({"init_from": "nowhere"}, "config.init_from=nowhere: no such file or folder"),
         ({"data__languages": "en"}, "config.data.languages must name two languages"),
         ({"data__vocab_size": 100_000}, "config.data.vocab_size=100000 is too large"),
         ({"data__train_split": "trian"}, "no split 'trian'; did you mean 'train'"),

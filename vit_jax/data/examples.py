@@ -132,7 +132,7 @@ class LabelledModality:
         views, shape, inputs = run.encoder.views, run.model.input_shape, enumerate(inputs)
         examples = None
         while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
-            devices = jax.local_device_count()
+            devices = jax.device_count()
             examples = examples or -(-len(chunk) // devices) * devices  # one shape, one compilation
             rows = np.zeros((examples, views, *shape), np.float32)
             ids = np.full((examples, views), -1, np.int32)
@@ -162,7 +162,9 @@ class LabelledModality:
         count = min(self.shown, len(source))
         examples = source.__getitems__([i * len(source) // count for i in range(count)])
         batch_size = (run.config.eval_batch_size or run.config.batch_size) // jax.device_count()
-        answers = run.predict((example[self.key] for example in examples), batch_size=batch_size)
+        answers = list(run.predict((example[self.key] for example in examples), batch_size=batch_size))
+        if jax.process_index():
+            return []
         titles, colours = [], []
         for example, answer in zip(examples, answers, strict=True):
             is_right, truth = run.task.compare(answer, example["label"], run.labels)

@@ -103,7 +103,10 @@ class Modality(Protocol):
         ...
 
     def preview(self, run: Any, workdir: Any) -> list[Any]:
-        """Writes what a run predicts for some examples of its evaluation split; returns the files."""
+        """Writes what a run predicts for some examples of its evaluation split; returns the files.
+
+        All processes predict; process 0 writes.
+        """
         ...
 
 

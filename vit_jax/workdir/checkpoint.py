@@ -28,8 +28,8 @@ _LOWER_IS_BETTER = ("loss", "perplexity")
 class _Best:
     """The preservation policy that keeps the `count` best checkpoints by the metric `name`, the newest if equal.
 
-    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. The meta of a checkpoint has
-    them as well, so that a resumed run still ranks what was saved before.
+    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. The train loop writes them into
+    the meta of a checkpoint as `metrics` as well, so that a resumed run still ranks what was saved before.
     """
 
     def __init__(self, count: int, name: str):
@@ -86,9 +86,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._best.add(step, metrics)
-        meta = copy.deepcopy(
-            {**meta, "metrics": metrics or {}}
-        )  # Orbax writes it in the background, and copies only arrays beforehand
+        meta = copy.deepcopy(meta)  # Orbax writes it in the background, and copies only arrays beforehand
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._explained():
             self._manager.save(step, args=args, force=True)
