@@ -1,13 +1,17 @@
-"""Fine-tune a trained model on a folder of images: the architecture and the preprocessing come from the checkpoint.
+"""Fine-tune a trained model on a folder of images.
+
+The architecture and the preprocessing are taken from the checkpoint.
 
   python -m vit_jax train --config=configs/finetune.py --workdir=runs/flowers \\
       --config.init_from=runs/quickstart --config.data.path=DIR
 
-`init_from` is a run of ours or a weight file that `docs/checkpoints.md` lists. `DIR` holds `train/CLASS/*.jpg` and
-`val/CLASS/*.jpg`. `configs/finetune.py:384` resamples the positions to images of 384 x 384 pixels (ViT, section 3.2).
+`init_from` is a workdir, or a weight file in a format that docs/checkpoints.md lists. `DIR` holds `train/CLASS/*.jpg`
+and `val/CLASS/*.jpg`. `configs/finetune.py:384` resamples the position embeddings for images of 384 x 384 pixels (ViT,
+section 3.2).
 
-SGD with momentum, a cosine schedule and gradients clipped at norm 1, as the ViT paper fine-tunes (section B.1.1). Its
-learning rates, 0.001 to 0.03 at a batch size of 512, were chosen by data set; the one here is a middle one.
+The recipe is that of the ViT paper (section B.1.1): SGD with momentum, a cosine schedule, and gradients clipped at norm
+1. The paper chooses the learning rate for each data set, between 0.001 and 0.03 at a batch size of 512; the value here
+lies in the middle of this range.
 """
 
 from vit_jax.config import Config, default_config

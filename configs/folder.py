@@ -1,7 +1,10 @@
-"""Train on a folder of images (`--config.data.path=DIR`), from scratch or from `--config.init_from=WORKDIR`.
+"""Train a ViT on a folder of images, from scratch or from the weights of another run.
 
-`configs/folder.py:S/16,64` names the variant and the image size; B/16,224 if left out. The recipe is AugReg's light1
-with drop path, at the fine-tuning rate of the ViT paper's Table 4 where the start is a trained model.
+  python -m vit_jax train --config=configs/folder.py:S/16,64 --workdir=runs/folder --config.data.path=DIR
+
+The argument is VARIANT,SIZE, with the image size in pixels; the default is `B/16,224`. `DIR` holds `train/CLASS/*.jpg`
+and `val/CLASS/*.jpg`. The augmentation is AugReg's light1 (arXiv:2106.10270), with drop path in addition. To start from
+a trained model, add `--config.init_from=WORKDIR`.
 """
 
 from vit_jax.config import Config, default_config

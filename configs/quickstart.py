@@ -2,7 +2,7 @@
 
   python -m vit_jax train --config=configs/quickstart.py --workdir=runs/quickstart
 
-99.15 % of the 355 test images with seed 0; 2 minutes on two CPU cores.
+Accuracy on the 355 test images: 99.15 % with seed 0, after 2 minutes on two CPU cores.
 """
 
 from vit_jax.config import Config, default_config
@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> Config:
     config.data.name = "digits"
     config.data.image_size = (8, 8)
     config.data.channels = 1
-    # the digits have this size already; resizing lets the checkpoint take images of any size
+    # the digits already have this size; with `resize`, the checkpoint also accepts images of other sizes
     config.data.train_transforms = (
         "random_affine(degrees=12, shift=0.1, scale=(0.9, 1.1))|resize|normalize(mean=0.5, std=0.5)"
     )

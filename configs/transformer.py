@@ -1,4 +1,4 @@
-"""Transformer (arXiv:1706.03762): the paper's recipes, and small ones that run here.
+"""Transformer (arXiv:1706.03762): the paper's recipes, and small ones that train on a CPU.
 
   python -m vit_jax train --config=configs/transformer.py:wmt14_en_de --workdir=runs/en_de --config.data.path=~/wmt14
   python -m vit_jax evaluate runs/en_de --split=test --average=5
@@ -8,20 +8,21 @@
 
 The argument is DATASET[,big]:
 
-- `wmt14_en_de` and `wmt14_en_fr`, base or `big`, of a folder with `train`, `validation` (newstest2013) and `test`
-  (newstest2014): one file per language, or see vit_jax/data/text/source.py. BLEU on newstest2014 in Table 2, averaged
-  checkpoints (`evaluate --average`, section 6.1):
+- `wmt14_en_de` and `wmt14_en_fr`: the base model, or `big`, on a folder with the splits `train`, `validation`
+  (newstest2013) and `test` (newstest2014); vit_jax/data/text/source.py describes its layout. The paper's BLEU on
+  newstest2014 (Table 2), and the number of checkpoints that are averaged (`evaluate --average`, section 6.1):
 
            en-de  en-fr  average
     base   27.3   38.1   5
     big    28.4   41.8   20
 
-  The paper's BLEU is of tokenised text, German with its compounds split, and tends to be higher than sacrebleu's of
-  detokenised text, which is what is measured here; compare like with like.
-- `messages`: interface strings of programs, English to Italian, which `data prepare` takes from packages; on a CPU.
-  BLEU 30.4 on `test` and 16.5 on `heldout`, a program of which no string was seen, with seed 0 and 5 checkpoints
-  averaged; a translation memory has 20.4 and 0.9. 72 minutes on one CPU core that had other work to do as well.
-- `runlocal`: a few steps of next to nothing, to see that all works, on any folder of parallel text.
+  The paper computes BLEU on tokenised text, with German compounds split. This tends to give higher values than
+  sacrebleu, which compares detokenised text and is used here, so the two are not comparable.
+- `messages`: interface strings of programs, English to Italian, which `data prepare` extracts from packages. With seed
+  0 and 5 averaged checkpoints, BLEU is 30.4 on `test` and 16.5 on `heldout`, one whole program that is excluded from
+  training; a translation memory reaches 20.4 and 0.9. Training takes 72 minutes on one CPU core that is shared with
+  other work.
+- `runlocal`: a few steps of a tiny model on any folder of parallel text, to check that everything works.
 """
 
 from vit_jax.config import Config, default_config
@@ -31,35 +32,36 @@ DATASETS = ("wmt14_en_de", "wmt14_en_fr", "messages", "runlocal")
 
 
 def get_config(arg: str = "messages") -> Config:
-    dataset, *words = [word.strip() for word in arg.split(",")]
+    dataset, *options = [option.strip() for option in arg.split(",")]
     if dataset not in DATASETS:
-        raise UserError(f"configs/transformer.py: no config {dataset!r}{nearest(dataset, DATASETS)}")
+        raise UserError(f"configs/transformer.py: unknown data set {dataset!r}{nearest(dataset, DATASETS)}")
     known = ("base", "big") if dataset.startswith("wmt14") else ()
-    for word in words:
-        if word not in known:
-            raise UserError(f"configs/transformer.py:{dataset} takes no {word!r}; known: {', '.join(known) or 'none'}")
+    for option in options:
+        if option not in known:
+            hint = f"; known: {', '.join(known) or 'none'}"
+            raise UserError(f"configs/transformer.py:{dataset} has no option {option!r}{hint}")
     if known:
-        return wmt14(dataset.removeprefix("wmt14_"), "big" if "big" in words else "base")
+        return wmt14(dataset.removeprefix("wmt14_"), "big" if "big" in options else "base")
     return messages() if dataset == "messages" else runlocal()
 
 
 def wmt14(languages: str, variant: str) -> Config:
-    """Sections 5 and 6.1, Table 3."""
+    """WMT 2014: sections 5 and 6.1, and Table 3."""
     config = _translation(languages)
     big = variant == "big"
-    config.batch_size = 25_000  # "approximately", of source and of target; here with their padding
+    config.batch_size = 25_000  # "approximately 25000 source tokens and 25000 target tokens"; here including padding
     config.duration = "300_000 steps" if big else "100_000 steps"
     config.eval_every = "10_000 steps"
-    # every 10 minutes, at the paper's 1.0 and 0.4 seconds a step; the mean is taken of the last 20 and 5
+    # every 10 minutes, at the paper's 1.0 and 0.4 seconds per step; the last 20 and 5 checkpoints are averaged
     config.checkpoint.every = "600 steps" if big else "1_500 steps"
     config.checkpoint.keep_last = 20 if big else 5
 
     config.model.name = f"transformer:{variant}"
     config.model.dropout_rate = 0.3 if big and languages == "en_de" else 0.1
 
-    # section 5.1: byte pairs for German, word pieces for French, each shared by both languages
+    # section 5.1: byte-pair encoding for German, word pieces for French; both languages share a vocabulary
     config.data.vocab_size = 37_000 if languages == "en_de" else 32_000
-    # "batched together by approximate sequence length": the paper does not say how, nor what is too long
+    # "batched together by approximate sequence length"; the paper states neither the lengths nor a maximum
     config.data.buckets = (16, 24, 32, 48, 64, 96, 128, 256)
     config.data.num_workers = 4
 
@@ -71,7 +73,10 @@ def wmt14(languages: str, variant: str) -> Config:
 
 
 def messages() -> Config:
-    """A Transformer of 3.9 M parameters; norms first, and a cosine to 0 for a short training to end well."""
+    """A Transformer of 3.9 M parameters on interface strings.
+
+    Unlike the paper's models, it has pre-norm blocks and a cosine schedule that ends at 0, which suit a short training.
+    """
     config = _translation("en_it")
     config.batch_size = 2048
     config.duration = "10 epochs"
@@ -99,6 +104,7 @@ def messages() -> Config:
 
 
 def runlocal() -> Config:
+    """A few steps of a tiny model."""
     config = _translation("en_it")
     config.batch_size = 256
     config.duration = "20 steps"

@@ -156,7 +156,7 @@ def test_an_optimizer_by_import_path_has_its_own_parameters_and_our_mask_clippin
 def test_noam_needs_a_token_width():
     config = default_config().optimizer.schedule
     config.name = "noam"
-    with pytest.raises(UserError, match=r"'noam' needs a model that has a field hidden_dim"):
+    with pytest.raises(UserError, match=r"'noam' requires a model with a field hidden_dim"):
         make_schedule(config, total_steps=100, steps_per_epoch=10, hidden_dim=None)
 
 

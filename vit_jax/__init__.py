@@ -1,4 +1,4 @@
-"""vit_jax: the transformers that carried attention from sentences to images to video, in JAX."""
+"""vit_jax: Transformer, ViT, TnT and TimeSformer in JAX, with training, evaluation and conversion of weights."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m vit_jax COMMAND`, one short file in `commands/` each."""
+"""The command line, `python -m vit_jax COMMAND`. Each command is a module in `vit_jax/commands/`."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ COMMANDS = ("train", "evaluate", "predict", "convert", "data")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose options may stand anywhere, and whose errors are one line that names an unknown option."""
+    """A parser that accepts options anywhere, and reports an error in one line, naming an unknown option first."""
 
     _is_intermixed = False
 
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
             self._is_intermixed = False
 
     def _check_options(self, words: list[str]) -> None:
-        """Ends with the name of an option that is not known; argparse would rather say which argument is missing."""
+        """Exits with an error for an unknown option, which argparse would report only after missing arguments."""
         known = [option for action in self._actions for option in action.option_strings]
         before_dashes = itertools.takewhile(lambda word: word != "--", words)
         for option in (word.partition("=")[0] for word in before_dashes if word.startswith("--")):
@@ -77,7 +77,7 @@ def _run(module, args) -> int:
         return _fail(str(error), 128 + error.signum)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output, as `head`, has left
+    except BrokenPipeError:  # the program that reads our output, such as `head`, has exited
         sys.stderr.close()
         return 141
     except OSError as error:

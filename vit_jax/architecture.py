@@ -1,4 +1,4 @@
-"""The architecture that the source of a run's first weights (`config.init_from`) implies, read from metadata."""
+"""The architecture of the weights in `config.init_from`, read from their metadata."""
 
 import contextlib
 import dataclasses
@@ -25,17 +25,18 @@ _OF_THE_RUN = (set(NOT_THE_FUNCTION) - {"layer_scale_init"}) | set(_OF_THE_DATA)
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What a source says about its model, for a config that leaves the model open.
+    """What a source says about its model, for a config that does not set the model.
 
     Attributes:
       name: Family and variant, for example "vit:B/16".
-      fields: Fields of the module that differ from the variant's defaults and determine the function: all but those of
-        the data (image size, channels, frames, classes, vocabulary) and of training and speed (drop rates, dtype, ...).
-      image_size: (height, width) in pixels; None for text, and for a file that does not say it.
-      channels, num_frames: None if they do not apply or the file does not say them.
+      fields: Fields of the module that differ from the variant's defaults and determine the function: all except those
+        that follow from the data (image size, channels, frames, classes, vocabulary) and those that concern training
+        and speed (drop rates, dtype, ...).
+      image_size: (height, width) in pixels; None for text, and for a file that does not state it.
+      channels, num_frames: None if they do not apply or the file does not state them.
       labels: Names of the classes; empty if the source does not list them.
-      chain: Returns the evaluation transforms for an image size, or None if the source does not say them.
-      train_transforms, sampling: Only runs of ours know them; `sampling` is for clips.
+      chain: Returns the evaluation transforms for an image size, or None if the source does not state them.
+      train_transforms, sampling: Stored in a run's checkpoint only; `sampling` is that of clips.
     """
 
     name: str
@@ -49,10 +50,10 @@ class Architecture:
     sampling: str | None = None
 
     def as_config(self, image_size: Size | None = None) -> dict[str, Any]:
-        """Returns what a config can take over, by key; without what the source does not say.
+        """Returns the values that a config can take over, by key. Keys that the source does not state are left out.
 
         Args:
-          image_size: `config.data.image_size`, if it is set and so replaces the stored one.
+          image_size: `config.data.image_size`, if it is set; it replaces the stored one.
         """
         size = image_size or self.image_size
         chain = None if size is None else self.chain(size)
@@ -76,11 +77,12 @@ def architecture_of(path: epath.PathLike, *, image_size: Size | None = None) -> 
     """Reads the architecture of `config.init_from` from metadata, without reading parameters or building the model.
 
     Args:
-      path: `config.init_from`: any source.
-      image_size: `config.init_image_size`: what a bare file was trained with.
+      path: `config.init_from`: any source that `vit_jax.weights` accepts.
+      image_size: `config.init_image_size`: the image size at which a bare weight file was trained.
 
     Raises:
-      UserError: The source does not exist or does not say enough; messages name keys of the config.
+      UserError: The source does not exist or does not state the architecture completely; messages name keys of the
+        config.
     """
     with naming_init_from(path):
         check_exists(path)
@@ -127,24 +129,25 @@ def _architecture_of_run(path: epath.PathLike) -> Architecture:
 
 
 def _augmented(chain: str) -> str:
-    """Returns training transforms for foreign weights: random crops and flips, normalised as in evaluation."""
+    """Returns training transforms for foreign weights: random crops and flips, then the evaluation's last step."""
     return f"random_resized_crop|flip|{chain.rpartition('|')[2]}"
 
 
 def is_run(path: epath.PathLike) -> bool:
-    """Returns whether `path` is a workdir of ours, or one of its checkpoints."""
+    """Returns whether `path` is a workdir or one of its checkpoints."""
     path = epath.Path(path)
     return (path / "checkpoints").is_dir() or (path.parent.name == "checkpoints" and path.name.isdigit())
 
 
 def check_exists(path: epath.PathLike) -> None:
+    """Raises UserError if there is nothing at `path`."""
     if not epath.Path(path).exists():
         raise UserError(f"{path}: no such file or folder")
 
 
 @contextlib.contextmanager
 def naming_init_from(path: epath.PathLike) -> Iterator[None]:
-    """Prefixes the message of a `UserError` with the key of the config that names the source."""
+    """A context that prefixes the message of a `UserError` with the key of the config that names the source."""
     try:
         yield
     except UserError as error:
@@ -152,6 +155,6 @@ def naming_init_from(path: epath.PathLike) -> Iterator[None]:
 
 
 def config_key(field: str) -> str:
-    """Returns the key of a config that states a field of the model, or an argument of `from_pretrained`."""
+    """Returns the key of a config that sets a field of the model, or an argument of `from_pretrained`."""
     keys = {"stored_image_size": "config.init_image_size", **_OF_THE_DATA}
     return keys.get(field, f"config.model.{field}")

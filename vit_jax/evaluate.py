@@ -16,9 +16,9 @@ Function = Callable[[nn.Module, PyTree, Batch], dict[str, Any]]
 
 
 class Evaluator:
-    """Applies a model to padded batches, on all devices, and scores the results.
+    """Applies a model to padded batches on all devices, and scores the results.
 
-    Each function is compiled at its first use, and once for each shape of a batch.
+    Each function is compiled when it is first used, once per batch shape.
 
     Example:
       evaluator = Evaluator(model, task, make_parallel("pmap"))
@@ -33,19 +33,19 @@ class Evaluator:
         self._compiled: dict[Function, Callable] = {}
 
     def put(self, params: PyTree) -> PyTree:
-        """Copies parameters to the devices. Parameters of a state that is on the devices can be used as they are."""
+        """Copies parameters to the devices. This is not needed for the parameters of a training state."""
         return self._parallel.put_state(params)
 
     def evaluate(
         self, params: PyTree, batches: Iterable[Batch], *, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, Any] | None:
-        """Scores every example of `batches`; the result says how many there were (`examples`).
+        """Scores every example of `batches`; returns what `task.score` returns.
 
-        Only what `task.measure` returns is kept, or `task.predict` if the task has no `measure`. The rows reach
-        `task.score` in the order of their `id`.
+        Rows are computed by `task.measure`, or by `task.predict` if the task has no `measure`, and passed to
+        `task.score` sorted by `id`.
 
         Args:
-          stop: Asked after every batch; evaluation ends and returns None when it returns True.
+          stop: Called after every batch; when it returns True, evaluation ends and returns None.
         """
         assert self._task is not None
         measure, done = getattr(self._task, "measure", None), []
@@ -58,14 +58,14 @@ class Evaluator:
     def rows(
         self, params: PyTree, batches: Iterable[Batch], function: Function | None = None, *, labels: bool = True
     ) -> Iterator[Rows]:
-        """Yields, for each batch, what `function(model, params, batch)` returns, as NumPy arrays without padding.
+        """Yields what `function(model, params, batch)` returns for each batch, as NumPy arrays without padding.
 
-        The `id` of each row is added, and its `label` if the batch has labels. While a batch is copied to the host, the
-        devices compute the next one.
+        The `id` of each row is added, and its `label` if the batch has labels. While one batch is copied to the host,
+        the devices compute the next one.
 
         Args:
-          function: Returns arrays with one row per row of the batch, or one row for each n consecutive ones (the views
-            of an example); `task.predict` by default.
+          function: Returns arrays with one row per row of the batch, or with one row per group of n consecutive rows,
+            which are the views of an example. The default is `task.predict`.
           labels: Whether to add the labels.
         """
         if function is None:
@@ -97,7 +97,7 @@ class Evaluator:
 
 
 def in_order(batches_of_rows: Iterable[Rows]) -> Rows:
-    """Joins the rows of several batches, in the order of their `id`; rows of the same `id` keep their order."""
+    """Joins the rows of several batches and sorts them by `id`; rows with the same `id` keep their order."""
     done = list(batches_of_rows)
     rows = {name: np.concatenate([rows[name] for rows in done]) for name in done[0]}
     order = np.argsort(rows["id"], kind="stable")

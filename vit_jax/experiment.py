@@ -33,8 +33,9 @@ class Plan:
 
     Attributes:
       total: Length of the run.
-      eval_every, checkpoint_every, log_every: Intervals, at least one step each.
-      profile: First and last step to trace, or (0, 0).
+      eval_every, checkpoint_every, log_every: Intervals of at least one step.
+      profile: First and last step to trace; (0, 0) for none.
+      steps_per_epoch: Number of training batches per epoch, not necessarily an integer.
     """
 
     total: int
@@ -49,7 +50,7 @@ class Plan:
         """Converts the durations of `config` to steps.
 
         Raises:
-          UserError: A duration is malformed, or the run has no step.
+          UserError: A duration is malformed, or the run is shorter than one step.
         """
 
         def steps(key, value):
@@ -57,10 +58,10 @@ class Plan:
 
         profile = tuple(config.profile)
         if profile and (len(profile) != 2 or not 0 < profile[0] <= profile[1]):
-            raise UserError(f"config.profile={profile} must be (first, last) steps, the first of them 1 or later")
+            raise UserError(f"config.profile must be (first, last), two steps with 1 <= first <= last, got {profile}")
         if not schema.steps("duration", config.duration, steps_per_epoch):
             raise UserError(
-                f"config.duration={config.duration!r} is less than one step; an epoch has {steps_per_epoch:.1f}"
+                f"config.duration={config.duration!r} is less than one step; an epoch has {steps_per_epoch:.1f} steps"
             )
         return cls(
             total=steps("duration", config.duration),
@@ -74,15 +75,17 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a config means.
+    """A config, resolved into the objects that training needs.
 
     Attributes:
-      config: The config with every key filled in: see `complete`.
+      config: The config with every key set: see `complete`.
       data: Both splits and their batches.
-      model, task: What computes, and what is learned.
-      tx, schedule: The optimizer, and its learning rate as a function of the step.
+      model: The Flax module.
+      task: The loss and the scores.
+      tx: The optimizer.
+      schedule: The learning rate as a function of the step.
       plan: The durations in steps.
-      parallel: The devices.
+      parallel: The strategy that distributes the work over the devices.
     """
 
     config: Config
@@ -96,15 +99,15 @@ class Experiment:
 
     @classmethod
     def from_config(cls, config: Config, workdir: epath.PathLike | None = None, *, trust: bool = False) -> "Experiment":
-        """Resolves a config. Nothing is written, and no parameter is made.
+        """Resolves a config. Nothing is written, and no parameters are made.
 
         Args:
-          workdir: Where the run will be written. If it holds a checkpoint, what the run took from `config.init_from` is
-            read there, so that the run resumes without its origin.
-          trust: Whether code outside vit_jax may be imported that only the checkpoint in `config.init_from` names.
+          workdir: Where the run will be written. If it holds a checkpoint, that checkpoint supplies what the run took
+            from `config.init_from`, so that the run can resume without it.
+          trust: Whether to import code outside vit_jax that only the checkpoint in `config.init_from` names.
 
         Raises:
-          UserError: A key has a wrong value, or the data, a split or the weights of `init_from` are at fault.
+          UserError: A key has a wrong value, or the data or the weights in `config.init_from` cannot be used.
         """
         own = load_meta(workdir) if workdir is not None else None
         origin = own or (load_meta(config.init_from) if config.init_from else None)
@@ -117,7 +120,7 @@ class Experiment:
 
     @classmethod
     def assemble(cls, config: Config, data: Data) -> "Experiment":
-        """Resolves a complete config whose data are open.
+        """Resolves a complete config (see `complete`), given its data.
 
         Raises:
           UserError: A key has a wrong value.
@@ -142,37 +145,40 @@ class Experiment:
         return cls(config, data, model, task, tx, schedule, plan, parallel)
 
     def init_params(self, rng: jax.Array) -> PyTree:
-        """Returns initial parameters. Pure."""
+        """Returns initial parameters, as a pure function of `rng`."""
         return _init_params(self.model, self.task, rng)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds besides arrays, as JSON: all that `load_run` needs."""
+        """Returns the JSON part of a checkpoint, which contains all that `load_run` needs; see `describe`."""
         return describe(self.config, self.data.labels, self.data.encoder)
 
     def summary(self, num_params: int) -> list[str]:
-        """Returns the lines printed before training: model size, data, batch layout, what is kept."""
+        """Returns the lines printed before training: model size, data, batch layout, which checkpoints can be best."""
         config, plan, devices = self.config, self.plan, jax.device_count()
-        each = config.batch_size // devices // config.accum_steps
+        share = config.batch_size // devices // config.accum_steps
         unit, kind = get_modality(self.data.encoder.key).unit, jax.devices()[0].device_kind
-        about, *more = self.data.summary()
-        both = math.lcm(plan.eval_every, plan.checkpoint_every)
-        rare = config.checkpoint.keep_best and both > plan.eval_every
-        where = f"every {both:,} steps" if both < plan.total else "only at the end"
+        data, *notes = self.data.summary()
+        scored = math.lcm(plan.eval_every, plan.checkpoint_every)  # a checkpoint can be best if it has an evaluation
+        if config.checkpoint.keep_best and scored > plan.eval_every:
+            when = f"every {scored:,} steps" if scored < plan.total else "only at the end"
+            notes = [f"the best checkpoint is chosen among those saved at an evaluation: {when}", *notes]
         return [
-            f"{config.model.name}: {num_params:,} parameters; {about}",
-            f"{plan.total:,} steps of {config.batch_size} {unit} = {each} x {devices} {kind} device(s) x "
+            f"{config.model.name}: {num_params:,} parameters; {data}",
+            f"{plan.total:,} steps of {config.batch_size} {unit} = {share} x {devices} {kind} device(s) x "
             f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
-            *([f"evaluation and checkpoint fall together {where}: the best is chosen among these"] if rare else []),
-            *more,
+            *notes,
         ]
 
 
 def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
     """Returns a copy of a config in which every key is set.
 
-    A key of the preprocessing, or of a model without a name, that is unset takes its value from the run itself if that
-    has started (`own`, the meta of its checkpoint), else from `config.init_from`, else its default. So fine-tuning
-    needs the weights and the data, and not the architecture typed in again.
+    The keys of `schema.FROM_WEIGHTS` (model and preprocessing) that are unset take their values from the checkpoint of
+    the run itself if it has one, else from `config.init_from`, else from their defaults. If `config.model.name` is set,
+    `config.init_from` does not supply keys of the model. Fine-tuning therefore needs only the weights and the data.
+
+    Args:
+      own: The meta of the run's own checkpoint, if the run has started.
 
     Raises:
       UserError: `config.init_from` cannot be read.
@@ -192,14 +198,16 @@ def make_model(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> nn
     """Builds `config.model` for the inputs that `encoder` makes and the classes in `labels`.
 
     Raises:
-      UserError: A name or a field is wrong.
+      UserError: The name or a field is wrong.
     """
     fields = {key: value for key, value in config.model.items() if value is not None and key not in ("name", "extra")}
     dtype = fields.pop("dtype")
     if dtype not in _DTYPES:
         raise UserError(f"unknown config.model.dtype {dtype!r}{nearest(dtype, _DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise UserError("config.model.dtype='float64' needs the environment variable JAX_ENABLE_X64=1")
+        raise UserError(
+            "config.model.dtype='float64' requires 64-bit JAX. Set the environment variable JAX_ENABLE_X64=1."
+        )
     dtype = jnp.dtype(dtype)
     offered = {**encoder.model_fields, **({"num_classes": len(labels)} if labels else {})}
     offered |= {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
@@ -213,10 +221,10 @@ def make_model(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> nn
 def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Task:
     """Builds `config.task` for the inputs that `encoder` makes and the classes in `labels`.
 
-    A task takes those keys of `config.task`, and of what the data tell, that it has fields for.
+    Of the keys of `config.task` and the values that depend on the data, a task receives those that it has fields for.
 
     Raises:
-      UserError: A name or a field is wrong, or the task does not learn from this kind of data.
+      UserError: The name or a field is wrong, or the task does not learn from this modality.
     """
     name: str = config.task.name
     if name not in TASKS and not extensions.is_import_path(name):
@@ -248,7 +256,7 @@ def abstract_params(model: nn.Module, task: Task) -> PyTree:
     """Returns the shapes and dtypes of the parameters.
 
     Raises:
-      UserError: The model cannot compute as `config.model` says on these devices.
+      UserError: The model cannot be computed with these fields on these devices.
     """
     try:
         return jax.eval_shape(lambda: _init_params(model, task, jax.random.PRNGKey(0)))
@@ -257,7 +265,7 @@ def abstract_params(model: nn.Module, task: Task) -> PyTree:
 
 
 def describe(config: Config, labels: tuple[str, ...], encoder: Any) -> dict[str, Any]:
-    """Returns what a checkpoint holds besides arrays, as JSON: config, labels, encoder, and code from elsewhere."""
+    """Returns the JSON part of a checkpoint: config, labels, encoder, and the user's own code that these name."""
     return {
         "config": json.loads(config.to_json()),
         "labels": list(labels),

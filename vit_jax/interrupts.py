@@ -16,9 +16,9 @@ AGREE_EVERY = 2  # steps between the points where several processes agree on whe
 
 
 class Interrupts:
-    """A context in which the first SIGTERM or SIGINT is only noted, and a second one exits at once.
+    """A context that records the first SIGTERM or SIGINT, and exits at once at the second.
 
-    In a job of several processes, all processes learn of a signal that reached any of them, and stop at the same step.
+    In a job of several processes, a signal that reaches one of them stops all of them at the same step.
 
     Attributes:
       signum: Number of the signal that this process has received, or that the processes have agreed on; 0 if none.
@@ -48,14 +48,15 @@ class Interrupts:
         os.write(sys.stderr.fileno(), message.encode())
 
     def requested(self, step: int = 0) -> bool:
-        """Returns whether to stop after `step`. All processes must ask at the same points, and get the same answer.
+        """Returns whether to stop after `step`. All processes must call this at the same steps, and agree.
 
-        Several processes agree at every `AGREE_EVERY`-th step. There, each contributes its signal to a maximum that the
-        devices compute after the steps given to them so far, and reads the maximum of the previous such step, which has
-        long been computed. So the devices never wait, and a signal takes effect at the second such step after it.
+        Several processes agree at every `AGREE_EVERY`-th step. At such a step, each process contributes its signal to a
+        maximum, which the devices compute after the work already queued, and reads the maximum of the previous such
+        step, which is ready. The devices therefore never wait, and a signal takes effect at the second such step after
+        its arrival.
 
-        Without `step` (in an evaluation, which copies results to the host after every batch in any case), the
-        processes agree at once.
+        Without `step`, the processes agree at once. This is used in evaluation, where results are copied to the host
+        after every batch anyway.
         """
         if self._alone:
             return self.signum != 0
@@ -70,7 +71,7 @@ class Interrupts:
 
 
 def start_maximum(value: int) -> Callable[[], int]:
-    """Starts to compute the maximum of a value over all processes; returns a function that waits for the result."""
+    """Starts to compute the maximum of a value over all processes; returns a function that waits for it."""
     mesh = Mesh(np.array(jax.devices()), ("devices",))
     local = np.full(jax.local_device_count(), value, np.int32)
     values = jax.make_array_from_process_local_data(NamedSharding(mesh, P("devices")), local)

@@ -6,7 +6,7 @@ One update of the trainable parameters p, from their gradients g at step t:
     u <- optimizer(g, learning_rate(t)), weight decay included
     p <- p + layer_decay ** (layers above p) * u
 
-Every optimizer but `sgd` has decoupled weight decay, in which u contains -learning_rate(t) * weight_decay * p; it
+Every optimizer except `sgd` has decoupled weight decay: u contains -learning_rate(t) * weight_decay * p. Weight decay
 applies to the parameters that `weight_decay_mask` matches.
 """
 
@@ -30,18 +30,18 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Builds the optax chain of `config.optimizer`, and its learning rate as a function of the step.
 
-    `config.name` may be an import path; see `_own`. Clipping, layer decay, freezing and the schedule apply to an
-    optimizer of your own as well.
+    `config.name` may be the import path of a factory, which is called as `factory(learning_rate=schedule,
+    **config.extra)`. Clipping, layer decay and freezing apply to its optimizer as well.
 
     Args:
       config: The section `optimizer` of a config.
       params: The parameters, which may be abstract: patterns are matched with their paths.
       total_steps: Length of training.
       steps_per_epoch: Converts durations in epochs.
-      hidden_dim: Token width, which the schedule `noam` needs; None for a model that has no such field.
+      hidden_dim: Token width, used by the schedule `noam`; None for a model without this field.
 
     Raises:
-      UserError: A name is unknown, a pattern matches no parameter, or code of your own cannot be imported or called.
+      UserError: A name is unknown, a pattern matches no parameter, or the user's own code cannot be imported or called.
     """
     schedule = make_schedule(
         config.schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch, hidden_dim=hidden_dim
@@ -50,7 +50,7 @@ def make_optimizer(
     if config.weight_decay:
         match(config.weight_decay_mask, params, "optimizer.weight_decay_mask")
 
-    def decay_mask(params):  # freezing passes the chain a tree with holes, so paths are matched again here
+    def decay_mask(params):  # matches paths again, because with frozen parameters the chain receives a partial tree
         return _map_path(lambda path, _: re.fullmatch(config.weight_decay_mask, path) is not None, params)
 
     tx = optax.chain(
@@ -75,9 +75,9 @@ def make_schedule(
         cosine    end + (peak - end) * (1 + cos(pi * s / S)) / 2
         linear    peak + (end - peak) * s / S
         step      peak * step_factor ** (number of boundaries passed), boundaries counted from step 0
-        rsqrt     peak / sqrt(1 + s / timescale)                                    as google-research/big_vision
+        rsqrt     peak / sqrt(1 + s / timescale), as in google-research/big_vision
 
-    `noam` has a warm-up of its own (Attention Is All You Need, equation 3, which counts from 1):
+    `noam` has its own warm-up (Attention Is All You Need, equation 3, which counts steps from 1):
 
         noam      peak * hidden_dim ** -0.5 * min((t + 1) ** -0.5, (t + 1) * warmup ** -1.5)
 
@@ -85,8 +85,8 @@ def make_schedule(
       config: The section `optimizer.schedule` of a config.
 
     Raises:
-      UserError: The name is unknown, a duration is malformed, the warm-up is as long as the run, or `noam` is used
-        with a model that has no `hidden_dim`.
+      UserError: The name is unknown, a duration is malformed, the warm-up is not shorter than the run, or `noam` is
+        used with a model that has no `hidden_dim`.
     """
 
     def duration(key):
@@ -100,7 +100,7 @@ def make_schedule(
     decay_steps = total_steps - warmup
     if config.name == "noam":
         if hidden_dim is None:
-            raise UserError("config.optimizer.schedule.name='noam' needs a model that has a field hidden_dim")
+            raise UserError("config.optimizer.schedule.name='noam' requires a model with a field hidden_dim")
         return lambda step: (
             peak * hidden_dim**-0.5 * jnp.minimum((step + 1.0) ** -0.5, (step + 1) * max(warmup, 1) ** -1.5)
         )
@@ -123,7 +123,7 @@ def make_schedule(
 
 
 def _optimizer(config):
-    """Returns the function that makes the optimizer from (config, schedule, weight-decay mask)."""
+    """Returns the function that makes the optimizer from (config, schedule, weight decay mask)."""
     extra_fields(config, "config.optimizer", ours=("learning_rate", "mask"))
     if is_import_path(config.name):
         return _own
@@ -135,8 +135,8 @@ def _optimizer(config):
 def _own(config, schedule, mask):
     """Calls `factory(learning_rate=schedule, **config.extra)` at the import path `config.name`.
 
-    If the factory has a parameter `mask`, as optax's own do, it receives the function behind `weight_decay_mask`.
-    The keys of the built-in optimizers (`b1`, `weight_decay`, ...) do not reach it.
+    If the factory has a parameter `mask`, as optax's own have, it receives the weight decay mask. The keys of the
+    built-in optimizers (`b1`, `weight_decay`, ...) have no effect, so setting one is an error.
 
     Raises:
       UserError: Such a key is set, a parameter is unknown or missing, or the factory raises ValueError.
@@ -170,7 +170,7 @@ def _adamw(config, schedule, mask):
 
 
 def _sgd(config, schedule, mask):
-    """SGD with coupled weight decay, as torch's.
+    """SGD with coupled weight decay, as in torch.
 
     m <- momentum * m + (g + weight_decay * p); u = -learning_rate * m.
     With Nesterov momentum, u = -learning_rate * (g + weight_decay * p + momentum * m).
@@ -199,10 +199,10 @@ def _lion(config, schedule, mask):
 
 
 def _adafactor(config, schedule, mask):
-    """Adafactor (arXiv:1804.04235) with the schedule's learning rate times the RMS of each parameter tensor.
+    """Adafactor (arXiv:1804.04235), with the learning rate multiplied by the RMS of each parameter tensor.
 
-    The second moment of a matrix is the outer product of its row and column means. Deviation from optax: weight decay
-    is multiplied by the learning rate, so that `weight_decay` means the same for every optimizer.
+    The second moment of a matrix is factored into its row and column means. Deviation from optax: weight decay is
+    multiplied by the learning rate, as for the other optimizers.
     """
     return optax.chain(
         optax.adafactor(None, momentum=config.momentum or None, dtype_momentum=config.mu_dtype or jnp.float32),
@@ -219,9 +219,9 @@ def _muon(config, schedule, mask):
 
         u = -learning_rate * (0.2 * sqrt(max(rows, columns)) * O + weight_decay * p)
 
-    The factor 0.2 is Moonlight's (arXiv:2502.16982): it gives updates the size of AdamW's, so that its learning rates
-    and weight decay can be reused. All heads of queries, keys or values form one matrix, as in Moonlight's code. Adam
-    has Nesterov momentum and the same learning rate.
+    The factor 0.2 is Moonlight's (arXiv:2502.16982): updates then have the same size as those of AdamW, whose learning
+    rates and weight decay can be reused. All heads of the queries, keys or values form one matrix, as in Moonlight's
+    code. Adam has Nesterov momentum and the same learning rate.
     """
     muon = optax.contrib.muon(
         1.0,
@@ -257,10 +257,10 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def scale_by_layer(decay: float) -> optax.GradientTransformation:
-    """Multiplies each update by decay ** (number of layers above it), as in BEiT (arXiv:2106.08254).
+    """Multiplies each update by decay ** (number of layers above the parameter), as in BEiT (arXiv:2106.08254).
 
-    Layer 0 holds all parameters before the blocks (patches, positions, embeddings), layer i + 1 those of `block_i` of
-    an encoder or a decoder, and the last layer the final norm, the pooling and the head, whose factor is 1.
+    Layer 0 contains all parameters before the blocks (patches, positions, embeddings), layer i + 1 those of `block_i`
+    of an encoder or a decoder. The last layer, whose factor is 1, contains the final norm, the pooling and the head.
     """
 
     def update(updates, params):
@@ -281,9 +281,12 @@ def _layer(path: str, top: int) -> int:
 
 
 def match(pattern: str, params: Params, key: str) -> Any:
-    """Returns a tree of bools: whether the pattern matches the whole path of a parameter.
+    """Returns a tree of bools: whether the pattern matches the whole path of each parameter.
 
     A path has the form `encoder/block_0/mlp/in/kernel`.
+
+    Args:
+      key: The key of the config that holds the pattern, without `config.`, for messages.
 
     Raises:
       UserError: No parameter matches, or the pattern is not a regular expression.

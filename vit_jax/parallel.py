@@ -1,8 +1,8 @@
-"""Devices: how many there are, and where state and batches live.
+"""Strategies that distribute training and evaluation over devices and processes.
 
 A `Parallel` strategy compiles the pure functions of training and evaluation, places the state and the batches on the
-devices, and copies results to the host. No other module depends on the number of devices. In a job of several
-processes (`jax.distributed`) each process supplies its slice of every global batch.
+devices, and copies results to the host. In a job of several processes (`jax.distributed`), each process supplies its
+slice of every global batch.
 """
 
 import os
@@ -40,15 +40,15 @@ class Parallel(Protocol):
         ...
 
     def init_state(self, make: Callable[[], PyTree]) -> PyTree:
-        """Builds the state `make()` directly in the placement that `put_state` gives.
+        """Returns the state `make()`, placed as by `put_state`.
 
-        `make` is compiled with this placement for its outputs, so that no device ever holds more than its own part
-        of the state. The values do not depend on the strategy or the number of devices.
+        `make` is compiled with this placement for its outputs, so that no device ever holds more than its own part of
+        the state. The values do not depend on the strategy or the number of devices.
         """
         ...
 
     def put_state(self, state: PyTree) -> PyTree:
-        """Places a state from the host, or a restored one, where the compiled step expects it."""
+        """Places a state, from the host or from a checkpoint, as the compiled step expects it."""
         ...
 
     def put_batch(self, batch: PyTree) -> PyTree:
@@ -56,7 +56,7 @@ class Parallel(Protocol):
         ...
 
     def abstract(self, state: PyTree) -> PyTree:
-        """Returns shapes, dtypes and global shardings of a state, as the target for restoring a checkpoint."""
+        """Returns the shapes, dtypes and global shardings of a state, into which a checkpoint is restored."""
         ...
 
     def globalise(self, state: PyTree) -> PyTree:
@@ -77,7 +77,7 @@ def initialize_distributed(coordinator: str | None = None, processes: int | None
 
     `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU; the arguments override what it detects. Without
     a cluster, or with a single process, nothing is started. Call this before any computation: once JAX has initialised
-    its devices, the process stays as it is, unless arguments ask for something else.
+    its devices, this function does nothing, or fails if arguments are given.
 
     Args:
       coordinator: `HOST:PORT` of process 0.
@@ -94,14 +94,14 @@ def initialize_distributed(coordinator: str | None = None, processes: int | None
         return
     try:
         jax.distributed.initialize(coordinator, processes, process)
-    except Exception as error:  # each kind of cluster raises its own
+    except Exception as error:  # the type depends on the kind of cluster
         reason = " ".join(str(error).split())
         undetected = "should be defined" in reason or "must be defined" in reason
         if undetected or "must be called before" in reason:
             if not given:
                 return
             if len(given) < 3:
-                message = "--coordinator, --num_processes and --process_id go together, unless JAX detects a cluster."
+                message = "Give all of --coordinator, --num_processes and --process_id: JAX does not detect a cluster."
                 raise UserError(message) from error
         message = f"Cannot join the processes of this job: {reason}. Use --num_processes=1 to run a single process."
         raise UserError(message) from error
@@ -178,9 +178,9 @@ def sum_over(function: Callable[[PyTree], PyTree], xs: PyTree) -> PyTree:
 
 
 class DataParallel:
-    """`jax.pmap` over every device; the state is an ordinary replicated array without a device axis.
+    """`jax.pmap` over all devices, with a replicated state that has no device axis.
 
-    In a job of several processes, the arrays of `pmap` live on the devices of their process.
+    In a job of several processes, the arrays of each process are on the devices of that process.
     """
 
     axis_name = _AXIS
@@ -247,7 +247,7 @@ class FullySharded:
         self._mesh = Mesh(np.array(jax.devices()), (_AXIS,))
 
     def compile(self, step):
-        def sharded(state, batch):  # without constraints the compiler may choose another sharding for the new state
+        def sharded(state, batch):  # without constraints, the compiler may choose another sharding for the new state
             state, sums = step(state, batch)
             constrain = jax.lax.with_sharding_constraint
             return jax.tree.map(lambda x: constrain(x, self._sharding(x.shape)), state), sums
@@ -291,7 +291,7 @@ class FullySharded:
 
 
 def _on_host(x: Any) -> np.ndarray:
-    """Copies an array to the host, whole, wherever its shards are."""
+    """Copies a whole array to the host, including shards on other processes."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         if not x.is_fully_replicated:
             return multihost_utils.process_allgather(x, tiled=True)
@@ -300,7 +300,7 @@ def _on_host(x: Any) -> np.ndarray:
 
 
 def _distribute(x: Any, sharding: NamedSharding) -> jax.Array:
-    """Places an array, of which every process has the whole, as `sharding` says."""
+    """Places an array on the devices as `sharding` says; each process has the whole array."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return jax.device_put(x, sharding)
     x = np.asarray(x)

@@ -1,4 +1,4 @@
-"""Pictures: curves of a run, images and clips with what was predicted for them, and matrices."""
+"""Pictures, as PNG files: the curves of a run, images and clips with their predictions, and heat maps."""
 
 import io
 import textwrap
@@ -10,15 +10,14 @@ from etils import epath
 from PIL import Image
 
 GREEN, RED, GREY = "#2a7d3c", "#b3302c", "#555555"
-
-
 TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], path: Any, metric: str = "top1", headline: str = "") -> epath.Path:
-    """Draws loss and `metric` against the step, from the rows of a `metrics.jsonl`.
+    """Draws the loss and `metric` against the step, from the rows of a `metrics.jsonl`.
 
-    If training reports `nll`, the loss without label smoothing, that is drawn as its loss: evaluation does not smooth.
+    For training rows that have `nll`, the loss without label smoothing, this is drawn as the loss, because evaluation
+    does not smooth labels either.
     """
     plt = _pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
@@ -41,9 +40,9 @@ def _value(row: dict[str, Any], name: str) -> float:
 def contact_sheet(
     path: Any, images: Sequence[Image.Image], titles: Sequence[str], colours: Sequence[str], heading: str = ""
 ) -> epath.Path:
-    """Draws images on a grid, each below a title in a colour of its own."""
+    """Draws images on a grid. Each has a title above it, in the given colour."""
     plt = _pyplot()
-    wide = images[0].width > 2.5 * images[0].height  # strips of frames
+    wide = images[0].width > 2.5 * images[0].height  # film strips
     columns, width = (min(len(images), 3), 4.2) if wide else (min(len(images), 8), 1.7)
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(
@@ -66,7 +65,7 @@ def contact_sheet(
 def heat_maps(
     path: Any, panels: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]], heading: str = ""
 ) -> epath.Path:
-    """Draws matrices side by side, each given as (title, values, row names, column names)."""
+    """Draws matrices of non-negative values side by side, each given as (title, values, row names, column names)."""
     plt = _pyplot()
     longest = max(len(names) for _, _, *both in panels for names in both)
     side = max(3.5, 0.28 * longest + 1.2)
@@ -77,7 +76,7 @@ def heat_maps(
         axis.imshow(values, cmap="Greens", vmin=0, vmax=max(float(values.max()), 1e-9))
         axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
         axis.set_yticks(range(len(rows)), rows, fontsize=8)
-        axis.set_title(textwrap.fill(title, int(8 * side)), fontsize=9)  # side by side without overlap
+        axis.set_title(textwrap.fill(title, int(8 * side)), fontsize=9)  # wrapped, so that titles do not overlap
     figure.suptitle(heading, fontsize=10)
     return _save(figure, epath.Path(path))
 
@@ -95,14 +94,14 @@ def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
 def _pyplot():
     import matplotlib
 
-    matplotlib.use("Agg")  # no screen is needed, nor asked for
+    matplotlib.use("Agg")  # works without a display
     from matplotlib import pyplot
 
     return pyplot
 
 
 def _save(figure: Any, path: epath.Path) -> epath.Path:
-    content = io.BytesIO()  # Matplotlib writes to local files only, and a workdir may be elsewhere
+    content = io.BytesIO()  # Matplotlib writes to local files only, but a workdir may be in an object store
     figure.savefig(content, dpi=120, format="png")
     _pyplot().close(figure)
     path.write_bytes(content.getvalue())

@@ -1,4 +1,4 @@
-"""Run: a trained model that predicts, evaluates, gives features and exports by itself."""
+"""Run: a trained model with everything it needs to predict, evaluate, compute features and export its weights."""
 
 import dataclasses
 import functools
@@ -31,7 +31,9 @@ def _untracked(batches: Any, total: int) -> Iterable[Any]:
 class Run:
     """A trained model, as `load_run` reads it from a checkpoint.
 
-    Everything runs on all devices, by the strategy that the run was trained with.
+    Computations use all devices, with the strategy that the run was trained with.
+
+    Example:
 
         run = load_run("runs/quickstart")
         for answer in run.predict([Image.open("three.png")]):
@@ -39,9 +41,12 @@ class Run:
         print(run.evaluate("test"))
 
     Attributes:
-      params: The parameters as numpy arrays: the moving average if the run kept one.
+      model: The Flax module.
+      params: The parameters as NumPy arrays; their moving average if the run has one.
+      task: The task, which makes predictions and scores from the model's outputs.
       labels: Class names; empty for text.
-      encoder: What turns an image, clip or sentence into the model's input.
+      encoder: Turns an image, clip or sentence into the model's input.
+      config: The run's config.
       step: Number of updates done.
     """
 
@@ -77,29 +82,29 @@ class Run:
     ) -> Iterator[dict[str, Any]]:
         """Yields the task's answer for each input, in order, as soon as its batch is done.
 
-        No more inputs are read than the next batches need, so that any number of them fits into memory. In a job of
-        several processes, all of them must be given the same inputs.
+        Inputs are read only as batches need them, so their number is not limited by memory. In a job of several
+        processes, all of them must pass the same inputs.
 
         Args:
           inputs: Images (`PIL.Image`), videos (`data.video.decode.Video`) or sentences.
-          batch_size: Rows at once: images, views of videos or sentences. Never changes an answer.
-          on_error: Whether to "raise" the UserError of an input that cannot be read, or to "yield" it in place of an
+          batch_size: Rows per batch: images, views of videos, or sentences. It does not change the answers.
+          on_error: "raise" raises the UserError of an input that cannot be read; "yield" yields it in place of an
             answer.
           **options: Fields of the task to change: `top` or `per_frame` for classification, `beam_size` for translation.
 
         Raises:
-          UserError: The task has no such field, or see `on_error`.
+          UserError: The task has no such field, or an input cannot be read (see `on_error`).
         """
-        task, settled, next_place = self.task_with(**options), {}, 0
+        task, settled, position = self.task_with(**options), {}, 0
         batches = map(_own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
         for rows in self.evaluator.rows(self.placed, batches, task.predict):
-            places = dict.fromkeys(rows["id"].tolist())  # each once: the views of an input share its place
-            settled.update(zip(places, task.answers(rows, self.labels), strict=True))
-            while next_place in settled:
-                yield _checked(settled.pop(next_place), on_error)
-                next_place += 1
-        for place in sorted(settled):
-            yield _checked(settled[place], on_error)
+            positions = dict.fromkeys(rows["id"].tolist())  # without repetitions: the views of an input share its id
+            settled.update(zip(positions, task.answers(rows, self.labels), strict=True))
+            while position in settled:
+                yield _checked(settled.pop(position), on_error)
+                position += 1
+        for _, answer in sorted(settled.items()):
+            yield _checked(answer, on_error)
 
     def task_with(self, **options: Any) -> Any:
         """Returns the task with other values of its fields.
@@ -114,10 +119,10 @@ class Run:
         return dataclasses.replace(self.task, **options) if options else self.task
 
     def with_views(self, clips: int | None = None, crops: int | None = None) -> "Run":
-        """Returns the same run with another number of clips per video, or of crops per clip, in evaluation.
+        """Returns the run with another number of evaluation clips per video, or crops per clip.
 
         Raises:
-          UserError: The run does not take videos.
+          UserError: The run is not a video run.
         """
         asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
         if not all(hasattr(self.encoder, name) for name in asked):
@@ -129,13 +134,13 @@ class Run:
         return dataclasses.replace(self, encoder=encoder, task=dataclasses.replace(self.task, **fields))
 
     def open_split(self, split: str | None = None, **other: str | None) -> Any:
-        """Opens a split of the run's data set; its evaluation split if None.
+        """Opens a split of the run's data set, by default its evaluation split.
 
         Args:
           **other: `name`, `path` and `data_dir` of another data set.
 
         Raises:
-          UserError: Data set or split do not exist, or hold another kind of data than the run takes.
+          UserError: The data set or the split does not exist, or belongs to another modality.
         """
         source = open_split(self.config, split or self.config.data.eval_split, **other)
         if source.kind != self.encoder.key:
@@ -143,7 +148,7 @@ class Run:
         return source
 
     def batches(self, source: Any, batch_size: int | None = None) -> tuple[Any, int]:
-        """Returns batches that hold every example of a source once, and how many examples cannot be scored."""
+        """Returns batches that hold every example of a source once, and the number of examples that are skipped."""
         return self.modality.eval_batches(self.config, source, self.encoder, batch_size)
 
     def evaluate(
@@ -152,7 +157,9 @@ class Run:
         """Scores every example of a split exactly once; returns the scores, `examples` and `skipped`.
 
         Args:
-          source: Name of a split, or a source as `open_split` returns it; the evaluation split if None.
+          source: Name of a split, or a source from `open_split`; by default the evaluation split.
+          batch_size: Rows per batch, or tokens per side for text; by default that of the config.
+          track: Called with the batches and their number; returns the same batches, to show progress.
 
         Raises:
           UserError: The split does not exist, or its classes are not those of the run.
@@ -161,7 +168,7 @@ class Run:
         check_labels(self.labels, source.labels, "the checkpoint", f"{source.name} {source.split}")
         batches, skipped = self.batches(source, batch_size)
         result = self.evaluator.evaluate(self.placed, track(batches, len(batches)))
-        assert result is not None  # nothing asks it to stop
+        assert result is not None  # None only if `stop` is given
         return {**result, "skipped": skipped}
 
     def rows(
@@ -172,7 +179,7 @@ class Run:
         batch_size: int | None = None,
         track: Track = _untracked,
     ) -> dict[str, Any]:
-        """Returns what `function(model, params, batch)` gives for every example of a source, in the order of `id`."""
+        """Returns what `function(model, params, batch)` returns for every example of a source, sorted by `id`."""
         batches, _ = self.batches(source, batch_size)
         return in_order(self.evaluator.rows(self.placed, track(batches, len(batches)), function))
 
@@ -185,9 +192,10 @@ class Run:
         batch_size: int | None = None,
         track: Track = _untracked,
     ) -> dict[str, Any]:
-        """Returns `features`, `label` and `id` of every example of a split, in the order of `id`.
+        """Returns `features`, `label` and `id` of every example of a split, sorted by `id`.
 
-        `layer` and `kind` are those of `analysis.features.features`. Clips are seen in one view.
+        `layer` and `kind` are those of `analysis.features.features`; the other arguments are those of `evaluate`. Each
+        clip has one view.
 
         Raises:
           UserError: The model has no such layer or kind.
@@ -228,15 +236,16 @@ def _checked(answer: Any, on_error: str) -> Any:
 
 
 def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own: Collection[str] = ()) -> Run:
-    """Loads the newest whole checkpoint of a workdir, or `WORKDIR/checkpoints/STEP`.
+    """Loads the newest intact checkpoint of a workdir, or `WORKDIR/checkpoints/STEP`.
 
     Args:
       average: Number of newest checkpoints whose parameters are averaged (Attention Is All You Need, section 6.1).
-      trust: Whether code outside vit_jax that the checkpoint names may be imported, and so run.
+      trust: Whether to import code outside vit_jax that the checkpoint names, which runs this code.
       own: Import paths that need no trust, because the user's own config names them.
 
     Raises:
-      UserError: There is no checkpoint, fewer than `average`, or it names code that is not trusted.
+      UserError: There is no intact checkpoint, there are fewer than `average`, or the checkpoint names code that is not
+        trusted.
     """
     if meta := load_meta(path):
         extensions.check_trust(meta, trust, source=path, own=own)

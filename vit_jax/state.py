@@ -1,4 +1,4 @@
-"""The training state: how it is born on the devices, and what it starts from."""
+"""The training state, and how a new run initialises it on the devices."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ PyTree = Any
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that an update changes, and all that a run needs to continue bit by bit.
+    """Everything that an update changes, and that a run needs to resume exactly.
 
     Attributes:
       step: Number of updates done.
@@ -38,7 +38,7 @@ class TrainState(struct.PyTreeNode):
 
 
 def initial_state(experiment: "Experiment") -> TrainState:
-    """Makes the state from `config.seed`. Pure, so that a `Parallel` can run it where each array shall live."""
+    """Returns the state at step 0, from `config.seed`. Pure, so that `Parallel.init_state` can compile it."""
     init_rng, step_rng = jax.random.split(jax.random.PRNGKey(experiment.config.seed))
     params = experiment.init_params(init_rng)
     ema = jax.tree.map(jnp.copy, params) if experiment.config.optimizer.ema_decay else None
@@ -46,15 +46,15 @@ def initial_state(experiment: "Experiment") -> TrainState:
 
 
 def abstract_state(experiment: "Experiment") -> TrainState:
-    """Returns the shapes and dtypes of the state, with the shardings in which it is saved and restored."""
+    """Returns the shapes and dtypes of the state, and the shardings with which it is saved and restored."""
     return experiment.parallel.abstract(jax.eval_shape(lambda: initial_state(experiment)))
 
 
 def start(experiment: "Experiment") -> tuple[TrainState, list[str]]:
-    """Makes the state of a new run on the devices, and returns it with what to tell the user.
+    """Makes the state of a new run on the devices; returns it with lines to print.
 
-    Each array is made in its final sharding, so that no device ever holds more than its share. With `config.init_from`
-    the parameters are taken from there (see `weights.start_from`), and so is their moving average.
+    Each array is made in its final sharding, so that no device ever holds more than its share. With `config.init_from`,
+    the parameters and their moving average are taken from there: see `weights.start_from`.
 
     Raises:
       UserError: The weights in `config.init_from` do not fit the model.
@@ -69,7 +69,7 @@ def start(experiment: "Experiment") -> tuple[TrainState, list[str]]:
         parallel.fetch(state.params),
         experiment.data.labels,
         image_size=config.init_image_size,
-        trust=True,  # code that it names was checked when the experiment was made
+        trust=True,  # Experiment.from_config has checked the code that it names
     )
     state = state.replace(params=params, ema=None if state.ema is None else params)
     return parallel.put_state(state), report

@@ -1,8 +1,9 @@
-"""Training: the pure step, and the loop that repeats it."""
+"""Training: the pure step of an update, and the loop that repeats it, evaluates and saves."""
 
 import contextlib
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ from vit_jax.tasks import Batch, Sum, Task, group_of
 from vit_jax.workdir.checkpoint import Checkpoints, saved_steps
 from vit_jax.workdir.claim import check_same_data, claim
 from vit_jax.workdir.metrics import Metrics, Window
+from vit_jax.workdir.trace import Trace
 
 
 def train_step(
@@ -40,14 +42,16 @@ def train_step(
         gradient = sum over shards and micro-batches of d(loss sum) / d(params), divided once by the sum of the weights
         ema      = ema_decay * ema + (1 - ema_decay) * updated params
 
-    Dividing once makes unequal weights (padding, tokens) count right. Dropout differs between shards, micro-batches and
-    steps; mixing is the same for all shards and micro-batches of a step.
+    Because the sum is divided only once, every example (or token) has the same weight, even if shards or micro-batches
+    have unequal amounts of padding. Dropout differs between shards, micro-batches and steps; mixup and CutMix draw the
+    same values for all shards and micro-batches of a step.
 
-    Pure: a `Parallel` compiles it, and it sums over the devices along `axis_name` (None if the compiler does that).
+    The function is pure, and is compiled by a `Parallel`. It sums over the devices along `axis_name`, which is None if
+    the compiler inserts these sums.
 
     Returns:
-      The next state, and the sums of the metrics over all devices: `loss`, what the task adds, and the norms of
-      gradient and parameters.
+      The next state, and the sums of the metrics over all devices: `loss`, those of the task, `gradient_norm` and
+      `parameter_norm`.
     """
     step_rng = jax.random.fold_in(state.rng, state.step)
     shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
@@ -71,27 +75,28 @@ def train_step(
     ema = state.ema
     if ema is not None:
         ema = jax.tree.map(lambda average, new: ema_decay * average + (1 - ema_decay) * new, ema, params)
-    # a norm that is not finite also tells that this update must not be saved
+    # if one of these norms is not finite, the run stops and this update is not saved
     sums["gradient_norm"] = Sum(optax.tree.norm(gradients), jnp.float32(1))
     sums["parameter_norm"] = Sum(optax.tree.norm(params), jnp.float32(1))
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), sums
 
 
 def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:
-    """Trains, or resumes where `workdir` was left; returns the last evaluation.
+    """Trains, or resumes from the newest checkpoint in `workdir`; returns the results of the last evaluation.
 
     Writes `config.json`, `metrics.jsonl`, `checkpoints/` and `tensorboard/` into `workdir`.
 
     Raises:
-      UserError: The workdir belongs to another run, cannot be written, or `config.init_from` does not fit.
-      Interrupted: SIGTERM or Ctrl-C came, and the state was saved.
+      UserError: The workdir belongs to another run or cannot be written, or the weights in `config.init_from` do not
+        fit the model.
+      Interrupted: The run received SIGTERM or Ctrl-C, and has saved its state.
       RunError: A loss or gradient is not finite (nothing of that step is saved), or a checkpoint cannot be written.
     """
     config, data, plan, parallel = experiment.config, experiment.data, experiment.plan, experiment.parallel
     described, begun = experiment.describe(), bool(saved_steps(workdir))
     state: Any = None
     notes: list[str] = []
-    if not begun:  # before the workdir exists, so that a mistake leaves none behind
+    if not begun:  # before the workdir is created, so that a mistake does not leave an empty one
         state, notes = states.start(experiment)
     workdir, saved = claim(workdir, config)
     if saved:
@@ -114,21 +119,11 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
         for line in (*experiment.summary(num_params), *resuming, *notes):
             metrics.say(line)
         window = Window(parallel, metrics, experiment.schedule, plan.log_every, saved=meta.get("window"))
-        step_fn = parallel.compile(
-            functools.partial(
-                train_step,
-                model=experiment.model,
-                task=experiment.task,
-                tx=experiment.tx,
-                axis_name=parallel.axis_name,
-                accum_steps=config.accum_steps,
-                ema_decay=config.optimizer.ema_decay,
-            )
-        )
+        step_fn = compile_step(experiment)
         evaluator = Evaluator(experiment.model, experiment.task, parallel)
 
         def evaluate(step):
-            """Returns the evaluation at `step`, made now unless a run before did; None if a signal came meanwhile."""
+            """Returns the evaluation at `step`, made now unless `metrics` has it; None if a signal interrupts it."""
             if metrics.has(step, "eval"):
                 return metrics.last("eval")
             started = time.monotonic()
@@ -140,17 +135,17 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
             return result
 
         def save(step, result):
-            window.flush()  # raises if this step is not finite, so that only good states are saved
-            beside = {"train_examples": len(data.train), "window": window.sums, "metrics": result or {}}
-            checkpoints.save(step, parallel.globalise(state), {**described, **beside}, result)
+            window.flush()  # raises if a value of this step is not finite, so that such a state is never saved
+            progress = {"train_examples": len(data.train), "window": window.sums, "metrics": result or {}}
+            checkpoints.save(step, parallel.globalise(state), {**described, **progress}, result)
 
         def stopped(step):
-            message = f"stopped after step {step} of {plan.total}, which is saved; the same command goes on from there"
+            message = f"stopped after step {step} of {plan.total}, which is saved; run the same command to continue"
             return Interrupted(interrupts.signum, message)
 
         result = metrics.last("eval")
         if first_step and (first_step % plan.eval_every == 0 or first_step == plan.total):
-            result = evaluate(first_step)  # the run was stopped between a step and its evaluation
+            result = evaluate(first_step)  # a previous start may have ended before this evaluation
             if result is None:
                 raise stopped(first_step)
         batches = data.train_batches(first_step, plan.total)
@@ -159,9 +154,9 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
         window.clear_clock()
         for step in range(first_step + 1, plan.total + 1):
             trace.begin(step)
-            asked = time.monotonic()
+            started = time.monotonic()
             batch = next(batches)
-            waited = time.monotonic() - asked
+            waited = time.monotonic() - started
             state, sums = step_fn(state, parallel.put_batch(batch))
             examples = int(batch["mask"].sum()) * jax.process_count()
             window.add(step, sums, examples=examples, waited=waited)
@@ -181,37 +176,24 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
     return result or {}
 
 
+def compile_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Sum]]]:
+    """Compiles `train_step` for the model, the task, the optimizer and the devices of an experiment."""
+    config = experiment.config
+    step = functools.partial(
+        train_step,
+        model=experiment.model,
+        task=experiment.task,
+        tx=experiment.tx,
+        axis_name=experiment.parallel.axis_name,
+        accum_steps=config.accum_steps,
+        ema_decay=config.optimizer.ema_decay,
+    )
+    return experiment.parallel.compile(step)
+
+
 def changed_since(meta: dict[str, Any], data: Any) -> list[str]:
-    """Returns a line if the number of training examples is no longer that of the checkpoint, else nothing."""
+    """Returns a line to print if the number of training examples differs from that in the checkpoint, else nothing."""
     before, now = meta.get("train_examples"), len(data.train)
     if before in (None, now):
         return []
-    return [f"{before:,} training examples when this was saved, {now:,} now: they come in another order"]
-
-
-class Trace:
-    """A profiler trace of some steps, written into `WORKDIR/profile`.
-
-    A resumed run traces those of the steps that it makes itself.
-    """
-
-    def __init__(self, workdir: epath.Path, steps: tuple[int, int], first_step: int):
-        self._directory, (first, self._last) = workdir / "profile", steps
-        self._first, self._running = max(first, first_step + 1), False
-
-    def begin(self, step: int) -> None:
-        """Starts the trace before the first of its steps."""
-        if step == self._first <= self._last:
-            jax.profiler.start_trace(str(self._directory))
-            self._running = True
-
-    def end(self, step: int, finish: Any) -> None:
-        """Stops the trace after the last of its steps; `finish` waits until the devices have done them."""
-        if self._running and step == self._last:
-            finish()
-            self.close()
-
-    def close(self) -> None:
-        if self._running:
-            self._running = False
-            jax.profiler.stop_trace()
+    return [f"{before:,} training examples when the checkpoint was saved, {now:,} now: their order changes"]

@@ -1,7 +1,7 @@
-"""The one door for weights: read them into a model or a parameter tree, write them, start a run from them.
+"""Weights: read them into a model or a parameter tree, write them in foreign formats, start a run from them.
 
-A *source* is a weight file, a folder with a `config.json`, a workdir of ours, or one of its checkpoints
-(`WORKDIR/checkpoints/STEP`). Its content determines its kind. All kinds are loaded through `pretrained.fit`:
+A *source* is a weight file, a folder with a `config.json`, a workdir, or one of its checkpoints
+(`WORKDIR/checkpoints/STEP`). The content of a source determines its format. For example:
 
     loaded = vit_jax.from_pretrained("B_16.npz", "vit:B/16", num_classes=10)
     logits = loaded.model.apply({"params": loaded.params}, images, train=False)
@@ -38,8 +38,8 @@ class Pretrained:
     Attributes:
       model: The module.
       params: Its parameters: a nested dict of NumPy arrays.
-      preprocessing: `Preprocessing` for an image or one frame, or `ClipPreprocessing` from a video run of ours;
-        None if the source does not say it.
+      preprocessing: A `Preprocessing` for an image or one frame, or the `ClipPreprocessing` of a video run; None if the
+        source does not state it.
       labels: Names of the classes, in the order of the logits; empty if the source does not list them.
       report: What was loaded, resized, replaced and skipped.
     """
@@ -63,23 +63,24 @@ def from_pretrained(
 ) -> Pretrained:
     """Builds the model that a source holds, and fills it with the source's weights.
 
-    The architecture is read from the source. What the source does not say has to be given, by `name` or as a field: a
-    torch file without a config does not say `num_heads`, and no bare file says the grid of its positions, which follows
-    from the `image_size` of training. Nothing is guessed.
+    The architecture is read from the source. Nothing is guessed: what the source does not state must be given, by
+    `name` or as a field. A torch file without a config does not state `num_heads`, and a bare file does not state the
+    grid of its position embeddings, which follows from the `image_size` of training.
 
     Args:
-      path: A weight file, a folder with a config.json, or a workdir of ours.
+      path: A weight file, a folder with a config.json, or a workdir.
       name: Family and variant, for example "vit:B/16"; the weights must agree with it.
       entry: The set of weights to use if a torch file holds several, for example "state_dict_ema".
-      stored_image_size: (height, width) in pixels that a bare file was trained with, if `image_size` is another.
-      preprocessing: A chain of transforms, if the source does not say it.
-      trust: Whether code outside vit_jax that a run of ours names may be imported.
-      **overrides: Fields of the module. With another `image_size` or `num_frames`, positions are resampled as the
-        authors of the format do; with another `num_classes`, the head is initialised from scratch. The report says so.
+      stored_image_size: (height, width) in pixels at which a bare file was trained, if it differs from `image_size`.
+      preprocessing: A chain of transforms, if the source does not state it.
+      trust: Whether to import code outside vit_jax that the checkpoint in a workdir names.
+      **overrides: Fields of the module. With another `image_size` or `num_frames`, position embeddings are resampled as
+        in the code of the format's authors; with another `num_classes`, the head is initialised from scratch. The
+        report lists these changes.
 
     Raises:
-      UserError: The source is damaged or in no known format, does not say enough, or contradicts what was given; the
-        message names the tensor or the field.
+      UserError: The source is damaged, has an unknown format, does not state the architecture completely, or
+        contradicts the arguments; the message names the tensor or the field.
     """
     known = Known(
         name=name,
@@ -120,21 +121,21 @@ def load_pretrained(
     stored_image_size: Size | None = None,
     keep_head: bool | None = None,
 ) -> tuple[Params, Report]:
-    """Fills a parameter tree of yours from a source; returns the new tree and a report.
+    """Fills an existing parameter tree from a source; returns the new tree and a report.
 
-    The head stays as it is in `params` if the model has another number of classes, and positions are resampled if it
-    has another `image_size` or `num_frames`; the report says so. A TimeSformer may be filled from an image ViT, or from
-    a TimeSformer with space-only attention, as `models.from_image` describes.
+    If the model has another number of classes than the source, its head keeps the values in `params`. If it has another
+    `image_size` or `num_frames`, position embeddings are resampled. The report lists these changes. A TimeSformer can
+    be filled from an image ViT, or from a TimeSformer with space-only attention: see `models.from_image`.
 
     Args:
       path, entry, stored_image_size: See `from_pretrained`.
       model: The module that `params` belong to.
       params: Freshly initialised parameters.
-      keep_head: Whether to load the source's head; by default, if the number of classes is the same.
+      keep_head: Whether to load the source's head. By default, it is loaded if the number of classes is the same.
 
     Raises:
-      UserError: See `from_pretrained`, or the weights do not fit the model, in which case the message names a parameter
-        and every field that differs.
+      UserError: See `from_pretrained`; or the weights do not fit the model, and the message names a parameter and every
+        field that differs.
     """
     stored, _ = _open(path, Known(like=_like(model), entry=entry, stored_image_size=stored_image_size))
     with naming(path):
@@ -150,19 +151,19 @@ def save_pretrained(
     labels: Sequence[str] = (),
     preprocessing: Any = None,
 ) -> tuple[str, ...]:
-    """Writes parameters in a foreign format: the inverse of `from_pretrained`, exact to the bit.
+    """Writes parameters in a foreign format; `from_pretrained` reads exactly the same values back.
 
     `npz` and `big_vision` are single files, without labels and preprocessing. `timm` and `huggingface` are folders with
     `config.json` and `model.safetensors`; they include the labels, and the preprocessing if the format can express it.
 
     Args:
       path: A file or folder that does not exist yet.
-      format: `npz`, `big_vision`, `timm` or `huggingface`, as far as the model's family has it.
+      format: `npz`, `big_vision`, `timm` or `huggingface`; not every family supports every format.
       labels: Names of the classes, in the order of the logits.
       preprocessing: A `Preprocessing` or `ClipPreprocessing`.
 
     Returns:
-      One line for each of labels and preprocessing that a reader will not find in what was written.
+      Lines that name the labels or preprocessing if the format could not store them.
 
     Raises:
       UserError: The format cannot express the model (the message names the parameter or the field), or `path` exists or
@@ -181,17 +182,17 @@ def start_from(
     image_size: Size | None = None,
     trust: bool = False,
 ) -> tuple[Params, list[str]]:
-    """Fills the fresh parameters of a run from `config.init_from`; returns the new tree and lines to print.
+    """Fills the initial parameters of a run from `config.init_from`; returns the new tree and lines to print.
 
-    The head is kept if the classes are the same: by name if the source is a run of ours, by number otherwise. Other
-    differences are handled as in `load_pretrained`. A text run may start from a text run.
+    The source's head is loaded if the classes are the same. They are compared by name if the source is a run, otherwise
+    by number. Other differences are handled as in `load_pretrained`. A text run can start only from a text run.
 
     Args:
       path: `config.init_from`.
-      params: Only the values of the head are used, if it is replaced; of all others, shapes and dtypes.
+      params: Initial parameters. Their values are used only for a head that is not loaded.
       labels: Names of the run's classes.
-      image_size: `config.init_image_size`: what a bare file was trained with.
-      trust: Whether code outside vit_jax that a run names may be imported.
+      image_size: `config.init_image_size`: the image size at which a bare file was trained.
+      trust: Whether to import code outside vit_jax that the checkpoint in a workdir names.
 
     Raises:
       UserError: See `load_pretrained`; messages name keys of the config.
@@ -206,7 +207,7 @@ def start_from(
 
 
 def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stored, Any]:
-    """Opens a source; returns its weights, and the run if it is one of ours."""
+    """Opens a source; returns its weights, and the run if the source is a workdir."""
     check_exists(path)
     if not is_run(path):
         return open_stored(path, known), None
@@ -269,7 +270,7 @@ def _preprocessing(model: Any, chain: str | None, encoder: Any) -> Any:
 
 
 def _recipe(preprocessing: Any) -> Recipe | None:
-    """Returns what a chain built like `pretrained.preprocessing.squashed` or `cropped` does; None for any other."""
+    """Describes a chain of the form of `pretrained.preprocessing.squashed` or `cropped`; returns None for others."""
     resize, *crop, normalize = preprocessing.steps if len(preprocessing.steps) > 1 else (None, None)
     if not isinstance(resize, Resize) or not resize.antialias or not isinstance(normalize, Normalize):
         return None

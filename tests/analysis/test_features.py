@@ -96,11 +96,11 @@ def test_kinds_are_what_the_model_makes_of_them(model, randomised):
 @pytest.mark.parametrize(
     ("layer", "kind", "message"),
     [
-        ("final", "frame", "kind='frame' is of videos: ViT has images"),
-        ("final", "words", "kind='words': one of class, patch, frame, pooled"),
-        (-1, "pooled", "of layer='final', from which the head predicts, not -1"),
-        (2, "patch", "layer=2: 'final', or 0 to 1, or -2 to -1 from the end"),
-        ("last", "patch", "layer='last': 'final'"),
+        ("final", "frame", "kind='frame' requires a video model, but ViT takes images"),
+        ("final", "words", "kind must be one of class, patch, frame, pooled, got 'words'"),
+        (-1, "pooled", "kind='pooled' requires layer='final', got layer=-1"),
+        (2, "patch", "layer must be 'final', 0 to 1 or -2 to -1, got 2"),
+        ("last", "patch", "layer must be 'final', 0 to 1 or -2 to -1, got 'last'"),
     ],
 )
 def test_what_there_is_not_is_refused(layer, kind, message):

@@ -209,7 +209,7 @@ def test_a_checkpoints_features_are_evaluated(workdir):
 
 
 def test_mistakes_are_named(workdir):
-    assert "these classes have fewer: '0' (" in ran("evaluate", workdir, "--few_shot=200", status=2)
+    assert "but some have fewer: '0' (" in ran("evaluate", workdir, "--few_shot=200", status=2)
     assert "no split" in ran("evaluate", workdir, "--few_shot=1", "--train_split=tarin", status=2)
     with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as err:
         main(["evaluate", str(workdir), "--few_shot=five"])

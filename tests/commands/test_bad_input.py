@@ -85,11 +85,11 @@ def folder(tmp_path):
         (["evaluate", "w", "--config.batch_size=3"], "'--config.batch_size'"),
         (["evaluate", "w", "more"], "unrecognized arguments: more"),
         (["evaluate", "w", "--batch_size=many"], "invalid int value: 'many'"),
-        (["evaluate", "w", "--batch_size=0"], "--batch_size must be at least 1, not 0"),
-        (["evaluate", "w", "--num_processes=2"], "--coordinator, --num_processes and --process_id go together"),
+        (["evaluate", "w", "--batch_size=0"], "--batch_size must be at least 1, got 0"),
+        (["evaluate", "w", "--num_processes=2"], "Give all of --coordinator, --num_processes and --process_id"),
         (["predict", "w", "i", "--topp=3"], "'--topp'; did you mean '--top'?"),
         (["predict", "w", "--", "--topp=3"], "no checkpoint in"),  # a file of that name
-        (["predict", "w", "i", "--top=0"], "--top must be at least 1, not 0"),
+        (["predict", "w", "i", "--top=0"], "--top must be at least 1, got 0"),
         (
             ["predict", "w", "i", "--contact_sheet=sheet.doc"],
             "--contact_sheet=sheet.doc must be the name of a PNG",
@@ -206,7 +206,7 @@ def test_an_unknown_split(trained, split, culprit):
 
 
 def test_a_missing_image_and_a_folder_without(trained, tmp_path):
-    assert f"no file or folder {tmp_path}/no.png" in refused("predict", trained, tmp_path / "no.png")
+    assert f"{tmp_path}/no.png: no such file or folder" in refused("predict", trained, tmp_path / "no.png")
     assert f"no images in {tmp_path}" in refused("predict", trained, tmp_path)
 
 
@@ -246,7 +246,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     explodes = {"name": "step", "boundaries": "('7 steps',)", "step_factor": 1e30, "warmup": "0 steps"}
     flags = {f"optimizer__schedule__{name}": value for name, value in explodes.items()}
     line = refused_training(shelf / "explodes", status=1, **flags)
-    assert "at step 8; stopped, the last good checkpoint is kept" in line
+    assert "at step 8. The run is stopped; its last checkpoint is kept." in line
     assert evaluates_at(shelf / "explodes", capsys) == 7
     last_run = json.loads((shelf / "explodes" / "runs.jsonl").read_text())
     assert last_run["status"].startswith("RunError: ")

@@ -128,7 +128,7 @@ def test_a_sentence_beyond_learned_positions_is_named(make_run):
     run.config.data.buckets = (20,)  # of which the next multiple is beyond
     fits = next(text for text in ("page" + "z" * i for i in range(40)) if len(run.encoder.encode(text)) == 22)
     assert len(translate(run, [fits])) == 1
-    with pytest.raises(UserError, match=r"'pagezz.*has 25 tokens.*positions end at 24: split"):
+    with pytest.raises(UserError, match=r"'pagezz.*has 25 tokens.*learned positions for 24. Split"):
         translate(run, [fits, fits + "zz"])
 
 
@@ -164,7 +164,7 @@ def test_text_that_is_no_utf8_is_named_by_its_line(run, stdin, tmp_path, monkeyp
     for inputs, message in (
         ([str(tmp_path / "x.txt")], f"{tmp_path}/x.txt, line 2: byte 0xe9 is not valid UTF-8. Convert the text"),
         (["-"], "standard input, line 1: byte 0xff is not valid UTF-8"),
-        ([str(tmp_path / "y.txt")], f"no file {tmp_path}/y.txt; give a sentence itself as --text"),
+        ([str(tmp_path / "y.txt")], f"{tmp_path}/y.txt: no such file. To translate a sentence, pass it as --text"),
     ):
         assert main(["predict", "run", *inputs]) == 2
         assert capsys.readouterr().err.startswith(f"vit_jax: {message}")

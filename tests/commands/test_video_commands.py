@@ -267,6 +267,6 @@ def test_clips_are_predicted_one_by_one_and_frame_by_frame(trained, clips, tmp_p
 
 def test_what_is_not_for_clips_is_refused_by_name(trained, capsys):
     assert main(["predict", str(trained[0]), "--text", "hello"]) == 2
-    assert "--text takes sentences, and this checkpoint takes clips" in capsys.readouterr().err
+    assert "--text does not apply to a checkpoint that takes clips" in capsys.readouterr().err
     assert main(["predict", str(trained[0])]) == 2
-    assert "nothing to predict: name clips" in capsys.readouterr().err
+    assert "no inputs were given. Name clips" in capsys.readouterr().err

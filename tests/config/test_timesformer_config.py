@@ -130,15 +130,15 @@ def test_the_small_ones_read_the_motion_sets():
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
-        ("k4000", "no config 'k4000'; did you mean 'k400'"),
-        ("k400,xl", "k400 takes no 'xl'; did you mean 'l'"),
-        ("ssv2,object", "ssv2 takes no 'object'"),
-        ("howto100m,16", "howto100m takes no '16'"),
-        ("k400,hr,l", "k400,hr,l: one of base, hr, l"),
-        ("motion,axial,space_only", "one of space_only"),
+        ("k4000", "unknown data set 'k4000'; did you mean 'k400'"),
+        ("k400,xl", "k400 has no option 'xl'; did you mean 'l'"),
+        ("ssv2,object", "ssv2 has no option 'object'"),
+        ("howto100m,16", "howto100m has no option '16'"),
+        ("k400,hr,l", "k400,hr,l: give at most one of base, hr, l"),
+        ("motion,axial,space_only", "at most one of space_only"),
     ],
 )
-def test_unknown_words(arg, message):
+def test_unknown_options(arg, message):
     with pytest.raises(UserError) as caught:
         load(arg)
     assert message in str(caught.value)

@@ -7,7 +7,7 @@ from vit_jax.config import default_config
 from vit_jax.data import source as sources
 from vit_jax.data.sets import prepare
 from vit_jax.data.sets.tfds import TfdsSource
-from vit_jax.data.source import InMemory, Subset, example_name, open_source, open_split
+from vit_jax.data.source import InMemory, Subset, open_source, open_split
 from vit_jax.errors import UserError
 
 
@@ -115,10 +115,6 @@ def test_large_sets_are_read_from_disk(data_dir, monkeypatch):
     copy = pickle.loads(pickle.dumps(source))
     assert copy.__getitems__([7])[0]["image"].tobytes() == source.__getitems__([7])[0]["image"].tobytes()
     assert source.__getitems__([]) == []
-
-
-def test_other_sources_have_no_file_names(digits):
-    assert example_name(digits, 0) is None
 
 
 # A split of a config

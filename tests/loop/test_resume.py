@@ -51,7 +51,7 @@ def test_a_signal_saves_says_so_and_exits_conventionally(interrupted, signum, st
     _, ended, _, _ = interrupted
     returned, output = ended[signum]
     assert returned == status, output
-    assert "is saved; the same command goes on from there" in output
+    assert "is saved; run the same command to continue" in output
     assert "Traceback" not in output
 
 

@@ -133,7 +133,7 @@ def test_flags_override_what_a_launcher_says(calls, monkeypatch):
 
 
 def test_what_goes_wrong_in_joining_is_one_line(calls, monkeypatch):
-    with pytest.raises(UserError, match="--coordinator, --num_processes and --process_id go together, unless"):
+    with pytest.raises(UserError, match="Give all of --coordinator, --num_processes and --process_id"):
         initialize_distributed("host:1")
 
     def broken(*_):

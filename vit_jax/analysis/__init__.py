@@ -1,4 +1,4 @@
-"""What a model is: its cost, its features, and what a linear classifier makes of them."""
+"""Analysis of models: cost, features, and few-shot linear evaluation of the features."""
 
 from vit_jax.analysis.cost import Cost as Cost
 from vit_jax.analysis.cost import cost as cost

@@ -12,24 +12,24 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-# Values of fields with which every product appears in the trace once, in the module that it belongs to.
+# With these values of fields, every product occurs in the trace once, within the module that computes it.
 _PLAIN = {"attention_kernel": "reference", "scan_layers": False, "remat": "none"}
 _MARK = "module:"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """The cost of a model, as in the papers' tables; `str` gives a table of its modules.
+    """The cost of a model, as in the papers' tables. `str` returns a table of its modules.
 
     Attributes:
       params: Number of parameters.
-      macs: Multiply-accumulates of a forward pass of one example, in matrix products and convolutions, including those
-        of attention. A product of matrices (m, k) and (k, n) has m k n. The vision papers (DeiT, TNT, TimeSformer)
-        print this number as "FLOPs"; counting additions and multiplications separately gives twice as many. Norms,
-        activations, softmax, biases and residuals are not counted.
+      macs: Multiply-accumulates in matrix products and convolutions, including attention, of a forward pass of one
+        example. A product of matrices (m, k) and (k, n) takes m k n. The vision papers (DeiT, TNT, TimeSformer) print
+        this number as "FLOPs"; counting additions and multiplications separately gives twice as many. Norms,
+        activations, softmax, biases and residual connections are not counted.
       by_module: Multiply-accumulates of each module, including its submodules, by path:
-        `{"encoder/block_0/attention/query": 2_359_296, ...}`. `""` is the model. A module has more than the sum of its
-        submodules if it computes products without a kernel, such as queries with keys.
+        `{"encoder/block_0/attention/query": 2_359_296, ...}`. The path of the model is `""`. A module has more than the
+        sum of its submodules if it computes products without a kernel, such as queries with keys.
     """
 
     params: int
@@ -49,26 +49,26 @@ class Cost:
 
 
 def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
-    """Count the parameters, and the multiply-accumulates of one example, from shapes alone.
+    """Counts the parameters, and the multiply-accumulates for one example, from shapes alone.
 
         cost(build_model("vit:B/16")).macs                     # 17.6e9
         cost(build_model("transformer:base"), (70,), (70,))    # 70 source and 70 target tokens
 
-    A convolution counts every element of its kernel at every position, including those on padding, as the tools of the
-    papers' authors do. A product with a constant, such as a resampling, counts nothing: it only moves data. Attention
-    counts every pair that is computed, masked or not.
+    For a convolution, every element of its kernel is counted at every position, including those on padding, as in the
+    tools of the papers' authors. Products with a constant, such as resampling, are not counted. For attention, every
+    pair of tokens that is computed is counted, masked or not.
 
     Args:
-      input_shapes: Shape of each input, without the batch. Models of images and videos have an `input_shape` and need
-        none.
+      input_shapes: Shape of each input, without the batch dimension. The default is `model.input_shape`, which image
+        and video models have.
 
     Raises:
-      ValueError: The model needs input shapes, or contains a loop of unknown length.
+      ValueError: The model has no `input_shape` and no shapes are given, or it contains a loop of unknown length.
     """
     if not input_shapes:
         if not hasattr(model, "input_shape"):
             raise ValueError(
-                f"{type(model).__name__} has no input_shape: give the shape of each input, without the batch"
+                f"{type(model).__name__} has no input_shape. Give the shape of each input, without the batch dimension."
             )
         input_shapes = (model.input_shape,)
     fields = {field.name for field in dataclasses.fields(model)}
@@ -94,9 +94,9 @@ def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
 
 
 def count_macs(function: Callable, *args: Any) -> Counter[str]:
-    """Count the multiply-accumulates of `function(*args)` by module; `""` is outside of all.
+    """Counts the multiply-accumulates of `function(*args)` by the path of the module; `""` is outside of all modules.
 
-    Nothing is computed, so the arguments may be `jax.ShapeDtypeStruct`s.
+    Nothing is computed, so the arguments can be `jax.ShapeDtypeStruct`s.
 
     Raises:
       ValueError: A product is in a loop of unknown length or in a hand-written kernel.
@@ -111,9 +111,10 @@ def _marked(call: Callable, args: tuple, kwargs: dict, context: nn.module.Interc
 
 
 def _count(jaxpr: Jaxpr, varying: Sequence[bool], module: str) -> Counter[str]:
-    """Count the products in `jaxpr`, which is called within `module`.
+    """Counts the multiply-accumulates in `jaxpr`, which is called within `module`.
 
-    `varying` tells for each of its inputs whether it depends on the arguments of the traced function.
+    Args:
+      varying: For each input of `jaxpr`, whether it depends on the arguments of the traced function.
     """
     counts: Counter[str] = Counter()
     varies = dict(zip(jaxpr.invars, varying, strict=True))
@@ -127,7 +128,7 @@ def _count(jaxpr: Jaxpr, varying: Sequence[bool], module: str) -> Counter[str]:
         elif name == "cond":
             branches = [_count(branch.jaxpr, operands[1:], here) for branch in eqn.params["branches"]]
             counts += max(branches, key=Counter.total)
-        elif name == "scan":  # a value that the loop carries may be constant in the first iteration only
+        elif name == "scan":  # a carried value that is constant in the first iteration can vary in later ones
             inside = _count(eqn.params["jaxpr"].jaxpr, [any(operands)] * len(operands), here)
             counts += Counter({path: macs * eqn.params["length"] for path, macs in inside.items()})
         else:
@@ -136,8 +137,8 @@ def _count(jaxpr: Jaxpr, varying: Sequence[bool], module: str) -> Counter[str]:
                 inside = _count(inner, operands if same else [True] * len(inner.invars), here)
                 if inside.total() and name in ("while", "pallas_call", "shard_map"):
                     raise ValueError(
-                        f"cannot say how often {name!r} in {here or 'the function'} repeats its products: it has no "
-                        "length that is known when tracing"
+                        f"cannot count the products in {name!r} in {here or 'the function'}: the number of its "
+                        "iterations is not known when it is traced"
                     )
                 counts += inside
         varies |= dict.fromkeys(eqn.outvars, any(operands))

@@ -1,4 +1,4 @@
-"""Features: the tokens of any layer of an image or video model, by what they stand for."""
+"""Features: the class token, patch tokens or pooled output of any layer of an image or video model."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,28 +23,30 @@ def features(
     layer: int | str = "final",
     kind: str = "pooled",
 ) -> Float[Array, "batch *positions hidden_dim"]:
-    """Returns the tokens of one layer, of one kind. Pure: `jax.jit` it, with `model`, `layer` and `kind` static.
+    """Returns the tokens of one layer, of one kind.
 
-    | kind | what | of images | of videos |
+    The function is pure; under `jax.jit`, `model`, `layer` and `kind` must be static.
+
+    | kind | meaning | shape for images | shape for videos |
     |---|---|---|---|
-    | `class` | the class token | `(batch, hidden_dim)` | the same |
-    | `patch` | every patch, on its grid | `(batch, grid_height, grid_width, hidden_dim)` | `(batch, frames, ...)` |
-    | `frame` | the mean of each frame's patches | | `(batch, frames, hidden_dim)` |
-    | `pooled` | what the head, or a representation layer before it, is given | `(batch, hidden_dim)` | the same |
+    | `class` | class token | `(batch, hidden_dim)` | the same |
+    | `patch` | patch tokens, on their grid | `(batch, grid_height, grid_width, hidden_dim)` | `(batch, frames, ...)` |
+    | `frame` | mean of each frame's patch tokens | not available | `(batch, frames, hidden_dim)` |
+    | `pooled` | input of the head (or of the representation layer) | `(batch, hidden_dim)` | the same |
 
     Args:
-      layer: A block, counted from 0, or from the end as -1, before any norm that follows; or `final`, after the last
-        norm. `pooled` is of `final` only.
+      layer: Index of a block, whose output is taken before any norm that follows; negative indices count from the end.
+        Or `final`, the output of the last norm. `pooled` requires `final`.
 
     Raises:
       ValueError: The model has no such layer or kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "pooled" and layer != "final":
-        raise ValueError(f"kind='pooled' is of layer='final', from which the head predicts, not {layer!r}")
+        raise ValueError(f"kind='pooled' requires layer='final', got layer={layer!r}")
     if kind == "frame" and inputs.ndim != 5:
-        raise ValueError(f"kind='frame' is of videos: {type(model).__name__} has images")
+        raise ValueError(f"kind='frame' requires a video model, but {type(model).__name__} takes images")
     name = "pooled" if kind == "pooled" else f"tokens/{_layer(model, layer)}"
     _, captured = model.apply({"params": params}, inputs, train=False, capture=(name,))
     if kind == "pooled":
@@ -54,7 +56,7 @@ def features(
         return patches
     if kind == "class":
         if class_token is None:
-            raise ValueError(f"{type(model).__name__} with pool={model.pool!r} has no class token; it has patches")
+            raise ValueError(f"{type(model).__name__} with pool={model.pool!r} has no class token. Use kind='patch'.")
         return class_token
     return patches.mean(axis=(2, 3))
 
@@ -62,9 +64,11 @@ def features(
 def extract(
     model: Any, params: PyTree, batches: Iterable[Batch], *, layer: int | str = "final", kind: str = "pooled"
 ) -> dict[str, np.ndarray]:
-    """Returns `features`, `label` and `id` of every example of `batches`, one row each in the order of `id`.
+    """Returns `features`, `label` and `id` of every example of `batches`, sorted by `id`. Uses all devices.
 
-    On all devices; batches as `data.pipeline.eval_batches` yields them, whose padding is dropped.
+    Args:
+      batches: Padded batches, as `data.pipeline.eval_batches` yields them; the padding is dropped.
+      layer, kind: See `features`.
     """
 
     def of_batch(model, params, batch):
@@ -79,5 +83,5 @@ def _layer(model: Any, layer: int | str) -> int | str:
         return layer
     if not isinstance(layer, int) or not -model.num_layers <= layer < model.num_layers:
         last = model.num_layers - 1
-        raise ValueError(f"layer={layer!r}: 'final', or 0 to {last}, or -{model.num_layers} to -1 from the end")
+        raise ValueError(f"layer must be 'final', 0 to {last} or -{model.num_layers} to -1, got {layer!r}")
     return layer % model.num_layers

@@ -1,7 +1,7 @@
 """Few-shot linear evaluation: a linear classifier fitted to frozen features of a few labelled examples per class.
 
-Regularised least squares from features onto targets of -1 and 1, in closed form (ViT, section 4.1 and Table 8).
-Computed in float64 on the host.
+The classifier is the closed-form solution of regularised least squares, with targets of -1 and 1 (ViT, section 4.1 and
+Table 8). It is computed in float64 on the host.
 """
 
 import dataclasses
@@ -34,8 +34,10 @@ def evaluate_few_shot(
 
     Args:
       train, test: Sources, as `Run.open_split` returns them. Their labels must be the same, but may differ from the
-        run's. The labelled examples of a smaller `k` are among those of a larger one.
-      track: Makes the `track` argument of `Run.features` from a description.
+        run's.
+      shots: Values of `k`. The labelled examples of a smaller `k` are among those of a larger one.
+      seed: Seed with which the labelled examples are drawn.
+      track: Returns the `track` argument of `Run.features`, given a description.
 
     Raises:
       UserError: The labels differ, a class has fewer than `k` examples, or the model has no features.
@@ -49,12 +51,13 @@ def evaluate_few_shot(
         tracked = {"track": track(description)} if track else {}
         return run.features(source, batch_size=batch_size, **tracked)
 
-    learnt = features(Subset(train, needed.tolist()), "labelled examples")
-    scored = features(test, "evaluating")
+    train_features = features(Subset(train, needed.tolist()), "labelled examples")
+    test_features = features(test, "evaluating")
     for k, indices in chosen.items():
         rows = np.searchsorted(needed, indices)
-        examples = {name: learnt[name][rows] for name in ("features", "label")}
-        yield {"shots": k, "seed": seed, **few_shot(examples, scored, len(train.labels)), "skipped": len(test.skipped)}
+        labelled = {name: train_features[name][rows] for name in ("features", "label")}
+        scores = few_shot(labelled, test_features, len(train.labels))
+        yield {"shots": k, "seed": seed, **scores, "skipped": len(test.skipped)}
 
 
 def few_shot(
@@ -62,10 +65,12 @@ def few_shot(
 ) -> dict[str, float]:
     """Fits a linear classifier to the examples of `train` and scores it on every example of `test`.
 
-    Both hold `features` and `label`, one row per example, as `Run.features` returns them; `choose_examples` selects
-    the rows of `train`. Returns `top1`, the numbers of `examples` in `test` and of `labelled` examples in `train`, and
-    `l2`. If `test` has several labels per example, any of them is right, and examples without a label are left out
-    (ReaL, arXiv:2006.07159).
+    Both have `features` and `label`, one row per example, as `Run.features` returns them; `choose_examples` can select
+    the rows of `train`. If examples in `test` have several labels, any of them counts as correct, and examples without
+    a label are left out (ReaL, arXiv:2006.07159).
+
+    Returns:
+      `top1`, the number of scored `examples` in `test`, the number of `labelled` examples in `train`, and `l2`.
     """
     classifier = fit_linear(train["features"], train["label"], num_classes, l2)
     best, labels = classifier.scores(test["features"]).argmax(-1), test["label"]
@@ -77,7 +82,14 @@ def few_shot(
 
 @dataclasses.dataclass(frozen=True)
 class LinearClassifier:
-    """Class scores `(features - mean) / scale @ weights + bias`; `l2` is the regularisation that was used."""
+    """A classifier with the class scores `(features - mean) / scale @ weights + bias`.
+
+    Attributes:
+      mean, scale: `(feature_dim,)`.
+      weights: `(feature_dim, classes)`.
+      bias: `(classes,)`.
+      l2: The regularisation with which it was fitted.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
@@ -93,17 +105,18 @@ class LinearClassifier:
 def choose_examples(labels: np.ndarray, shots: int, names: Sequence[str], *, seed: int = 0) -> np.ndarray:
     """Returns the indices of `shots` examples per class, one class after another.
 
-    They are the first of each class in an order drawn from `seed`, as in big_vision: more shots include fewer.
+    They are the first examples of each class in a random order that depends on `seed`, as in big_vision. A larger
+    number of shots therefore includes the examples of a smaller one.
 
     Raises:
-      UserError: A class has fewer examples (all such classes are named), or examples have several labels.
+      UserError: A class has fewer examples (the message names all such classes), or examples have several labels.
     """
     if labels.ndim != 1:
         raise UserError("few-shot evaluation needs training examples with one label each")
     rng = np.random.default_rng(seed)
     classes = [rng.permutation(np.flatnonzero(labels == index)) for index in range(len(names))]
     if few := [f"{name!r} ({len(found)})" for name, found in zip(names, classes, strict=True) if len(found) < shots]:
-        raise UserError(f"{shots} examples per class were asked for, and these classes have fewer: {', '.join(few)}")
+        raise UserError(f"few-shot evaluation needs {shots} examples per class, but some have fewer: {', '.join(few)}")
     return np.concatenate([found[:shots] for found in classes])
 
 
@@ -111,15 +124,15 @@ def fit_linear(features: np.ndarray, labels: np.ndarray, num_classes: int, l2: f
     """Fits the classifier that minimises `|scores - targets|^2 + l2 |weights|^2` over the examples.
 
     As in google-research/big_vision, features are standardised with the mean and standard deviation of these examples.
-    If `l2` is None, the value in `L2_GRID` is chosen whose squared error is smallest when each example is predicted by
-    a classifier fitted to the others (leave-one-out, in closed form). No other example is used.
+    If `l2` is None, the value in `L2_GRID` with the smallest leave-one-out squared error on these examples is chosen,
+    which has a closed form.
 
-    Deviations from big_vision: it fixes l2 at 2**10, and it also regularises the bias, by very little; since every
-    class has equally many examples, that shifts all scores alike.
+    Deviations: big_vision fixes l2 at 2**10, and also regularises the bias slightly. The latter shifts all class scores
+    by the same amount if every class has the same number of examples.
 
     Args:
       features: `(examples, feature_dim)`; there may be more features than examples.
-      labels: ints `(examples,)`.
+      labels: Integers `(examples,)`.
     """
     x = np.asarray(features, np.float64)
     mean, scale = x.mean(0), x.std(0) + 1e-5

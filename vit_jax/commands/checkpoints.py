@@ -1,4 +1,4 @@
-"""What the commands that take a checkpoint share."""
+"""Arguments and helpers of the commands that take a checkpoint."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from vit_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the checkpoint and how to load it."""
+    """Adds the arguments that name a checkpoint and say how to load it."""
     parser.add_argument("checkpoint", metavar="WORKDIR", help="a workdir, or WORKDIR/checkpoints/STEP")
     parser.add_argument("--average", type=int, default=1, metavar="N", help="average the newest N checkpoints [1]")
     parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that the checkpoint names")
@@ -23,10 +23,10 @@ def load(args: argparse.Namespace) -> Any:
 
 
 def check_positive(args: argparse.Namespace, *options: str) -> None:
-    """Raises UserError for an option that is given and below 1."""
+    """Raises UserError if one of the options is given and less than 1."""
     for option in options:
         if (value := getattr(args, option)) is not None and value < 1:
-            raise UserError(f"--{option} must be at least 1, not {value}")
+            raise UserError(f"--{option} must be at least 1, got {value}")
 
 
 def tracked(description: str) -> Callable[[Any, int], Iterable[Any]]:

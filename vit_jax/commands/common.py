@@ -1,4 +1,4 @@
-"""What several commands share: starting JAX, options for several processes, a progress bar."""
+"""Helpers of several commands: starting JAX, options for several processes, a progress bar."""
 
 import argparse
 import ctypes
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 
 def add_distributed(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that join several processes; they override what JAX detects."""
+    """Adds the options that join several processes."""
     group = parser.add_argument_group(
         "several processes", "JAX detects Slurm, Open MPI, Kubernetes and Cloud TPU. These options override it."
     )
@@ -22,10 +22,10 @@ def add_distributed(parser: argparse.ArgumentParser) -> None:
 
 
 def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_jax/xla") -> None:
-    """Prepares JAX for a command: memory, messages, compilation cache, and the other processes of the job.
+    """Prepares JAX for a command: memory, log messages, the compilation cache, and the processes of the job.
 
     Args:
-      compilation_cache: Directory that keeps compiled programs between runs; none if empty.
+      compilation_cache: Folder that keeps compiled programs between runs; an empty string disables the cache.
 
     Raises:
       UserError: See `initialize_distributed`.
@@ -41,10 +41,11 @@ def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_j
 
 
 def keep_freed_memory() -> None:
-    """Makes this process keep the memory it frees, if it computes on the CPU. Call this before JAX is imported.
+    """Makes this process keep the memory that it frees, if it computes on the CPU. Call this before importing JAX.
 
-    By default, glibc returns the activations of every step to the system, and gets zeroed pages back in the next step:
-    a sixth of the time of a training step of TimeSformer-B. Without glibc, this function does nothing.
+    By default, glibc returns the memory of the activations to the system after every step, and receives zeroed pages in
+    the next step. This takes a sixth of the time of a training step of TimeSformer-B. Without glibc, this function does
+    nothing.
     """
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     if os.environ.get("JAX_PLATFORMS") != "cpu" and (plugins or importlib.util.find_spec("libtpu")):
@@ -69,7 +70,7 @@ def silence_libraries() -> None:
 
 
 def use_compilation_cache(directory: str) -> None:
-    """Keeps compiled programs in a directory, so that the next run need not compile them; none if empty."""
+    """Keeps compiled programs in a folder, so that later runs do not compile them again; does nothing if empty."""
     import jax
 
     if directory:
@@ -77,7 +78,7 @@ def use_compilation_cache(directory: str) -> None:
 
 
 def _unraisable(what) -> None:
-    """Python's own hook, except that it ignores writes that Orbax has abandoned because another one failed."""
+    """Calls Python's own hook, except for writes that Orbax has abandoned because another one failed."""
     if str(what.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(what)
 

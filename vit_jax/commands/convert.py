@@ -1,10 +1,10 @@
-"""Converts weights between formats, and from a workdir; prints what was loaded, resized and skipped.
+"""Convert a weight file or a checkpoint to another format, and print what was loaded, resized and skipped.
 
 python -m vit_jax convert B_16.npz b16-timm --format=timm --name=vit:B/16
 python -m vit_jax convert runs/quickstart digits-hf --format=huggingface
 python -m vit_jax convert B_16.npz b16-384.npz --format=npz --name=vit:B/16 --image_size=384,384
 
-The content of IN determines its kind. What IN does not say has to be given. See docs/checkpoints.md.
+The content of IN determines its format. What IN does not state must be given by the options. See docs/checkpoints.md.
 """
 
 import argparse
@@ -18,28 +18,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help="weight file, folder with config.json, or workdir")
     parser.add_argument("target", metavar="OUT", help="file (npz, big_vision) or folder (timm, huggingface) to create")
     parser.add_argument("--format", required=True, help="npz, big_vision, timm or huggingface")
-    parser.add_argument("--name", metavar="FAMILY:VARIANT", help="model, if IN does not say it, such as vit:B/16")
+    parser.add_argument("--name", metavar="FAMILY:VARIANT", help="model, if IN does not state it, such as vit:B/16")
     parser.add_argument(
         "--num_heads",
         type=int,
         metavar="N",
-        help="attention heads, if IN does not say it and --name is not given",
+        help="number of attention heads, if neither IN nor --name states it",
     )
     parser.add_argument(
-        "--image_size", type=height_width, metavar="H,W", help="resample positions for images of this size in pixels"
+        "--image_size",
+        type=height_width,
+        metavar="H,W",
+        help="resample position embeddings for images of this size, in pixels",
     )
     parser.add_argument(
         "--stored_image_size",
         type=height_width,
         metavar="H,W",
-        help="training image size, if IN does not say it",
+        help="training image size, if IN does not state it",
     )
-    parser.add_argument("--num_frames", type=int, metavar="N", help="resample positions in time for clips of N frames")
+    parser.add_argument("--num_frames", type=int, metavar="N", help="resample time embeddings for clips of N frames")
     parser.add_argument("--num_classes", type=int, metavar="N", help="replace the head by a new one for N classes")
     parser.add_argument(
         "--entry", metavar="NAME", help="which weights to use if a torch file holds several, such as model_ema"
     )
-    parser.add_argument("--preprocessing", metavar="CHAIN", help="evaluation transforms, if IN does not say them")
+    parser.add_argument("--preprocessing", metavar="CHAIN", help="evaluation transforms, if IN does not state them")
     parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that a workdir names")
 
 

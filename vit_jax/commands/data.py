@@ -1,4 +1,4 @@
-"""Prepares, describes and checks data sets.
+"""Prepare, describe and check data sets.
 
 python -m vit_jax data prepare digits
 python -m vit_jax data prepare fashion_mnist --path /usr/share/datasets/fashion-mnist

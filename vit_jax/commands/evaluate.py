@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("few-shot linear evaluation")
     group.add_argument("--few_shot", type=_counts, default=(), metavar="K,...", help="labelled examples per class")
-    group.add_argument("--train_split", metavar="SPLIT", help="split that they are drawn from [default: the run's]")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed by which they are drawn [default: 0]")
+    group.add_argument("--train_split", metavar="SPLIT", help="split to draw these examples from [default: the run's]")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed with which they are drawn [default: 0]")
     common.add_distributed(parser)
 
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace, run: Any, source: Any) -> Iterator[dict[str, Any]]:
-    """Yields the scores of one view, if several were asked for, and those of the views asked for."""
+    """Yields the scores with the requested views, preceded by those of one view if --clips or --crops asks for more."""
     asked = run.with_views(args.clips, args.crops)
     several = (args.clips or args.crops) and asked.encoder.views > 1
     for each in [run.one_view(), asked] if several else [asked]:

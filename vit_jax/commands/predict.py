@@ -1,4 +1,4 @@
-"""Classify images and videos, or translate text, with a trained checkpoint.
+"""Classify images and videos, or translate sentences, with a trained checkpoint.
 
   python -m vit_jax predict runs/quickstart image.png folder/
   python -m vit_jax predict runs/motion clip.mp4 --top=3 --per_frame --json
@@ -19,7 +19,7 @@ from vit_jax.commands import checkpoints, common
 from vit_jax.errors import UserError
 
 HELP = "classify images and videos, or translate text"
-PICTURES = ("contact_sheet", "attention")  # options that draw; a modality has one of them
+PICTURES = ("contact_sheet", "attention")  # options that draw predictions; each modality supports one of them
 MOST_DRAWN = 64
 
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints an answer for each input; returns 1 if some input could not be read."""
+    """Prints an answer for each input; returns 1 if an input could not be read."""
     checkpoints.check_positive(args, "top", "batch_size", "average", "beam_size")
     for option in PICTURES:
         _check_picture(option, getattr(args, option))
@@ -63,16 +63,13 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{option} does not apply to a checkpoint of {task}")
     options = {name: getattr(args, name) for name in ("top", "beam_size") if getattr(args, name) is not None}
     inputs = modality.read_inputs(args.inputs, args.text, run.config)
-    named, first, second = itertools.tee(inputs, 3)
-    answers = run.predict(_only_inputs(first), batch_size=args.batch_size, on_error="yield", **options)
+    options |= {"batch_size": args.batch_size, "on_error": "yield"}
+    named, first = itertools.tee(inputs)
     frames = itertools.repeat({})
     if args.per_frame:
-        single = run.with_views(clips=1)
-        frames = single.predict(
-            _only_inputs(second), batch_size=args.batch_size, on_error="yield", per_frame=True, **options
-        )
-    else:
-        del second  # which would hold every input that has been read
+        first, second = itertools.tee(first)
+        frames = run.with_views(clips=1).predict(_only_inputs(second), per_frame=True, **options)
+    answers = run.predict(_only_inputs(first), **options)
 
     drawn, failed = [], False
     picture = getattr(args, modality.picture)

@@ -1,6 +1,6 @@
-"""Train a model and evaluate it, or resume a run from its workdir.
+"""Train and evaluate a model, or resume a run from its workdir.
 
-The same command resumes. Ctrl-C and SIGTERM save the state first.
+Ctrl-C and SIGTERM save the state before the run stops. To resume it, run the same command again.
 
   python -m vit_jax train --config=configs/quickstart.py --workdir=runs/quickstart
   python -m vit_jax train --config=configs/finetune.py --workdir=runs/flowers \\

@@ -1,4 +1,4 @@
-"""Configs: load them from a file and the command line, save them as JSON, and compare them.
+"""Configs: loading from a file and the command line, conversion to and from JSON, and comparison.
 
 A file in `configs/` starts from `default_config()` and sets values; the command line overrides them
 (`--config.batch_size=512`). `vit_jax/config/schema.py` declares the keys; any other key is an error. Configs state
@@ -32,9 +32,9 @@ FROM_WEIGHTS = tuple(
 
 
 def default_config() -> Config:
-    """Returns every key with its default, locked: a key that is not in the schema cannot be set.
+    """Returns a config with the default of every key.
 
-    The free dicts `extra` are not locked.
+    It is locked, so that keys that are not in the schema cannot be set. The free dicts `extra` are not locked.
     """
     return _locked(_defaults(SCHEMA))
 
@@ -65,14 +65,14 @@ def _get(config: Config, name: str) -> Any:
 
 
 def copy(config: Config) -> Config:
-    """Returns a copy that shares nothing with the config."""
+    """Returns a deep copy."""
     return deepcopy(config)
 
 
 def fill(config: Config, values: Mapping[str, Any], names: Collection[str]) -> None:
-    """Sets those of the keys `names` that are unset, in place, from the flat form of another config.
+    """Sets the keys in `names` that are unset, in place, from the flat form of another config.
 
-    A free dict among `names` receives the fields that it does not have yet.
+    A free dict in `names` receives the fields that it does not have yet.
     """
     known = keys()
     for name, value in values.items():
@@ -84,10 +84,9 @@ def fill(config: Config, values: Mapping[str, Any], names: Collection[str]) -> N
 
 
 def resolve_defaults(config: Config) -> Config:
-    """Returns a copy in which the keys that `init_from` could have supplied have their defaults where still unset.
+    """Returns a copy in which the keys of `FROM_WEIGHTS` that are still unset have their defaults.
 
-    These are the keys whose meaning says "that of init_from if unset", such as `model.name` and `data.image_size`.
-    `fill` must have set before what `init_from` does supply.
+    Call this after `fill` has set the keys that `init_from` supplies.
     """
     config = copy(config)
     fill(config, {name: key.unless_init for name, key in keys().items()}, FROM_WEIGHTS)
@@ -97,11 +96,11 @@ def resolve_defaults(config: Config) -> Config:
 def load_config(path_and_args: str, overrides: list[str]) -> Config:
     """Loads `configs/FILE.py:ARGS` and applies `--config.key=value` overrides.
 
-    The value of a declared key is parsed by its type. Below `extra`, a value is a Python literal, or else a string:
-    `--config.model.extra.layers=(1,2)`, `--config.model.extra.activation=relu`.
+    The value of a declared key is parsed according to its type. Below `extra`, a value is parsed as a Python literal if
+    possible, and is a string otherwise: `--config.model.extra.layers=(1,2)`, `--config.model.extra.activation=relu`.
 
     Raises:
-      UserError: The file, a key or a value is at fault; the message names it.
+      UserError: The file does not exist, or a key or a value is wrong; the message names it.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -149,7 +148,7 @@ def _is_free(name: str) -> bool:
 
 
 def _set_free(config: Config, override: str) -> None:
-    """Sets what an override says below a free dict: a Python literal, or else a string."""
+    """Applies an override of a key below a free dict; the value is a Python literal, or else a string."""
     name, equals, text = _key_of(override), *override.partition("=")[1:]
     *parents, field = name.split(".")
     if not equals or not field.isidentifier():
@@ -164,7 +163,7 @@ def _set_free(config: Config, override: str) -> None:
 
 
 def _set(config: Config, name: str, value: Any, *, replace: bool = True) -> None:
-    """Sets a key, making the dicts above it where they are missing; lists become tuples."""
+    """Sets a key, and creates missing dicts above it. Lists become tuples."""
     *parents, field = name.split(".")
     for parent in parents:
         if not isinstance(config.get(parent), ConfigDict):
@@ -182,7 +181,7 @@ def _check_free(config: Config) -> None:
 
 
 def _stored_value(name: str, value: Any) -> Any:
-    """Returns a value with tuples for lists, which are hashable as the fields of a module must be.
+    """Returns a value with lists replaced by tuples, because the fields of a module must be hashable.
 
     Raises:
       UserError: It cannot be saved as JSON.
@@ -218,7 +217,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
-    """Returns a config or its JSON form flat, with tuples as lists, so that the two compare equal."""
+    """Returns a config or its JSON form as a flat dict. Tuples become lists, so that the two forms compare equal."""
 
     def as_lists(value: Any) -> Any:
         return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value
@@ -232,7 +231,7 @@ def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
 def from_dict(saved: dict[str, Any]) -> Config:
     """Rebuilds a config from its JSON form.
 
-    Keys that were added since take their defaults; keys that were removed since are ignored.
+    Keys that were added since it was saved take their defaults; keys that were removed are ignored.
     """
     config, known = default_config(), keys()
     for name, value in flatten(saved).items():

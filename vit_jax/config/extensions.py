@@ -1,4 +1,4 @@
-"""A researcher's own code by import path: `mylab.nets:MyViT` wherever a config accepts a name.
+"""Extensions: a user's own code, named by its import path, such as `mylab.nets:MyViT`.
 
 `model.name`, `task.name`, `data.name` and `optimizer.name` accept `module:attribute`; a chain of transforms accepts
 `module.attribute(arguments)`. Modules are looked up as `python -m` does: in the current directory, then among the
@@ -37,7 +37,7 @@ _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_import_path(name: Any) -> bool:
-    """Returns whether a name has the form `module:attribute` and is not one of ours, such as `transformer:base`."""
+    """Returns whether a name has the form `module:attribute` and is not a model variant, such as `transformer:base`."""
     return isinstance(name, str) and _PATH.fullmatch(name) is not None and name.partition(":")[0] not in FAMILIES
 
 
@@ -70,9 +70,9 @@ def load_object(name: str, what: str) -> Any:
 
 
 def legal_fields(target: Any) -> tuple[str, ...] | None:
-    """Returns what may be passed to a class or a function by keyword; None if it accepts any keyword.
+    """Returns the keyword arguments of a class or a function; None if it accepts any keyword.
 
-    For a dataclass or a Linen module these are its fields, without those that Linen adds (`parent` and `name`).
+    For a dataclass or a Linen module, these are its fields, except those that Linen adds (`parent` and `name`).
     """
     parameters = inspect.signature(target).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -85,15 +85,15 @@ def legal_fields(target: Any) -> tuple[str, ...] | None:
 def check_fields(
     target: Any, given: Iterable[str], key: str, ours: Collection[str] = (), name: str | None = None
 ) -> None:
-    """Checks that `target` has the fields, or parameters, that a dict of the config gives.
+    """Checks that `target` has the fields, or parameters, that a dict of the config sets.
 
     Args:
       key: The dict's key, for messages: `config.model.extra`.
-      ours: Parameters that are not the user's to give.
+      ours: Parameters that vit_jax sets, and the user must not.
       name: The import path as the user wrote it, for messages.
 
     Raises:
-      UserError: It has no such field; the message names the nearest.
+      UserError: It has no such field, or vit_jax sets the field; the message names the nearest field.
     """
     name = name or path_of(target)
     legal = legal_fields(target)
@@ -113,8 +113,7 @@ def extra_fields(section: Any, key: str, ours: Collection[str] = ()) -> dict[str
     Args:
       section: A section of the config with `name` and `extra`: `config.model`.
       key: The section's key, for messages: `config.model`.
-      ours: Parameters that are not the user's to give.
-
+      ours: Parameters that vit_jax sets, and the user must not.
     Raises:
       UserError: The object has no such field, cannot be imported, or the name is not an import path.
     """
@@ -131,13 +130,13 @@ def extra_fields(section: Any, key: str, ours: Collection[str] = ()) -> dict[str
 
 
 def accepted(target: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of the `offered` values that a class or a function has a field or a parameter for."""
+    """Returns the `offered` values for which a class or a function has a field or a parameter."""
     legal = legal_fields(target)
     return {name: value for name, value in offered.items() if legal is None or name in legal}
 
 
 def construct(target: Any, values: Mapping[str, Any], key: str, name: str | None = None) -> Any:
-    """Calls a class or a function of the user's with keyword arguments.
+    """Calls a user's class or function with keyword arguments.
 
     Args:
       key: The section of the config that names it, for messages: `config.model`.
@@ -158,7 +157,7 @@ def construct(target: Any, values: Mapping[str, Any], key: str, name: str | None
 
 
 def path_of(target: Any) -> str:
-    """Returns the import path of a class or a function, where it is defined."""
+    """Returns the import path of a class or a function, as defined in its module."""
     return f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', repr(target))}"
 
 
@@ -191,8 +190,8 @@ def describe(paths: Iterable[str]) -> list[dict[str, str | None]]:
 def check_trust(meta: Mapping[str, Any], trust: bool, *, source: Any, own: Collection[str] = ()) -> None:
     """Decides whether the code that a checkpoint names may be imported, and imports it if so.
 
-    The paths are taken from the stored config and the stored encoder, because these are what would be imported. The
-    list in `meta["extensions"]` is as foreign as the rest: it supplies versions and hashes, and permits nothing.
+    The paths are taken from the stored config and encoder, because these are what would be imported. The list in
+    `meta["extensions"]` only supplies versions and hashes: it comes with the checkpoint, and so it cannot grant trust.
     A warning is logged for code whose source has changed since the checkpoint was written.
 
     Args:
@@ -222,7 +221,7 @@ def check_trust(meta: Mapping[str, Any], trust: bool, *, source: Any, own: Colle
 
 def _import(module_name: str) -> Any:
     here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:  # it stays there, for what the module imports later
+    if here not in sys.path and "" not in sys.path:  # it is not removed, because the module may import more later
         sys.path.insert(0, here)
     importlib.invalidate_caches()
     return importlib.import_module(module_name)
@@ -262,7 +261,7 @@ def _paths_in_chain(chain: str) -> Iterator[str]:
     try:
         tree = ast.parse(chain, mode="eval")
     except (SyntaxError, ValueError):
-        return  # building the chain reports it, and imports nothing
+        return  # the error is reported when the chain is built, which then imports nothing
     nodes: list[ast.AST] = [tree.body]
     while nodes:
         node = nodes.pop()
@@ -276,7 +275,7 @@ def _described(path: str, found: Any) -> dict[str, str | None]:
     module = sys.modules[path.partition(":")[0]]
     try:
         file = inspect.getsourcefile(inspect.unwrap(found))
-    except TypeError:  # a callable object, say: its module stands for it
+    except TypeError:  # for example a callable object: use the file of its module
         file = getattr(module, "__file__", None)
     source = pathlib.Path(file) if file and os.path.isfile(file) else None
     return {

@@ -1,8 +1,9 @@
 """The model families, and the fields of their modules as the source declares them.
 
-The keys `config.model.*` are these fields: each is declared once, in its module. The modules import JAX and Flax, which
-takes seconds, while `--help` and the message for a mistyped key must appear at once. So the fields are read from the
-syntax tree of the source, and nothing is imported. A test compares them with `dataclasses.fields` of the modules.
+The keys `config.model.*` are these fields, each of which is declared once, in its module. Importing the modules also
+imports JAX and Flax and takes seconds, but `--help` and the message for a mistyped key should appear at once. The
+fields are therefore read from the syntax tree of the source, without importing it. A test compares them with
+`dataclasses.fields` of the modules.
 """
 
 import ast
@@ -33,7 +34,7 @@ def _source(module: str) -> ast.Module:
 
 
 def _class_fields(module: str, name: str) -> dict[str, ast.expr]:
-    """Returns the annotations of a class of ours by field: those of its bases, then its own."""
+    """Returns the annotations of a class in this package by field: those of its bases, then its own."""
     body = _source(module).body
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name == name:

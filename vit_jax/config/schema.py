@@ -1,8 +1,8 @@
-"""The schema: every key of a config, with its default and its meaning. `vit_jax/config.py` loads and compares configs.
+"""The schema: every key of a config, with its default and its meaning.
 
 A key that is not declared here is an error, except below `extra`: the sections model, data, task and optimizer each
-have a free dict of that name, whose keys are the fields of code of your own (see `vit_jax/config/extensions.py`).
-Nothing here imports JAX or Flax, so that `--help` and the message for a mistake appear at once.
+have a free dict of that name, which holds the fields of the user's own code (see `vit_jax/config/extensions.py`). This
+module does not import JAX or Flax, so that `--help` and error messages appear at once.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,13 @@ class Key(NamedTuple):
     """One key of the schema.
 
     Attributes:
-      default: The value until it is set. A type makes the key optional: it accepts that type, and is None until then.
-        `dict` makes it a free dict, empty at first.
+      default: The value of the key until it is set. If this is a type, the key accepts a value of that type and is None
+        until it is set; `dict` makes it a free dict, which is empty at first.
       meaning: The description in `--help`.
-      affects_results: Whether another value may change the results, so that a run cannot be resumed with it.
-      unless_init: For an optional key that `init_from` can supply, the value if it does not; see `resolve_defaults`.
+      affects_results: Whether another value can change the results. A run cannot be resumed with another value of such
+        a key.
+      unless_init: For an optional key that `init_from` can supply: the value without `init_from`; see
+        `resolve_defaults`.
     """
 
     default: Any
@@ -81,7 +83,7 @@ _MODEL_MEANINGS = {
 
 
 def _model_keys() -> Iterator[tuple[str, Key]]:
-    """Yields a key for each field of the families' modules; the meaning names the families if not all have it."""
+    """Yields a key for each field of the families' modules. The meaning names the families if only some have it."""
     families = {family: module_fields(family) for family in FAMILIES}
     types = {field: kind for fields in families.values() for field, kind in fields.items()}
     for field in (*_MODEL_MEANINGS, *sorted(types.keys() - _MODEL_MEANINGS.keys())):

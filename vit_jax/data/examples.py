@@ -1,4 +1,4 @@
-"""Labelled examples: what images and clips have in common as data."""
+"""Labelled examples: what images and clips have in common as modalities."""
 
 import itertools
 import pathlib
@@ -18,7 +18,11 @@ from vit_jax.parallel import check_batch_size
 
 
 class LabelledData:
-    """The two splits of a config, of images or clips with labels: see `Data`."""
+    """The two splits of a config on labelled images or clips, and their batches: see `Data`.
+
+    Raises:
+      UserError: A batch size does not divide over the devices, or the labels of the two splits differ.
+    """
 
     def __init__(self, modality: "LabelledModality", config: Config, train: Any, evaluation: Any):
         check_batch_size(config.batch_size, config.accum_steps)
@@ -61,10 +65,12 @@ class LabelledData:
 
 
 class LabelledModality:
-    """Images or clips: see `Modality`. Subclasses make encoders, and read and show a user's files.
+    """The common part of the modalities of images and clips: see `Modality`.
+
+    Subclasses make encoders, and find, open and draw the user's files.
 
     Attributes:
-      shown: Number of examples that a preview shows.
+      shown: Number of examples in a preview.
     """
 
     key: ClassVar[str]
@@ -74,19 +80,23 @@ class LabelledModality:
     picture: ClassVar[str] = "contact_sheet"
 
     def make_encoder(self, config: Config, *, train: bool) -> Any:
-        """Builds the preprocessing of training or of evaluation from `config.data`."""
+        """Builds the encoder for training, or for evaluation, from `config.data`."""
         raise NotImplementedError
 
     def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
-        """Yields the files (or folders of frames) below a folder, in the order of their paths."""
+        """Yields the files (or folders of frames) below a folder, sorted by path."""
         raise NotImplementedError
 
     def open_file(self, path: pathlib.Path, config: Config) -> Any:
-        """Opens a file; raises UserError if it cannot be read."""
+        """Opens a file.
+
+        Raises:
+          UserError: It cannot be read.
+        """
         raise NotImplementedError
 
     def thumbnail(self, stored: Any) -> Image.Image:
-        """Returns a picture of an image or clip."""
+        """Returns a small picture of an image or clip."""
         raise NotImplementedError
 
     def make_data(self, config: Config, train: Any, evaluation: Any, start: Any) -> LabelledData:
@@ -105,12 +115,12 @@ class LabelledModality:
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
         if sentences:
-            raise UserError(f"--text takes sentences, and this checkpoint takes {self.unit}")
+            raise UserError(f"--text does not apply to a checkpoint that takes {self.unit}. Name files instead.")
         if not paths:
-            raise UserError(f"nothing to predict: name {self.unit}, or folders with {self.unit}")
-        for path in paths:  # before the first is read: a mistake should not show after an hour
+            raise UserError(f"no inputs were given. Name {self.unit}, or folders that contain {self.unit}.")
+        for path in paths:  # checked before the first one is read, so that a mistake shows at once
             if not pathlib.Path(path).exists():
-                raise UserError(f"no file or folder {path}")
+                raise UserError(f"{path}: no such file or folder")
         files = itertools.chain.from_iterable(self._named(pathlib.Path(path)) for path in paths)
         first = next(files, None)
         if first is None:
@@ -133,14 +143,14 @@ class LabelledModality:
         examples = None
         while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
             devices = jax.device_count()
-            examples = examples or -(-len(chunk) // devices) * devices  # one shape, one compilation
+            examples = examples or -(-len(chunk) // devices) * devices  # all batches have the shape of the first
             rows = np.zeros((examples, views, *shape), np.float32)
             ids = np.full((examples, views), -1, np.int32)
-            for place, (index, stored) in enumerate(chunk):
+            for i, (index, stored) in enumerate(chunk):
                 try:
                     if isinstance(stored, UserError):
                         raise stored
-                    rows[place], ids[place] = run.encoder.rows(stored, None), index
+                    rows[i], ids[i] = run.encoder.rows(stored, None), index
                 except UserError as error:
                     settled[index] = error
             mask = (ids.ravel() >= 0).astype(np.float32)
@@ -155,7 +165,11 @@ class LabelledModality:
         contact_sheet(path, pictures, titles, [GREY] * len(shown), heading)
 
     def preview(self, run: Any, workdir: Any) -> list[Any]:
-        """Draws examples spread evenly over the evaluation split: green if right, red with the true label if wrong."""
+        """Draws examples spread evenly over the evaluation split.
+
+        The title is green if the prediction is correct, red with the true label if it is wrong, and grey if that does
+        not apply.
+        """
         from vit_jax.plots import GREEN, GREY, RED, contact_sheet
 
         source = open_split(run.config, run.config.data.eval_split)
@@ -176,6 +190,6 @@ class LabelledModality:
 
 
 def _whole_examples(rows: int, views: int) -> int:
-    """Returns the number of examples, of so many views each, that fill `rows` rows on all devices."""
+    """Returns how many examples of `views` rows each fit into `rows` rows, as a multiple of the number of devices."""
     devices = jax.device_count()
     return max(rows // views // devices, 1) * devices

@@ -1,7 +1,7 @@
 """Modalities: everything that differs between images, clips and text, behind one protocol.
 
-`get_modality(key)` is the only place that maps a modality's name to its code. The train loop, `Run` and the commands
-ask a modality for what they need, and never ask which one it is.
+`get_modality(key)` is the only place that maps the name of a modality to its code. The train loop, `Run` and the
+commands use the protocol, and never test which modality they have.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from vit_jax.config import Config
 from vit_jax.data.pipeline import Batches, Encoder
 from vit_jax.data.source import open_split
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, nearest
 
 _MODALITIES = ("image", "video", "text")
 
@@ -22,8 +22,8 @@ class Data(Protocol):
     Attributes:
       train: Source of the training split.
       labels: Class names; empty for text.
-      encoder: The encoder of evaluation, with which a checkpoint predicts.
-      skipped: Number of examples of the evaluation split that are not scored.
+      encoder: The encoder for evaluation, which is stored in checkpoints for prediction.
+      skipped: Number of examples in the evaluation split that are not scored.
     """
 
     train: Any
@@ -41,14 +41,14 @@ class Data(Protocol):
 class Modality(Protocol):
     """What the rest of the code needs to know about images, clips or text.
 
-    A user's own input is an image (`PIL.Image`), a `Video` or a sentence. Functions that take a `run` use its
-    `encoder`, `config`, `model` and `labels`.
+    A user input is an image (`PIL.Image`), a `Video` or a sentence. Methods that take a `run` use its `encoder`,
+    `config`, `model` and `labels`.
 
     Attributes:
       key: Name of the modality, and of its entry in examples and batches.
-      unit: What `config.batch_size` counts, in the plural.
-      picture: The option of `predict` that draws its result.
-      input_name: What JSON lines call the name of an input: "image", "video" or "source".
+      input_name: Key of an input's name in JSON output: "image", "video" or "source".
+      unit: What `config.batch_size` counts, in the plural, for messages.
+      picture: The option of the command `predict` that draws predictions: "contact_sheet" or "attention".
     """
 
     key: ClassVar[str]
@@ -57,9 +57,11 @@ class Modality(Protocol):
     picture: ClassVar[str]
 
     def make_data(self, config: Config, train: Any, evaluation: Any, start: Encoder | None) -> Data:
-        """Makes the data of a config from its two splits. `start` is the encoder of the run that training starts from.
+        """Makes the data of a config from its two splits.
 
-        Text adopts its vocabulary, because the parameters belong to its sub-words.
+        Args:
+          start: The encoder of the run that training starts from, or None. Text takes its vocabulary from there,
+            because the parameters belong to its sub-words.
         """
         ...
 
@@ -68,7 +70,7 @@ class Modality(Protocol):
         ...
 
     def task_fields(self, config: Config, encoder: Any) -> dict[str, Any]:
-        """Returns the fields that a task takes from the data, for those tasks that have them."""
+        """Returns values for fields of a task that depend on the data; a task uses those that it has fields for."""
         ...
 
     def eval_batches(
@@ -76,36 +78,38 @@ class Modality(Protocol):
     ) -> tuple[Batches, int]:
         """Returns batches that hold every example of a split once, and the number of examples that cannot be scored.
 
-        `batch_size` overrides the config's: rows per batch, or tokens per side for text.
+        Args:
+          batch_size: Overrides that of the config: rows per batch, or tokens per side for text.
         """
         ...
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
-        """Yields (name, input) for each input of a user, in order, or (name, UserError) for one that cannot be read.
+        """Yields (name, input) for each user input, in order, or (name, UserError) for one that cannot be read.
 
         Raises:
-          UserError: There is nothing to read, or a path does not exist.
+          UserError: There are no inputs, or a path does not exist.
         """
         ...
 
     def input_batches(
         self, run: Any, inputs: Iterable[Any], batch_size: int, settled: dict[int, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Yields padded batches of a user's inputs, whose `id` is the place of an input.
+        """Yields padded batches of user inputs, whose `id` is the position of the input.
 
-        Reads no more than it needs for the next batches. An input that needs no model is put into `settled`, by its
-        place: the `UserError` that tells why it cannot be encoded, or the answer if that is known already.
+        Inputs are read only as they are needed. For an input that does not reach the model, the result is written to
+        `settled` under its position: the `UserError` that says why it cannot be encoded, or an answer that is already
+        known.
         """
         ...
 
     def draw(self, run: Any, shown: Sequence[tuple[str, Any, dict[str, Any]]], path: Any) -> None:
-        """Draws predictions, each given as (name, input, answer), into a PNG file."""
+        """Draws predictions, each given as (name, input, answer), and writes them to a PNG file."""
         ...
 
     def preview(self, run: Any, workdir: Any) -> list[Any]:
-        """Writes what a run predicts for some examples of its evaluation split; returns the files.
+        """Writes predictions for some examples of the evaluation split into `workdir`; returns the files.
 
-        All processes predict; process 0 writes.
+        All processes predict, and process 0 writes.
         """
         ...
 
@@ -117,7 +121,7 @@ def get_modality(key: str) -> Modality:
       UserError: There is no such modality.
     """
     if key not in _MODALITIES:
-        raise UserError(f"unknown modality {key!r}; known: {', '.join(_MODALITIES)}")
+        raise UserError(f"unknown modality {key!r}{nearest(key, _MODALITIES)}")
     return importlib.import_module(f"vit_jax.data.{key}.modality").MODALITY
 
 

@@ -165,12 +165,6 @@ def open_source(
     return in_memory_if_small(TfdsSource(name, split, directory_of(name, data_dir), label))
 
 
-def example_name(source: Source, example_id: int) -> str | None:
-    """Returns the file of an example relative to the folder, or None if examples are not files."""
-    files = getattr(source, "files", None)
-    return None if files is None else files[example_id]
-
-
 def in_memory_if_small(source: Any) -> Source:
     """Keeps a source decoded in memory if its images have one size and fit into `IN_MEMORY_BYTES`."""
     if source.image_shape is None or len(source) * int(np.prod(source.image_shape)) > IN_MEMORY_BYTES:

@@ -1,4 +1,4 @@
-"""What is learned: a task turns a model's outputs into a loss, predictions and scores. Models know nothing of tasks."""
+"""Tasks: a task turns a model's outputs into a loss, predictions and scores. Models do not depend on tasks."""
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ TASKS = {  # import paths by short name
 class Sum(NamedTuple):
     """A weighted sum of values and the sum of the weights.
 
-    Sums are added over micro-batches and devices, and divided once at the end.
+    Both are added over micro-batches and devices before they are divided.
     """
 
     value: jax.Array
@@ -34,7 +34,7 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> Sum:
 
 
 def group_of(task: Any) -> int:
-    """Returns how many consecutive examples a task wants to stay together: 1 if it does not say."""
+    """Returns the number of consecutive examples that a task needs in one micro-batch: its `group`, by default 1."""
     return getattr(task, "group", 1)
 
 
@@ -43,10 +43,10 @@ class Task(Protocol):
 
     Attributes:
       name: Name of the task in a config.
-      modalities: Keys of a batch that the task can learn from; a data set has one of them.
+      modalities: Keys of the modalities that the task can learn from.
       scores: Names of the results of `score` by which checkpoints can be ranked.
-      metric: The one of `scores` that summarises how good a model is.
-      group: Consecutive examples that must stay together in a micro-batch of training; see `parallel.micro_batches`.
+      metric: The name in `scores` that summarises the quality of a model.
+      group: Number of consecutive examples that must stay in one micro-batch; see `parallel.micro_batches`.
     """
 
     name: str
@@ -64,21 +64,22 @@ class Task(Protocol):
     def loss(
         self, model: nn.Module, params: PyTree, batch: Batch, *, rngs: dict[str, jax.Array], train: bool
     ) -> tuple[Sum, dict[str, Sum]]:
-        """Returns the loss and further metrics of a micro-batch.
+        """Returns the loss and further metrics of a micro-batch, as sums over its examples or tokens.
 
         Args:
-          rngs: `dropout`, different for every device and micro-batch, and `mix`, the same for all of them.
+          rngs: `dropout`, which differs between devices and micro-batches, and `mix`, which is the same for all.
+          train: Whether to apply dropout and augmentation.
         """
         ...
 
     def predict(self, model: nn.Module, params: PyTree, batch: Batch) -> PyTree:
-        """Returns the outputs for each example from which `answers` makes predictions. Runs on the devices."""
+        """Returns the outputs for each example, from which `answers` makes predictions. Runs on the devices."""
         ...
 
     def measure(self, model: nn.Module, params: PyTree, batch: Batch) -> PyTree:
-        """Returns the scores of each example from which `score` computes the total. Runs on the devices.
+        """Returns the scores of each example, from which `score` computes the totals. Runs on the devices.
 
-        A task without `measure` is scored from what `predict` returns, with the `label` of each row.
+        This method is optional. Without it, `score` receives what `predict` returns, and the `label` of each row.
         """
         ...
 
@@ -90,19 +91,23 @@ class Task(Protocol):
         ...
 
     def answers(self, rows: dict[str, Any], labels: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Turns rows of `predict` into one JSON-able prediction per example. `labels` are the class names, if any."""
+        """Turns rows from `predict` into one JSON-compatible prediction per example.
+
+        Args:
+          labels: Class names; empty if there are none.
+        """
         ...
 
     def text(self, name: str, answer: dict[str, Any]) -> str:
-        """Returns what `predict` prints for the answer to the input called `name`."""
+        """Returns what the command `predict` prints for the answer to the input called `name`."""
         ...
 
     def title(self, answer: dict[str, Any]) -> str:
-        """Returns an answer in a few words, as the title of a picture."""
+        """Returns an answer in a few words, for the title of a picture."""
         ...
 
     def compare(self, answer: dict[str, Any], label: Any, labels: tuple[str, ...]) -> tuple[bool | None, str]:
-        """Returns whether an answer is right, or None if that does not apply, and the true label as text."""
+        """Returns whether an answer is correct, or None if that does not apply, and the true label as text."""
         ...
 
     def headline(self, result: dict[str, Any]) -> str:

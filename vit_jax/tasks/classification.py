@@ -1,4 +1,4 @@
-"""Classification of images and videos, with one label per example or several."""
+"""Classification of images and videos, with one or several labels per example."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -14,21 +14,23 @@ from vit_jax.tasks import Batch, Sum, weighted_sum
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """Cross-entropy over the classes (`softmax`), or a binary one for each class (`sigmoid`, multi-label).
+    """Cross-entropy over the classes (`softmax`), or binary cross-entropy for each class (`sigmoid`, multi-label).
 
     Labels are integers `(batch,)`, or 0 and 1 for each class `(batch, num_classes)`.
 
     Attributes:
+      num_classes: Number of classes.
       loss_name: `softmax` or `sigmoid`.
-      label_smoothing: epsilon; targets are (1 - epsilon) * one_hot + epsilon / num_classes, before mixing (as in timm).
-      mixup_alpha: mixup (arXiv:1710.09412) draws its lambda from Beta(alpha, alpha); 0 disables it.
-      cutmix_alpha: The same for CutMix (arXiv:1905.04899). If both are set, each is used for half of the batches.
-      mix_probability: Share of the batches that are mixed.
-      repeats: How often each training example comes in a row (repeated augmentation, `config.data.repeats`).
+      label_smoothing: epsilon; targets are (1 - epsilon) * one_hot + epsilon / num_classes, before mixing, as in timm.
+      mixup_alpha: mixup (arXiv:1710.09412) draws lambda from Beta(alpha, alpha); 0 disables it.
+      cutmix_alpha: The same for CutMix (arXiv:1905.04899). If both are set, each batch uses one of them, with equal
+        probability.
+      mix_probability: Probability that a batch is mixed.
+      repeats: Number of consecutive copies of each training example (repeated augmentation, `config.data.repeats`).
       views: Number of consecutive rows that hold the views (clips and crops) of one example in evaluation. Their
         probabilities are averaged.
-      top: Number of classes in an answer to a user's input; None for all.
-      per_frame: Whether such an answer also has the most probable class of every frame of a video.
+      top: Number of classes in an answer; None for all.
+      per_frame: Whether an answer also has the most probable class of every frame of a video.
     """
 
     num_classes: int
@@ -49,9 +51,10 @@ class Classification:
 
     @property
     def group(self) -> int:
-        """Examples of a batch that must stay together: 1, or twice the distance of a pair if examples are mixed.
+        """Number of consecutive examples that must stay together: 1, or with mixing, twice the distance of a pair.
 
-        The distance is the power of two that is at least `repeats`, so that no example is mixed with a copy of itself.
+        The distance is the smallest power of two that is at least `repeats`, so that no example is mixed with a copy of
+        itself.
         """
         return 2 << (self.repeats - 1).bit_length() if self.mixup_alpha or self.cutmix_alpha else 1
 
@@ -59,7 +62,7 @@ class Classification:
         return (jnp.zeros((1, *model.input_shape), model.dtype),)
 
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
-        """Returns the loss summed over real examples, and `top1`, which compares with the labels before mixing."""
+        """Returns the loss, summed over real examples, and `top1`, the accuracy with respect to the unmixed labels."""
         inputs, targets = inputs_of(batch), self.targets(batch["label"])
         if train:
             targets = optax.smooth_labels(targets, self.label_smoothing)
@@ -72,25 +75,25 @@ class Classification:
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
         """Returns the `logits` of every row, `(rows, num_classes)`.
 
-        With `per_frame` also `frame_logits`, `(rows, frames, num_classes)`.
+        With `per_frame`, the result also has `frame_logits`, `(rows, frames, num_classes)`.
 
         Raises:
-          UserError: `per_frame` is set, and the model does not have such logits.
+          UserError: `per_frame` is set, but the model is not a video model.
         """
         inputs = inputs_of(batch)
         if not self.per_frame:
             return {"logits": model.apply({"params": params}, inputs, train=False)}
         if inputs.ndim != 5:
-            raise UserError("predictions for every frame need a video model; this checkpoint takes images")
+            raise UserError("--per_frame does not apply to a checkpoint that takes images; it needs a video model.")
         logits, captured = model.apply({"params": params}, inputs, train=False, capture=("frame_logits",))
         return {"logits": logits, "frame_logits": captured["frame_logits"]}
 
     def measure(self, model, params, batch) -> dict[str, jax.Array]:
         """Returns `loss`, `top1`, `top5` and `labelled` of every example, each `(rows / views,)`.
 
-        An example with several labels counts as correct if one of them is the class (or among the 5 classes) of highest
-        probability, as in ReaL (arXiv:2006.07159). Equal probabilities rank in the order of the classes. Examples
-        without a label are not `labelled`, and `score` leaves them out.
+        An example with several labels counts as correct if any of them is the most probable class (or among the 5 most
+        probable classes), as in ReaL (arXiv:2006.07159). Classes with equal probabilities rank in the order of their
+        indices. `labelled` is False for examples without a label, which `score` leaves out.
         """
         logits = model.apply({"params": params}, inputs_of(batch), train=False)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -114,9 +117,9 @@ class Classification:
         }
 
     def score(self, rows) -> dict[str, Any]:
-        """Averages the rows of `measure` in float64: `loss`, `top1`, `top5`, and the number of `examples` with a label.
+        """Averages the rows of `measure` in float64; returns `loss`, `top1`, `top5` and `examples`.
 
-        If an example has several views, their number is `views`.
+        `examples` is the number of examples with a label. If each has several views, their number is `views`.
         """
         labelled = rows["labelled"]
         means = {name: float(np.mean(rows[name][labelled], dtype=np.float64)) for name in self.scores}
@@ -134,10 +137,10 @@ class Classification:
     def answers(self, rows, labels) -> list[dict[str, Any]]:
         """Returns `{"predictions": [{"label", "probability"}, ...]}` for every example, most probable class first.
 
-        The answer has `top` classes. With `per_frame` it also has `frames`, the most probable class of every frame.
+        An answer has `top` classes. With `per_frame`, it also has `frames`, the most probable class of every frame.
 
         Args:
-          rows: What `predict` returns, with `views` consecutive rows per example, whose probabilities are averaged.
+          rows: The result of `predict`, with `views` consecutive rows per example, whose probabilities are averaged.
           labels: Names of the classes.
         """
         answers = [{"predictions": _best(each, labels, self.top)} for each in self._mean_of_views(rows["logits"])]
@@ -151,7 +154,7 @@ class Classification:
         return probabilities.reshape(-1, self.views, *probabilities.shape[1:]).mean(axis=1)
 
     def text(self, name, answer) -> str:
-        """Returns a line with the classes, and one for each frame if the answer has them; tabs separate."""
+        """Returns a tab-separated line with the classes, followed by one for each frame if the answer has frames."""
         guesses = "\t".join(f"{guess['label']} {guess['probability']:.4f}" for guess in answer["predictions"])
         frames = [
             f"{name}\tframe {i}\t{frame['label']} {frame['probability']:.4f}"
@@ -164,7 +167,7 @@ class Classification:
         return f"{best['label']} {best['probability']:.0%}"
 
     def compare(self, answer, label, labels) -> tuple[bool | None, str]:
-        """An answer is right if its most probable class is one of the true ones."""
+        """Returns whether the most probable class is one of the labels, and the labels as text."""
         true = [labels[i] for i in (np.flatnonzero(label) if np.ndim(label) else [label])]
         return answer["predictions"][0]["label"] in true, ", ".join(true)
 
@@ -173,7 +176,7 @@ class Classification:
         return f"accuracy {result['top1']:.2%} ({result['examples']} examples{views}, {result['skipped']} skipped)"
 
     def targets(self, labels: jax.Array) -> jax.Array:
-        """Returns 0 and 1 for each class, `(batch, num_classes)`."""
+        """Returns labels as 0 and 1 for each class, `(batch, num_classes)`."""
         return labels if labels.ndim == 2 else jax.nn.one_hot(labels, self.num_classes)
 
     def cross_entropy(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -185,14 +188,14 @@ class Classification:
     def mix(self, images: jax.Array, targets: jax.Array, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mixes the two examples of every pair, with one lambda (and one box) for the whole batch.
 
-        mixup: x <- lambda x + (1 - lambda) partner(x). CutMix: a box with a share of 1 - lambda of the area shows the
-        partner; all frames of a video have the same box. Targets are mixed by the same share, which for CutMix is that
-        of the box after cutting it off at the border.
+        mixup: x <- lambda x + (1 - lambda) partner(x). CutMix: a box that covers a share of 1 - lambda of the image is
+        copied from the partner; all frames of a video have the same box. The targets are mixed with the same weights;
+        for CutMix, the weight of the partner is the area of the box after it is clipped at the border.
 
         The partner of example i is its neighbour, i + 1 for even and i - 1 for odd i (further away with `repeats`; see
         `group`). Since pairs are never divided, the mixed batch does not depend on the number of devices or
-        micro-batches, provided that all of them use the same `rng`. Deviation: timm mixes each example with its mirror
-        image in the batch, and the authors with a shifted or shuffled batch.
+        micro-batches, provided that all of them use the same `rng`. Deviations: timm mixes the batch with the reversed
+        batch, and the authors of the two papers mix it with a shuffled or shifted batch.
 
         Raises:
           ValueError: The number of examples is not a multiple of `group`.
@@ -207,10 +210,12 @@ class Classification:
             jax.random.beta(key, alpha or 1.0, alpha or 1.0)
             for key, alpha in ((beta_m, self.mixup_alpha), (beta_c, self.cutmix_alpha))
         )
-        inside = _random_box(box, images.shape[-3], images.shape[-2], 1.0 - cut)  # where the partner shows
+        inside = _random_box(
+            box, images.shape[-3], images.shape[-2], 1.0 - cut
+        )  # True where pixels come from the partner
         share = jnp.where(use_cutmix, inside[..., None].astype(images.dtype), 1.0 - mixup)
         share *= jax.random.bernoulli(whether, self.mix_probability)
-        weight = share.mean()  # of the partner; exact for a box that is cut off at the border
+        weight = share.mean()  # weight of the partner, also exact for a box that is clipped at the border
         return (
             images * (1 - share) + _partners(images, self.group) * share,
             targets * (1 - weight) + _partners(targets, self.group) * weight,
@@ -218,7 +223,7 @@ class Classification:
 
 
 def _best(probabilities: np.ndarray, labels: tuple[str, ...], top: int | None) -> list[dict[str, Any]]:
-    """Returns the most probable classes, those with equal probabilities in the order of `labels`."""
+    """Returns the most probable classes; classes with equal probabilities are in the order of `labels`."""
     order = np.argsort(-probabilities, kind="stable")[:top]
     return [{"label": labels[i], "probability": float(probabilities[i])} for i in order]
 
@@ -234,9 +239,9 @@ def _partners(x: jax.Array, group: int) -> jax.Array:
 
 
 def _random_box(rng: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
-    """Returns a mask `(height, width)` of a box with a share `area` of the image.
+    """Returns a mask `(height, width)` of a box that covers a share `area` of the image.
 
-    The centre is uniform; the box is cut off at the border.
+    Its centre is uniformly distributed, and it is clipped at the border.
     """
     size = jnp.asarray((height, width))
     centre = jax.random.uniform(rng, (2,)) * size
@@ -253,6 +258,6 @@ def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _mean_of_views(log_probabilities: jax.Array, views: int) -> jax.Array:
-    """Averages the probabilities of every `views` consecutive rows; takes and returns logarithms."""
+    """Averages the probabilities of every `views` consecutive rows, given and returned as logarithms."""
     stacked = log_probabilities.reshape(-1, views, log_probabilities.shape[-1])
     return jax.nn.logsumexp(stacked, axis=1) - jnp.log(views)

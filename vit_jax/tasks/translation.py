@@ -1,4 +1,4 @@
-"""Translation: pairs of sentences, scored with BLEU and chrF."""
+"""Translation of sentences, scored with BLEU and chrF."""
 
 import dataclasses
 import math
@@ -20,14 +20,15 @@ _LOG_MAX = math.log(sys.float_info.max)
 class Translation:
     """Cross-entropy of every token of the target, given the source and the tokens before it.
 
-    The end of a sentence is a token as well. Every token has the same weight, whatever sentence, batch or device it is
-    in; padding has none.
+    The end of a sentence counts as a token. Every token has the same weight, whatever sentence, batch or device it is
+    in; padding has weight 0.
 
     Attributes:
-      max_length: Number of tokens of the longest sentence of a batch, including its end.
-      language: Language of the target, such as "it"; sacrebleu chooses its tokenisation for BLEU by it.
-      label_smoothing: epsilon; every token of the vocabulary gets epsilon / vocab_size. Deviation: tensor2tensor
-        distributes epsilon over the wrong tokens only, and subtracts the lowest loss that this permits.
+      vocabulary: The sub-words of both languages.
+      max_length: Maximum number of tokens of a sentence in a batch, including its end.
+      language: Language of the target, such as "it", for which sacrebleu chooses the tokenisation of BLEU.
+      label_smoothing: epsilon; every token of the vocabulary receives epsilon / vocab_size. Deviation: tensor2tensor
+        distributes epsilon over the wrong tokens only, and subtracts the minimum of the resulting loss.
       beam_size, length_penalty, extra_length: See `decoding.translate`.
 
     Raises:
@@ -50,7 +51,7 @@ class Translation:
 
     def __post_init__(self):
         if self.beam_size < 1 or self.length_penalty < 0 or self.extra_length < 0:
-            raise ValueError("beam_size must be at least 1, length_penalty and extra_length not negative")
+            raise ValueError("beam_size must be at least 1, and length_penalty and extra_length at least 0")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be at least 0 and below 1")
         make_bleu(self.language)
@@ -59,7 +60,7 @@ class Translation:
         return (jnp.zeros((1, self.max_length), jnp.int32),) * 2
 
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
-        """Returns the loss summed over real tokens; also `nll`, the loss without smoothing, and `token_accuracy`."""
+        """Returns the loss, summed over real tokens, and `nll`, the loss without smoothing, and `token_accuracy`."""
         logits, labels, weights = _predictions(model, params, batch, train=train, rngs={"dropout": rngs["dropout"]})
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -72,11 +73,11 @@ class Translation:
         return weighted_sum(loss, weights), metrics
 
     def predict(self, model, params, batch) -> dict[str, jax.Array]:
-        """Returns the `translation` found for each source, as tokens, and its `score`; see `decoding.Decoded`.
+        """Returns the `translation` of each source, as tokens, and its `score`; see `decoding.Decoded`.
 
-        If the batch has targets, also the `reference` (the target's tokens), its negative log-likelihood `nll` and the
-        number of `tokens` that this is the sum over. All token arrays have the same width in every batch, unless a
-        source is longer than `max_length`.
+        If the batch has targets, the result also has the `reference` (the tokens of the target), its negative
+        log-likelihood `nll`, and `tokens`, the number of tokens over which this is summed. All token arrays have the
+        same width in every batch, unless a source is longer than `max_length`.
         """
         found = decoding.translate(
             model,
@@ -129,7 +130,7 @@ class Translation:
         return answer["translation"]
 
     def compare(self, answer, label, labels) -> tuple[bool | None, str]:
-        """A translation is not simply right or wrong."""
+        """Returns None: a translation is not simply correct or wrong."""
         return None, ""
 
     def headline(self, result) -> str:
@@ -150,7 +151,7 @@ def make_bleu(language: str) -> Any:
     try:
         return BLEU(trg_lang=language)
     except (ImportError, RuntimeError) as error:
-        raise ValueError(f"BLEU of {language!r}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"BLEU for the language {language!r}: {' '.join(str(error).split())}") from error
 
 
 def bleu_and_chrf(translations: list[str], references: list[str], language: str) -> dict[str, float | str]:

@@ -1,7 +1,7 @@
 """Checkpoints: a thin adapter around Orbax.
 
-A checkpoint consists of the training state and a JSON part (`meta`) with all that is needed to predict: config, label
-names and preprocessing. A workdir holds them as `checkpoints/STEP/{state,meta}`.
+A checkpoint consists of the training state and of a JSON part, the `meta`, with everything else that prediction needs:
+config, labels and encoder. A workdir holds them as `checkpoints/STEP/{state,meta}`.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ _LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 class _Best:
-    """The preservation policy that keeps the `count` best checkpoints by the metric `name`, the newest if equal.
+    """A preservation policy that keeps the `count` best checkpoints by the metric `name`; ties go to the newest.
 
-    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. The train loop writes them into
-    the meta of a checkpoint as `metrics` as well, so that a resumed run still ranks what was saved before.
+    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. The train loop also stores
+    them in the meta of a checkpoint, so that a resumed run still ranks the checkpoints that were saved before.
     """
 
     def __init__(self, count: int, name: str):
@@ -37,7 +37,7 @@ class _Best:
         self._scores: dict[int, float] = {}
 
     def add(self, step: int, metrics: dict[str, float] | None) -> None:
-        """Notes the metrics of a checkpoint; one without is never among the best."""
+        """Records the metrics of a checkpoint. Checkpoints without metrics are never among the best."""
         if metrics and self._name in metrics:
             self._scores[step] = self._sign * metrics[self._name]
 
@@ -55,8 +55,9 @@ class Checkpoints:
     after that. All processes of a job must call the same methods.
 
     Args:
-      keep_last: Number of newest checkpoints to keep.
-      keep_best: Number of best checkpoints to keep in addition, by the metric `best`.
+      keep_last: Number of newest checkpoints to keep; at least 1.
+      keep_best: Number of best checkpoints to keep in addition.
+      best: The metric that ranks checkpoints; lower is better for `loss` and `perplexity`, higher for all others.
     """
 
     def __init__(self, workdir: epath.PathLike, *, keep_last: int = 2, keep_best: int = 1, best: str = "top1"):
@@ -75,10 +76,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
-        """Starts to save a checkpoint; does nothing if there is one for this step.
+        """Starts to save a checkpoint. Does nothing if there is one for this step.
 
         Args:
-          metrics: Results of an evaluation at this step, which rank the checkpoint among the best.
+          metrics: Results of an evaluation at this step, by which the checkpoint is ranked; None without one.
 
         Raises:
           RunError: This or an earlier checkpoint cannot be written.
@@ -86,7 +87,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._best.add(step, metrics)
-        meta = copy.deepcopy(meta)  # Orbax writes it in the background, and copies only arrays beforehand
+        meta = copy.deepcopy(meta)  # Orbax writes it in the background, and copies only the arrays before that
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._explained():
             self._manager.save(step, args=args, force=True)
@@ -103,7 +104,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns any failure to write, which Orbax reports at its next call, into a RunError."""
+        """Turns any failure to write, which Orbax may report only at a later call, into a RunError."""
         try:
             yield
         except Exception as error:  # OSError, ValueError or XlaRuntimeError, depending on the layer that failed
@@ -151,7 +152,8 @@ class Checkpoints:
     def _read(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Reads this process's part of a checkpoint.
 
-        Does not wait for other processes, as `CheckpointManager.restore` would: one whose part is damaged never comes.
+        Unlike `CheckpointManager.restore`, this does not wait for the other processes, which would block forever if the
+        part of one of them is damaged.
         """
         directory = self.directory / str(step)
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=_this_process())
@@ -183,9 +185,9 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
-    """Reads the parameters and `meta` of a workdir's newest intact checkpoint, or of the one of `step`.
+    """Reads the parameters and `meta` of a workdir's newest intact checkpoint, or of that of `step`.
 
-    The parameters are NumPy arrays; if the run has a moving average of them, it is returned instead. Files are not
+    The parameters are NumPy arrays. If the run has a moving average of them, this is returned instead. No file is
     changed.
 
     Args:
@@ -226,7 +228,7 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
 def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, dict[str, Any]]:
     """Averages the parameters of a workdir's newest `count` checkpoints, in float64.
 
-    The meta is that of the newest one, with the steps as `averaged`.
+    The meta is that of the newest one; its key `averaged` lists the steps.
 
     Raises:
       UserError: There are fewer checkpoints, or one of them is damaged.
@@ -235,7 +237,7 @@ def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, di
     if len(steps) < count:
         raise UserError(
             f"{workdir} has {len(steps)} checkpoints, but {count} are to be averaged. Train with "
-            f"--config.checkpoint.keep_last={count} to keep as many."
+            f"--config.checkpoint.keep_last={count} to keep enough of them."
         )
     total, dtypes, meta = None, None, {}
     for step in reversed(steps):  # the newest one last, because its meta is returned
@@ -247,9 +249,9 @@ def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, di
 
 
 def load_meta(workdir: epath.PathLike) -> dict[str, Any] | None:
-    """Reads the `meta` of a workdir's newest checkpoint in which it is readable, or of `WORKDIR/checkpoints/STEP`.
+    """Reads the `meta` of a workdir's newest checkpoint, or of `WORKDIR/checkpoints/STEP`.
 
-    Returns None if there is no such checkpoint.
+    Checkpoints whose meta cannot be read are passed over. Returns None if none is left.
     """
     workdir, named = _split(workdir)
     for step in saved_steps(workdir) if named is None else [named]:
@@ -282,6 +284,6 @@ def _on_all_processes(condition: bool) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    """Returns the first line of an error; of a very long one the beginning, and the end with the system's reason."""
+    """Returns the first line of an error. A very long line is shortened in the middle; the reason is at its end."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= 200 else f"{line[:60]} ... {line[-120:]}"

@@ -1,4 +1,4 @@
-"""Claiming a workdir: it is created for a config, or already holds a run of the same config on the same data."""
+"""Claiming a workdir: checks that it is new, or holds a run of the same config on the same data."""
 
 import json
 from typing import Any
@@ -13,17 +13,18 @@ from vit_jax.workdir.checkpoint import load_meta, saved_steps
 
 
 def claim(workdir: epath.PathLike, config: Config) -> tuple[epath.Path, dict[str, Any] | None]:
-    """Creates the workdir and writes `config.json`; returns it with the meta of its newest checkpoint, if there is one.
+    """Creates the workdir and writes `config.json`; returns the workdir and the meta of its newest checkpoint, or None.
 
     Raises:
-      UserError: It cannot be written, or holds checkpoints of another config, whose differences are named.
+      UserError: The workdir cannot be written, or holds checkpoints of another config; the message lists the
+        differences.
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
     claimed = path.exists() and saved_steps(workdir)
     if claimed and (changed := schema.differences(json.loads(path.read_text()), config)):
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(changed)}): undo the change or give another --workdir"
+            f"{workdir} holds a run of another config ({'; '.join(changed)}). Undo the change or use another --workdir."
         )
     if jax.process_index() == 0:
         try:
@@ -35,10 +36,18 @@ def claim(workdir: epath.PathLike, config: Config) -> tuple[epath.Path, dict[str
 
 
 def check_same_data(workdir: epath.Path, saved: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raises UserError if the data now have other classes, or another vocabulary, than a checkpoint's."""
+    """Checks that the labels and the encoder of the data are those that a checkpoint was trained with.
+
+    Args:
+      saved: The meta of the checkpoint.
+      described: The meta that the run would save now.
+
+    Raises:
+      UserError: They differ.
+    """
     for what in ("labels", "preprocessing"):
         if saved[what] != json.loads(json.dumps(described[what])):
             raise UserError(
-                f"the data have changed since {workdir} was trained: their {what} differ from those in its checkpoint; "
-                "bring the old data back, or give another --workdir"
+                f"the data have changed since {workdir} was trained: their {what} differ from those in its checkpoint. "
+                "Restore the old data, or use another --workdir."
             )

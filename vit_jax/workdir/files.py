@@ -6,7 +6,7 @@ from etils import epath
 
 
 def is_local(path: epath.PathLike) -> bool:
-    """Returns whether a path is in the local file system, and not a URI such as `gs://BUCKET/RUN`."""
+    """Returns whether a path is in the local file system rather than a URI such as `gs://BUCKET/RUN`."""
     return "://" not in os.fspath(path)
 
 
@@ -16,7 +16,7 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Appends text to a file. In an object store, where files cannot grow, the whole file is written again."""
+    """Appends text to a file. In an object store, where objects cannot grow, the whole file is rewritten."""
     if is_local(path):
         with path.open("a") as file:
             file.write(text)
@@ -25,17 +25,17 @@ def append(path: epath.Path, text: str) -> None:
 
 
 def replace(path: epath.Path, text: str) -> None:
-    """Replaces a file in one operation: whatever happens in between, either the old or the new text is there."""
+    """Replaces a file atomically: if the process is killed, the file contains either the old or the new text."""
     if is_local(path):
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text)
         temporary.replace(path)
-    else:  # an object appears when it is complete
+    else:  # an object store shows an object only when it is complete
         path.write_text(text)
 
 
 def copy_tree(source: epath.Path, target: epath.Path) -> None:
-    """Copies a folder with everything in it, also from one file system to another."""
+    """Copies a folder recursively; the two paths may be in different file systems."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Writers of metrics: `metrics.jsonl` is the record; TensorBoard and progress lines show the same numbers."""
+"""Metrics of a run: written to `metrics.jsonl` and TensorBoard, and printed."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from vit_jax.parallel import Parallel
 from vit_jax.tasks import Sum
 from vit_jax.workdir import files
 
-# Fields with durations: the only ones that differ between two runs of the same command.
+# Fields that depend on time: the only ones that differ between two runs of the same command.
 TIMINGS = ("examples_per_second", "input_wait", "seconds")
 
 
@@ -119,7 +119,7 @@ class Metrics:
 
 
 class _Pending(NamedTuple):
-    """What is known of a step that the devices may not have finished yet."""
+    """The metrics of a step that the devices may not have finished yet."""
 
     step: int
     sums: dict[str, Sum]
@@ -161,7 +161,7 @@ class Window:
         Raises:
           RunError: A sum of the step before is not finite.
         """
-        # The rate is computed on the devices after `step`, and therefore ready when the sums are.
+        # The learning rate is computed on the devices right after `step`, so that reading it later does not block.
         rate = self._schedule(step - 1) if step % self._every == 0 else None
         previous, self._pending = self._pending, _Pending(step, sums, rate, examples)
         self._waited += waited
@@ -212,7 +212,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 def _check_finite(name: str, value: float, step: int) -> None:
     if not math.isfinite(value):
-        raise RunError(f"{name} is {float(value)} at step {step}; stopped, the last good checkpoint is kept")
+        raise RunError(f"{name} is {float(value)} at step {step}. The run is stopped; its last checkpoint is kept.")
 
 
 def _pretty(values: dict[str, float]) -> str:

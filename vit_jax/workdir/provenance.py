@@ -33,8 +33,8 @@ PACKAGES = (
 def recorded(workdir: epath.PathLike) -> Iterator[None]:
     """A context that appends a line to `runs.jsonl` when it ends, with the status and the wall time in seconds.
 
-    A process that is killed leaves no line. The next line shows it by `resumed_from`, the step of the newest checkpoint
-    at its start.
+    A process that is killed leaves no line. The next line then shows it by `resumed_from`, the step of the newest
+    checkpoint at its start.
     """
     entry = {
         "resumed_from": max(saved_steps(workdir), default=0),

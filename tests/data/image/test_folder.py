@@ -8,7 +8,7 @@ from test_source import error, read_all
 
 from vit_jax.data import splits
 from vit_jax.data.image import folder
-from vit_jax.data.source import InMemory, example_name, open_source
+from vit_jax.data.source import InMemory, open_source
 from vit_jax.errors import UserError
 
 
@@ -21,7 +21,7 @@ def test_a_folder_of_classes(tmp_path, write_images):
     examples = read_all(source)
     assert [(example["label"], example["id"]) for example in examples] == [(0, 0), (0, 1), (1, 2), (1, 3), (1, 4)]
     assert examples[3]["image"].getpixel((0, 0)) == (101, 101, 101)
-    assert example_name(source, 3) == os.path.join("dog", "001.png")
+    assert source.files[3] == os.path.join("dog", "001.png")
     assert isinstance(source, InMemory)
     assert source.class_counts() == [2, 3]
     assert source.all_labels().tolist() == [0, 0, 1, 1, 1]
@@ -115,10 +115,10 @@ def test_unreadable_files_are_skipped_and_listed(damaged):
 
 
 def test_ids_do_not_move_when_a_file_is_mended(damaged):
-    before = [example_name(open_source("folder", "train", path=str(damaged)), 7)]
+    before = [open_source("folder", "train", path=str(damaged)).files[7]]
     Image.new("RGB", (6, 5)).save(damaged / "a" / "notes.txt", "PNG")
     source = open_source("folder", "train", path=str(damaged))
-    assert before == [example_name(source, 7)]
+    assert before == [source.files[7]]
     assert len(source) == 5
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny_clips import grey, levels, write_clip
 
-from vit_jax.data.source import Source, example_name
+from vit_jax.data.source import Source
 from vit_jax.data.video.check import Check
 from vit_jax.data.video.decode import ArrayVideo, VideoFile
 from vit_jax.data.video.source import Excerpt, VideoSource, list_clips, split_names
@@ -45,7 +45,6 @@ def test_a_folder_of_classes(touch, tmp_path):
     assert source.files == ["a/1.avi", "a/deep/2.MKV", "b/1.mp4", "b/frames"]
     assert source.all_labels().tolist() == [0, 0, 1, 1]
     assert source.class_counts() == [2, 2]
-    assert example_name(source, 3) == "b/frames"
     assert VideoSource(tmp_path, "validation").all_labels().tolist() == [1]
     assert split_names(tmp_path) == ["train", "val"]
 

@@ -36,14 +36,6 @@ def parse(chain: str, what: str = "transforms") -> Iterator[Call]:
     yield from _calls(tree, what)
 
 
-def imported_names(chain: str) -> list[str]:
-    """Returns the import paths of the steps of a chain that are not ours, such as `mylab.transforms:Solarize`.
-
-    Nothing is imported, so that the chain of an untrusted checkpoint can be examined.
-    """
-    return [import_path(call.name) for call in parse(chain) if "." in call.name]
-
-
 def import_path(name: str) -> str:
     """Converts the name of a step, `mylab.transforms.Solarize`, to an import path, `mylab.transforms:Solarize`."""
     module, _, attribute = name.rpartition(".")

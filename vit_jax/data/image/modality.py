@@ -1,4 +1,4 @@
-"""Images as a modality: preprocessing of a config, and a user's image files."""
+"""Images as a modality: the preprocessing of a config, and the user's image files."""
 
 import os
 import pathlib
@@ -30,7 +30,7 @@ class ImageModality(LabelledModality):
         return Preprocessing.from_dict(fields)
 
     def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
-        """Yields every file below `path` whose name ends like an image's, one directory at a time."""
+        """Yields every file below `path` that has the suffix of an image format, one directory at a time."""
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
             if entry.is_dir():
                 yield from self.files(pathlib.Path(entry.path))

@@ -1,4 +1,4 @@
-"""Learning a vocabulary, once for each text: the result is kept in the user's cache."""
+"""Learns vocabularies, and keeps each in the user's cache so that it is learned only once."""
 
 import hashlib
 import os
@@ -9,13 +9,14 @@ from rich.console import Console
 
 from vit_jax.data.text.vocabulary import Vocabulary
 
-MANY = 500_000  # sentences: learning sub-words from more takes a while, and is announced
+MANY = 500_000  # learning from more sentences takes long enough to print a message first
 
 
 def learn_vocabulary(sentences: list[str], size: int) -> Vocabulary:
-    """Learns a vocabulary of `size` sub-words, or reads it if it was learned from the same sentences before.
+    """Learns a vocabulary of `size` sub-words, or reads it from the cache.
 
-    It is kept in `$XDG_CACHE_HOME/vit_jax` (`~/.cache/vit_jax` if unset).
+    The cache is `$XDG_CACHE_HOME/vit_jax` (`~/.cache/vit_jax` if unset). Its key is a hash of the sentences, the size
+    and the version of sentencepiece.
 
     Raises:
       UserError: See `Vocabulary.train`.
@@ -29,7 +30,7 @@ def learn_vocabulary(sentences: list[str], size: int) -> Vocabulary:
     try:
         return Vocabulary(file.read_bytes())
     except OSError:
-        pass  # not learned yet
+        pass  # not in the cache yet
     console, message = Console(stderr=True), f"learning {size:,} sub-words from {len(sentences):,} sentences"
     if len(sentences) > MANY and not console.is_terminal:
         console.print(message)
@@ -41,5 +42,5 @@ def learn_vocabulary(sentences: list[str], size: int) -> Vocabulary:
         partial.write_bytes(vocabulary.model)
         partial.replace(file)
     except OSError:
-        pass  # learned again next time
+        pass  # without a cache, the next run learns it again
     return vocabulary

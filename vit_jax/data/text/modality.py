@@ -1,4 +1,4 @@
-"""Parallel text as a modality: the vocabulary and batches of a config, and a user's sentences."""
+"""Text as a modality: the vocabulary and batches of a config, and the user's sentences."""
 
 import itertools
 import pathlib
@@ -19,17 +19,21 @@ from vit_jax.data.text.source import TextSource, decode_lines, read_lines
 from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 from vit_jax.errors import UserError
 
-WINDOW = 16  # batches of a user's sentences that are read ahead, so that those of about the same length go together
+WINDOW = 16  # batches of user input that are read ahead, so that sentences of similar length share a batch
 
 
 class TextData:
-    """The two splits of a config, of parallel text: see `Data`.
+    """The two splits of a config on parallel text, and their batches: see `Data`.
 
-    The vocabulary is that of the run in `config.init_from` if there is one, whose parameters belong to its sub-words.
-    Otherwise it is learned from the training split; every process learns the same one.
+    With `config.init_from`, the vocabulary is that of the run that training starts from, because the parameters belong
+    to its sub-words. Otherwise it is learned from the training split; every process learns the same one.
 
     Attributes:
-      skipped: Pairs of the evaluation split that are not scored: a side is empty, or longer than the longest bucket.
+      skipped: Number of pairs in the evaluation split that are not scored because a side is empty, or longer than the
+        longest bucket.
+
+    Raises:
+      UserError: `config.init_from` is not a text run, or a count in the config is wrong.
     """
 
     labels: tuple[str, ...] = ()
@@ -38,7 +42,8 @@ class TextData:
         self.config, self.train, self.eval = config, train, evaluation
         if config.init_from and not isinstance(start, Vocabulary):
             raise UserError(
-                f"config.init_from={config.init_from} is not a run on text: give a workdir whose vocabulary to adopt"
+                f"config.init_from={config.init_from} is not a text run. Name the workdir of a text run, whose "
+                "vocabulary is then used."
             )
         self.encoder = start or learn_vocabulary([*train.sources, *train.targets], config.data.vocab_size)
         if config.accum_steps < 1:
@@ -76,7 +81,7 @@ class TextData:
         return [
             f"{self.train.name}: {train:,} training and {evaluation:,} evaluation pairs, {source} to {target}, "
             f"{len(self.encoder):,} sub-words",
-            f"{len(self._train):,} batches an epoch, {self._train.padding:.0%} of their tokens padding",
+            f"{len(self._train):,} batches per epoch, {self._train.padding:.0%} of their tokens are padding",
             *(f"skipped {count:,} training pairs {why}" for why, count in skipped.items() if count),
         ]
 
@@ -107,10 +112,10 @@ class TextModality:
         return batches, len(source.skipped) + divided.skipped
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
-        """Yields each sentence as its own name: those given, then each line of the files, "-" for standard input."""
+        """Yields `sentences`, then each line of the files; "-" is standard input. A sentence is its own name."""
         for path in paths:
             if path != "-" and not pathlib.Path(path).exists():
-                raise UserError(f"no file {path}; give a sentence itself as --text")
+                raise UserError(f"{path}: no such file. To translate a sentence, pass it as --text.")
         files = paths or ([] if sentences else ["-"])
         lines = itertools.chain.from_iterable(map(_lines, files))
         return ((sentence, sentence) for sentence in itertools.chain(sentences, lines))
@@ -118,9 +123,9 @@ class TextModality:
     def input_batches(
         self, run: Any, inputs: Iterable[str], batch_size: int, settled: dict[int, Any]
     ) -> Iterator[dict[str, Any]]:
-        """Sentences of about the same length go together, padded to the next bucket of the training data.
+        """Yields batches of sentences of similar length, padded to the next bucket of the training data.
 
-        Neither that nor `batch_size` changes a translation. Blank sentences become empty.
+        Neither the grouping nor `batch_size` changes a translation. The translation of a blank sentence is empty.
         """
         multiple, numbered = jax.device_count(), enumerate(inputs)
         most = -(-batch_size // multiple) * multiple
@@ -169,14 +174,14 @@ def _padded_length(run: Any, sentence: str, length: int) -> int:
         return padded
     if length > model.max_length:
         raise UserError(
-            f"{sentence[:40]!r}... has {length} tokens, and the model's learned positions end at {model.max_length}: "
-            "split the sentence"
+            f"{sentence[:40]!r}... has {length} tokens, but the model has learned positions for {model.max_length}. "
+            "Split the sentence."
         )
     return min(padded, model.max_length)
 
 
 def _source_batch(group: Sequence[tuple[int, list[int]]], rows: int, length: int) -> dict[str, np.ndarray]:
-    """Pads sentences to `length` tokens, and with empty sentences to `rows` rows."""
+    """Pads every sentence to `length` tokens, and the batch to `rows` rows with empty sentences."""
     batch = {
         "source": np.full((rows, length), PAD_ID, np.int32),
         "id": np.full(rows, -1, np.int32),

@@ -1,4 +1,4 @@
-"""What to look at after training on text: translations as a table, and the attention that made one of them."""
+"""Previews of a text run: a table of translations, and a picture of the attention weights for one of them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID
 from vit_jax.plots import heat_maps
 
 EXAMPLES = 50
-SHOWN_WORDS = (4, 10)  # length of the translation that is drawn: long enough to show something, short enough to read
+SHOWN_WORDS = (4, 10)  # shortest and longest translation to draw, in words
 
 PANELS = {
     "encoder/attention": ("encoder: from each source token to the source", "source", "source"),
@@ -45,14 +45,14 @@ def plot_attention(run: Any, sentence: str, translation: str, path: Any, layer: 
 
 
 def _plain(text: str) -> str:
-    """Keeps Matplotlib from reading formulas into a text."""
+    """Escapes `$`, which Matplotlib would take for the start of a formula."""
     return text.replace("$", r"\$")
 
 
 def write_translations(run: Any, source: Any, workdir: Any, count: int = EXAMPLES) -> list[Any]:
     """Translates the first pairs of a split, and draws the attention for one of them; returns the files.
 
-    `translations.tsv` has one row per pair: source, translation, reference, with white space as single spaces.
+    `translations.tsv` has one row per pair: source, translation and reference, with white space collapsed.
     """
     sources, references = source.sources[:count], source.targets[:count]
     found = [answer["translation"] for answer in run.predict(sources)]

@@ -1,4 +1,4 @@
-"""Clips as a modality: preprocessing of a config, and a user's video files and folders of frames."""
+"""Clips as a modality: the preprocessing of a config, and the user's video files and folders of frames."""
 
 import pathlib
 from collections.abc import Iterator
@@ -39,20 +39,20 @@ class VideoModality(LabelledModality):
         return ClipPreprocessing.from_dict(fields)
 
     def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
-        """Yields the videos and folders of frames below `path`, or `path` itself if that is a folder of frames."""
+        """Yields the videos and folders of frames below `path`, or `path` itself if it is a folder of frames."""
         found = sorted(map(pathlib.Path, walk_clips(path)))
         yield from found or ([path] if frame_files(path) else [])
 
     def open_file(self, path: pathlib.Path, config: Config) -> Video:
         try:
             video = open_clip(path, ClipEntry(str(path), 0), config.data.frames_fps)
-            self.thumbnail(video)  # a file that was cut off fails here, other damage when the damaged frames are read
+            self.thumbnail(video)  # fails for a truncated file; other damage shows when the damaged frames are read
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(str(error)) from None
         return video
 
     def thumbnail(self, stored: Video) -> Image.Image:
-        """Returns frames spread evenly over a video, side by side."""
+        """Returns up to `FRAMES_SHOWN` frames, spread evenly over the video, side by side."""
         from vit_jax.plots import film_strip
 
         shown = np.linspace(0, stored.num_frames - 1, min(FRAMES_SHOWN, stored.num_frames))
