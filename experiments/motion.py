@@ -1,6 +1,6 @@
-"""Which attention schemes tell a motion from its reverse: TimeSformers trained on the motion set.
+"""Motion: which attention schemes distinguish a motion from its reverse, in TimeSformers trained on the motion set.
 
-python experiments/motion.py train runs/motion    # 3 seeds of each scheme, by motion and by object: hours on a CPU
+python experiments/motion.py train runs/motion    # all schemes, for motions and objects, 3 seeds each: hours on a CPU
 python experiments/motion.py train runs/motion --learned=motion --schemes=axial --seeds=3 --config.duration="9 epochs"
 python experiments/motion.py report runs/motion   # writes results/motion.csv and motion_curves.png, prints a table
 
@@ -8,18 +8,18 @@ python experiments/motion.py report runs/motion   # writes results/motion.csv an
 `python -m vit_jax data prepare motion/fashion --path=DIR` (and the same for motion/fashion_frames), where DIR holds the
 four idx files of Fashion-MNIST.
 
-A motion and its opposite have the same frames in another order. A model that looks at single frames can therefore at
-best identify the family of a motion (horizontal, vertical, rotation), and is right half of the time. The models of
-objects start, as in the paper, from an image model (`frames`). It is trained on single frames, which show more garments
-than the clips do, and scored on the first frames of the test clips. The report has
+A motion and its opposite have the same frames in another order. A model that treats frames independently can therefore
+at best identify the family of a motion (horizontal, vertical, rotation), and its top-1 accuracy is at most 50 %. The
+models that classify objects start from an image model (`frames`), as in the paper. It is trained on single frames,
+which show more garments than the clips do, and evaluated on the first frames of the test clips. The report contains
 
-- `top1`: accuracy for the six motions, or the ten objects.
+- `top1`: accuracy for the six motions, or the ten classes of objects.
 - `family`: share of the test clips whose family is correct. The families of objects are upper body, trousers, shoes and
   bags.
-- `direction`: share of these whose motion is correct; chance is 50 %.
+- `direction`: share of the clips with a correct family whose motion is correct; chance is 50 %.
 
-Intervals are exact binomial intervals of 95 % (Clopper and Pearson). The objects and backgrounds of the test clips do
-not occur in training.
+Intervals are exact 95 % binomial intervals (Clopper and Pearson). The objects and backgrounds of the test clips do not
+occur in training.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from vit_jax.workdir.metrics import read_metrics
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
 DATA = {"motion": ["motion/fashion"], "object": ["motion/fashion_frames", "motion/fashion"]}
 LABELS = tuple(DATA)
-IMAGE_MODEL = "frames"  # its name in the config, and in the CSV's column of schemes
+IMAGE_MODEL = "frames"  # its name in the config's argument, and in the column `scheme` of the CSV
 CONFIG = "configs/timesformer.py:motion"
 CSV, CURVES = HERE / "results" / "motion.csv", HERE / "results" / "motion_curves.png"
 COLUMNS = (
@@ -53,11 +53,13 @@ COLOURS = dict(zip(SCHEMES, ("#b3302c", "#c98a1b", "#2a7d3c", "#2b6cb0", "#7b4fa
 
 
 def train(runs: pathlib.Path, learned: list[str], schemes: list[str], seeds: list[int], overrides: list[str]) -> None:
-    """Trains the runs that are not yet finished under `runs`; the same command resumes after an interruption."""
+    """Trains the runs under `runs` that are not finished. After an interruption, the same command resumes them."""
     key = "--config.data.data_dir="
     data_dir = [word.replace(key, "--data_dir=") for word in overrides if word.startswith(key)]
     for dataset in sorted({dataset for label in learned for dataset in DATA[label]}):
-        run_command("data", "prepare", dataset, *data_dir)  # a mistake here should not show after hours
+        run_command(
+            "data", "prepare", dataset, *data_dir
+        )  # all sets first, so that a mistake shows before hours of training
     for seed in seeds:
         if "motion" in learned:
             for scheme in schemes:
@@ -70,11 +72,12 @@ def train(runs: pathlib.Path, learned: list[str], schemes: list[str], seeds: lis
                 train_one(runs / "object" / f"{scheme}-{seed}", f"{scheme},object", seed, start)
 
 
-def train_one(workdir: pathlib.Path, words: str, seed: int, overrides: list[str]) -> None:
+def train_one(workdir: pathlib.Path, options: str, seed: int, overrides: list[str]) -> None:
+    """Trains a run unless it is finished; `options` are those of the config's argument."""
     if is_finished(workdir):
         return
     print(f"== {workdir}", flush=True)
-    run_command("train", f"--config={CONFIG},{words}", f"--workdir={workdir}", f"--config.seed={seed}", *overrides)
+    run_command("train", f"--config={CONFIG},{options}", f"--workdir={workdir}", f"--config.seed={seed}", *overrides)
 
 
 def run_command(*command: str) -> None:
@@ -102,10 +105,10 @@ def score(workdir: pathlib.Path) -> dict[str, float]:
     return {**scores, **with_interval("direction", (found == true)[same_family])}
 
 
-def with_interval(name: str, right: np.ndarray) -> dict[str, float]:
-    """Returns the share of correct examples, and its interval."""
-    low, high = binomtest(int(right.sum()), len(right)).proportion_ci(0.95)
-    return {name: float(right.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+def with_interval(name: str, correct: np.ndarray) -> dict[str, float]:
+    """Returns the share of correct examples, and its 95 % interval."""
+    low, high = binomtest(int(correct.sum()), len(correct)).proportion_ci(0.95)
+    return {name: float(correct.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def report(runs: pathlib.Path) -> None:
@@ -155,7 +158,7 @@ def plot(runs: pathlib.Path) -> None:
                 points = [(row["step"], row["top1"]) for row in read_metrics(workdir) if row["split"] == "eval"]
                 axis.plot(*zip(*points, strict=True), color=colour, lw=1.3, label=label)
                 label = None  # one entry in the legend for all seeds
-        axis.set(title=f"{learned} of the test clips", xlabel="step", ylim=(0, 1))
+        axis.set(title=f"test clips: {learned}", xlabel="step", ylim=(0, 1))
         axis.grid(alpha=0.3)
         if learned == "motion":
             axis.axhline(0.5, color="black", lw=0.8, ls="--", label="family known, direction at chance")

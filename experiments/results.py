@@ -1,6 +1,6 @@
 """Results: measured numbers as CSV in `experiments/results/`, and the tables of the documentation made from them.
 
-python experiments/results.py add WORKDIR     # a finished run becomes a row of results/classification.csv
+python experiments/results.py add WORKDIR     # add a finished run to results/classification.csv
 python experiments/results.py tables          # write the tables into docs/results.md and README.md
 
 A table stands between two markers, `<!-- NAME: begin -->` and `<!-- NAME: end -->`. `motion.py` and
@@ -23,7 +23,7 @@ from vit_jax.workdir.metrics import read_metrics
 from vit_jax.workdir.provenance import read_runs
 
 HERE = pathlib.Path(__file__).parent
-PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "results.md")  # that hold tables
+PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "results.md")  # the pages that contain tables
 CSV, MOTION, TRANSLATION = (HERE / "results" / f"{name}.csv" for name in ("classification", "motion", "translation"))
 COLUMNS = (
     "data", "split", "model", "parameters", "top1", "loss", "examples", "skipped", "seed", "steps", "seconds",
@@ -44,13 +44,13 @@ def first_start(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def row_of(workdir: pathlib.Path) -> dict[str, object]:
-    """Returns the row of a run.
+    """Returns the row of a finished run.
 
     Raises:
       SystemExit: The run is not finished.
     """
     if not is_finished(workdir):
-        sys.exit(f"{workdir} has no finished run. Its own command resumes it.")
+        sys.exit(f"{workdir} has no finished run. Run its training command again to resume it.")
     config, run = json.loads((workdir / "config.json").read_text()), first_start(workdir)
     result = [row for row in read_metrics(workdir) if row["split"] == "eval"][-1]
     return {
@@ -72,11 +72,11 @@ def row_of(workdir: pathlib.Path) -> dict[str, object]:
 
 
 def add(workdir: pathlib.Path) -> None:
-    """Adds the row of a run; it replaces an earlier row of the same command."""
+    """Adds the row of a run, which replaces an earlier row with the same command."""
     row = {name: str(value) for name, value in row_of(workdir).items()}
     kept = [old for old in read() if old["command"] != row["command"]]
     with CSV.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer: Any = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted([*kept, row], key=lambda row: (row["data"], row["command"])))
 
@@ -90,7 +90,7 @@ def read(path: pathlib.Path = CSV) -> list[dict[str, str]]:
 
 
 def classification_table() -> str:
-    """Returns a row for each command of the classification runs, with the numbers of its seeds."""
+    """Returns a table with a row for each command of the classification runs, with the numbers of its seeds."""
     lines = [
         "| data | model | parameters | seeds | top-1 | examples | wall time | hardware | commit |",
         "|---" * 9 + "|",
@@ -127,7 +127,7 @@ def _wall_time(seconds: str) -> str:
 
 
 def motion_table() -> str:
-    """Returns a row for each scheme and labelling, with the numbers of its seeds."""
+    """Returns a table with a row for each label and attention scheme, with the numbers of its seeds."""
     lines = [
         "| label | attention | seeds | top-1 | family correct | direction correct, given the family (95 % interval) |",
         "|---" * 6 + "|",
@@ -142,7 +142,7 @@ def motion_table() -> str:
 
 
 def headline_table() -> str:
-    """Returns one row for each experiment: what the README shows."""
+    """Returns the README's table, with one row for each experiment."""
     lines = ["| question | data | result |", "|---" * 3 + "|"]
     for row in read():
         if row["data"] == "fashion_mnist":
@@ -189,7 +189,7 @@ def _direction(row: dict[str, str]) -> str:
 
 
 def translation_table() -> str:
-    """Returns a row for each method and split."""
+    """Returns a table with a row for each method and split."""
     lines = ["| split | method | BLEU | chrF | perplexity | sentences |", "|---" * 6 + "|"]
     for row in read(TRANSLATION):
         method = row["method"]
@@ -214,7 +214,7 @@ TABLES = {
 
 
 def with_tables(text: str) -> str:
-    """Returns the text of a page with each table between its markers made anew."""
+    """Returns the text of a page with every table between its markers regenerated."""
     for name, table in TABLES.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, found, rest = text.partition(begin)

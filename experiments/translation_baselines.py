@@ -1,4 +1,4 @@
-"""Translation compared with two baselines, all scored on the same sentences by the same function.
+"""Compares a trained model with two baselines of translation, on the same sentences and with the same scores.
 
 python experiments/translation_baselines.py MESSAGES                     # the baselines
 python experiments/translation_baselines.py MESSAGES --run=runs/messages --average=5
@@ -48,7 +48,7 @@ KEY = ("method", "averaged", "seed", "split")
 
 
 def translation_memory(train: TextSource, sources: Sequence[str], at_once: int = 200) -> list[str]:
-    """Returns the target of the nearest training source for each sentence; of equally near ones, the first."""
+    """Returns the target of the nearest training source for each sentence; ties go to the first."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
@@ -95,7 +95,10 @@ def run_rows(workdir: pathlib.Path, run: Run, averaged: int, splits: Sequence[Te
 
 
 def score(run: Run, split: TextSource) -> dict[str, Any]:
-    """Scores a run on every sentence of a split; buckets are added, each twice as long, up to the longest sentence."""
+    """Scores a run on every sentence of a split.
+
+    Buckets are added to the config, each twice as long as the one before, until the longest sentence fits.
+    """
     config = run.config.copy_and_resolve_references()
     longest = int(encode_pairs(split, run.encoder).lengths().max())
     while max(config.data.buckets) < longest:

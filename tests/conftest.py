@@ -1,4 +1,4 @@
-"""Tests run on the CPU, and check the shape words in the signatures of the models against the arrays passed."""
+"""Runs the tests on the CPU, and checks the shapes in the signatures of the models against the arrays passed."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""The pages of the documentation say what is there: links, commands, config keys, files and code."""
+"""The documentation agrees with the project: links, commands, config keys, files and code."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""What is drawn of a run is comparable: both curves of a loss are without smoothing where there is such a one."""
+"""The curves of a run: training and evaluation losses are comparable, without label smoothing where possible."""
 
 import numpy as np
 import pytest

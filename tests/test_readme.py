@@ -1,4 +1,4 @@
-"""The README is one page, its commands are those of the checks, and its numbers are measured."""
+"""The README fits on one page; its commands are those of the checks, and its numbers are measured."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""A trained run by itself: it predicts as inputs come, evaluates, gives features, exports, and is fine-tuned."""
+"""`Run`: it predicts inputs as they arrive, evaluates, computes features, exports, and starts a fine-tuning run."""
 
 import contextlib
 import io

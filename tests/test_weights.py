@@ -1,4 +1,4 @@
-"""Starting a run from another: positions are resampled, a head replaced, everything else is the same or refused."""
+"""Starting a run from another: positions are resampled, a head is replaced, other differences are refused."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-"""The smallest training run that does everything, as a command in its own process."""
+"""A tiny training run with all features, as a command in a separate process."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def command(workdir: pathlib.Path, *arguments: str, **flags: object) -> list[str
 
 
 def start(workdir: pathlib.Path, *arguments: str, devices: int = 1, **flags: object) -> subprocess.Popen:
-    """Starts a run with so many devices, its output as text lines in one pipe."""
+    """Starts a run with the given number of devices; stdout and stderr share one pipe, as text."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return subprocess.Popen(
         command(workdir, *arguments, **flags),

@@ -1,4 +1,4 @@
-"""Costs against closed forms, to the last unit, and against the papers' tables, to the last digit printed."""
+"""The cost of models: exact agreement with closed forms, and with the papers' tables to the last printed digit."""
 
 import flax.linen as nn
 import jax
@@ -197,7 +197,7 @@ def test_tnt(model, sizes, published):
 
 
 def sequences(number, tokens, width=768):
-    """Attention within so many sequences of so many tokens."""
+    """Multiply-accumulates of attention within a number of sequences of equal length."""
     return number * tokens * (4 * width**2 + 2 * tokens * width)
 
 

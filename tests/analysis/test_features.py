@@ -1,4 +1,4 @@
-"""Features stand where their pixels do, in every family, layer and kind."""
+"""Features: every family, layer and kind, and the agreement of patch tokens with the positions of their pixels."""
 
 import functools
 
@@ -103,7 +103,7 @@ def test_kinds_are_what_the_model_makes_of_them(model, randomised):
         ("last", "patch", "layer must be 'final', 0 to 1 or -2 to -1, got 'last'"),
     ],
 )
-def test_what_there_is_not_is_refused(layer, kind, message):
+def test_unknown_layers_and_kinds_are_refused(layer, kind, message):
     with pytest.raises(ValueError, match=message):
         features(built("vit"), {}, some_inputs(built("vit")), layer=layer, kind=kind)
 

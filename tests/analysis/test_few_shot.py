@@ -1,4 +1,4 @@
-"""Least squares against NumPy's and scikit-learn's; the choice of examples and of l2; the command."""
+"""Few-shot evaluation: least squares against NumPy and scikit-learn, the choice of examples and of l2, the command."""
 
 import contextlib
 import io

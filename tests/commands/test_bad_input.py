@@ -1,4 +1,4 @@
-"""Every mistake ends with one line that names it, a status, no traceback, and nothing lost."""
+"""Mistakes on the command line: each ends with one line that names it and an exit status, and loses no data."""
 
 import contextlib
 import io
@@ -188,7 +188,7 @@ def test_a_workdir_without_a_checkpoint(tmp_path, folder):
         assert f"no checkpoint in {tmp_path}/checkpoints" in line
 
 
-def test_a_checkpoint_that_is_not_there(trained):
+def test_a_missing_checkpoint(trained):
     line = refused("evaluate", trained / "checkpoints" / "3")
     assert "no checkpoint of step 3 in" in line
     assert line.endswith("there are [14, 20].")
@@ -259,7 +259,7 @@ def test_an_update_that_is_not_finite_is_not_saved(shelf):
     assert not list((shelf / "no_result" / "checkpoints").iterdir())
 
 
-def test_an_evaluation_that_is_not_finite_is_no_result(tmp_path):
+def test_an_evaluation_that_is_not_finite_fails(tmp_path):
     from vit_jax.workdir.metrics import Metrics
 
     with contextlib.closing(Metrics(tmp_path, first_step=0, total_steps=3, quiet=True)) as metrics:

@@ -1,4 +1,4 @@
-"""The commands as a user meets them: what they print, write and return."""
+"""The commands from end to end: what they print, write and return."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The example package outside vit_jax, to the end: train, resume, evaluate and predict by import paths alone."""
+"""The example package outside vit_jax, from end to end: train, resume, evaluate and predict by import path."""
 
 import hashlib
 import json

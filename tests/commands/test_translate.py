@@ -1,4 +1,4 @@
-"""Translations of any sentences: the same whatever stands beside them, in the order they were given."""
+"""Translations of any sentences: independent of the other sentences in the batch, and in the order of the input."""
 
 import dataclasses
 import io
@@ -132,7 +132,7 @@ def test_a_sentence_beyond_learned_positions_is_named(make_run):
         translate(run, [fits, fits + "zz"])
 
 
-def test_text_that_is_no_unicode(run):
+def test_invalid_unicode(run):
     with pytest.raises(UserError, match="surrogate"):
         translate(run, ["a\udcff"])
 
@@ -157,7 +157,7 @@ def test_files_and_standard_input_are_sentences_line_by_line(run, stdin, tmp_pat
         same([(row["translation"], row["score"]) for row in rows], translate(run, sentences))
 
 
-def test_text_that_is_no_utf8_is_named_by_its_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
+def test_invalid_utf8_is_named_by_its_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
     monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
     (tmp_path / "x.txt").write_bytes(b"save\n\xe9\n")
     stdin(b"\xff")

@@ -1,4 +1,4 @@
-"""Clips from a folder to a score: checked, trained on, evaluated in several views, predicted by the commands."""
+"""The commands on a folder of clips: check, train, evaluate in several views, and predict."""
 
 import contextlib
 import dataclasses

@@ -84,7 +84,7 @@ def mylab(monkeypatch):
         (None, False),
     ],
 )
-def test_an_import_path_is_a_module_and_an_attribute_that_is_no_family_of_ours(name, expected):
+def test_an_import_path_is_a_module_and_an_attribute_but_not_a_family(name, expected):
     assert extensions.is_import_path(name) is expected
 
 
@@ -156,7 +156,7 @@ def config_with(section, name, **extra):
         ),
     ],
 )
-def test_a_field_that_is_not_there_is_named(lab, section, message):
+def test_an_unknown_field_is_named(lab, section, message):
     name, path, extra = section
     with pytest.raises(UserError) as caught:
         extensions.extra_fields(config_with(name, path, **extra), f"config.{name}", ours=("config", "split"))
@@ -276,7 +276,7 @@ def test_own_code_and_trusted_code_is_imported_and_a_changed_source_is_told(lab,
         extensions.check_trust(meta, False, source="runs/x", own=[f"lab_of_tests.nets:{NAMES[i]}" for i in (0, 2)])
 
 
-def test_trusted_code_that_is_not_here_is_told(lab):
+def test_trusted_code_that_is_missing_is_reported(lab):
     meta = checkpoint([])
     meta["config"]["model"]["name"] = "lab_of_others:MyViT"
     with pytest.raises(UserError, match=r"^runs/x: config\.model\.name='lab_of_others:MyViT': there is no module"):

@@ -1,4 +1,4 @@
-"""Which keys of a config refuse a resume: those that change results, and no others."""
+"""Keys of a config that prevent resuming: those that affect results, and no others."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The recipes of TimeSformer: the numbers of the paper and of the authors' configs, and that all of them build."""
+"""The recipes of TimeSformer: they have the numbers of the paper and of the authors' configs, and all of them build."""
 
 import pathlib
 import types

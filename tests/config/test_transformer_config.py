@@ -1,4 +1,4 @@
-"""The Transformer's configs: the paper's numbers, and the smallest of them from a file of sentences to a score."""
+"""The Transformer's configs: the paper's numbers, and the smallest config from sentences to scores."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Batches of text and images whose order and chance change from epoch to epoch."""
+"""Batches of sentences and images: their order and their random augmentation change from epoch to epoch."""
 
 import numpy as np
 import pytest

@@ -174,7 +174,7 @@ def test_several_labels_are_multi_hot(plain):
     assert batches[1]["mask"].tolist() == [0, 0]
 
 
-def test_no_steps_is_no_batches(digits, plain):
+def test_no_steps_give_no_batches(digits, plain):
     assert train(digits, plain, first=4, last=4) == []
 
 

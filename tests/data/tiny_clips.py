@@ -1,4 +1,4 @@
-"""Clips of a few small frames, made when a test needs them; frame i is of the grey level 10 + 20 i."""
+"""Clips of a few small frames, written by the tests that need them; frame i has the grey level 10 + 20 i."""
 
 import fractions
 

@@ -1,4 +1,4 @@
-"""Signals that reach one of two processes: `python agreement.py PORT I OUT.json` is process I of two."""
+"""A signal that reaches one of two processes: `python agreement.py PORT I OUT.json` runs process I."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ def stop_of_steps(told, at, first):
 
 
 def stop_of_batches(told, at):
-    """The same of the batches of an evaluation, which have no numbers."""
+    """Returns the same for the batches of an evaluation, which have no step."""
     from vit_jax.interrupts import Interrupts
 
     with Interrupts() as interrupts:

@@ -1,4 +1,4 @@
-"""Programs compiled once for all tests of the loop, and a folder of images to train on."""
+"""Programs that are compiled once for all tests of the loop, and a folder of images to train on."""
 
 import harness
 import jax

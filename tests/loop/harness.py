@@ -1,4 +1,4 @@
-"""The one place where the tests of the loop touch the API that builds and starts a run.
+"""The only module in which the tests of the loop use the API that builds and starts a run.
 
 The tests themselves only know `train`, `stopped_at` and the other functions below, and values that they compute
 themselves.
@@ -118,7 +118,7 @@ def write_images(folder: pathlib.Path, classes: tuple[str, ...] = ("cat", "dog")
 
 
 def tiny_config(folder: pathlib.Path, **flat: Any) -> Config:
-    """Returns 12 steps of 4 images, 3 an epoch; `flat` overrides keys, with `__` for the dot."""
+    """Returns a config of 12 steps of 4 images, 3 steps per epoch; `flat` overrides keys, with `__` for the dot."""
     config = default_config()
     config.data.update(
         name="folder", path=str(folder), image_size=(8, 8), channels=1, num_threads=1,

@@ -1,4 +1,4 @@
-"""What strategies do on several devices, in a process of its own: `python on_devices.py OUT.npz`.
+"""Exercises the strategies on several devices, in a separate process: `python on_devices.py OUT.npz`.
 
 The number of devices comes from XLA_FLAGS. Every check is a few arrays in OUT; the tests compare them with numpy.
 """

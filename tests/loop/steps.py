@@ -1,4 +1,4 @@
-"""Updates of a tiny ViT in a process of its own, with every strategy: `python steps.py OUT.npz [PORT I]`.
+"""Updates a tiny ViT with every strategy, in a separate process: `python steps.py OUT.npz [PORT I]`.
 
 The number of devices comes from XLA_FLAGS; PORT and I make it process I of two.
 """

@@ -1,4 +1,4 @@
-"""What a run writes and when: rows, evaluations, checkpoints, the best; and what it evaluates."""
+"""What a run writes and when: rows, evaluations, checkpoints, and which of them is the best."""
 
 import numpy as np
 import pytest

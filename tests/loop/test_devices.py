@@ -1,4 +1,4 @@
-"""The same update whatever the number of devices, processes and micro-batches."""
+"""The update does not depend on the number of devices, processes and micro-batches."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Signals: the first is noted, the second ends the process; several processes stop at the same step."""
+"""Signals: the first is recorded, the second ends the process, and several processes stop at the same step."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Strategies on four devices: which arrays are sharded, and that an update and its metrics are those of one device."""
+"""Strategies on four devices: which arrays are sharded, and the same update and metrics as on one device."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Killed, interrupted, damaged: the same command goes on as if nothing had happened."""
+"""Runs that are killed or interrupted, or whose checkpoint is damaged, resume exactly."""
 
 import signal
 

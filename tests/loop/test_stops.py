@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere, in any way, ends as if it had not been."""
+"""A run that is stopped at any point and resumed ends like one that was not stopped."""
 
 import jax
 import numpy as np

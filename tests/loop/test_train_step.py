@@ -1,4 +1,4 @@
-"""One update, against the formulas written out in numpy."""
+"""One update, compared with its formulas in NumPy."""
 
 import harness
 import jax

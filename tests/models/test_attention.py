@@ -1,4 +1,4 @@
-"""Every attention kernel against Flax's own attention, and the multi-head layer against Flax's."""
+"""Every attention kernel against Flax's attention function, and the multi-head layer against Flax's layer."""
 
 import functools
 import importlib.util

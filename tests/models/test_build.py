@@ -1,4 +1,4 @@
-"""Names, overrides and their errors; published parameter counts; importing the package loads nothing heavy."""
+"""Building models: names, overrides, errors, published parameter counts, and a package that imports fast."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The heads under bfloat16: two classes whose logits are equal when rounded to it are still told apart."""
+"""Heads in bfloat16: classes whose logits would be equal after rounding are still distinguished."""
 
 import functools
 

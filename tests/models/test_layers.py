@@ -1,4 +1,4 @@
-"""The shared layers against formulas, Flax and timm's conventions; a stack of blocks is the same however it runs."""
+"""The shared layers against formulas, Flax and timm; a stack of blocks gives the same result however it runs."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Dropout where the authors have it."""
+"""Dropout is applied in the same places as in the authors' code."""
 
 import flax.linen as nn
 import jax

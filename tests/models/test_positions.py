@@ -1,4 +1,4 @@
-"""Position tables against formulas; resampling against what torch, SciPy and Pillow do."""
+"""Position embeddings against formulas; their resampling against torch, SciPy and Pillow."""
 
 import jax
 import jax.numpy as jnp

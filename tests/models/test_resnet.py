@@ -1,4 +1,4 @@
-"""The stem of hybrids against a NumPy transcription; sizes, initial values."""
+"""The ResNet stem of hybrids against a NumPy transcription; sizes and initial values."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""TimeSformer against attention with an explicit mask over all space-time tokens; counts, switches."""
+"""TimeSformer against attention with an explicit mask over all space-time tokens; parameter counts and options."""
 
 import functools
 import math

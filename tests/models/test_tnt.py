@@ -1,4 +1,4 @@
-"""TnT against a NumPy transcription, and finite differences of it; published counts, switches of the tables, sizes."""
+"""TnT against a NumPy transcription and its finite differences; published counts, options and sizes."""
 
 import functools
 import math

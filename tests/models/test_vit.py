@@ -1,4 +1,4 @@
-"""ViT against a NumPy transcription, and finite differences of it; sizes, pools, positions, dropout, initial values."""
+"""ViT against a NumPy transcription and its finite differences; sizes, pooling, positions, dropout, initial values."""
 
 import functools
 import math

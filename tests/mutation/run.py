@@ -48,7 +48,7 @@ class Mutant:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the old text is not there exactly once, or the file with the new one is no Python."""
+        """Whether the old text does not occur exactly once, or the file with the new text cannot be parsed."""
         path = ROOT / self.file
         text = path.read_text() if path.exists() else ""
         if text.count(self.old) != 1:

@@ -1,4 +1,4 @@
-"""No small wrong change goes unseen: `pytest -m slow tests/mutation`, or `python -m tests.mutation.run`."""
+"""Every mutant fails a test: `pytest -m slow tests/mutation`, or `python -m tests.mutation.run`."""
 
 import pathlib
 import subprocess

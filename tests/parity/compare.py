@@ -1,4 +1,4 @@
-"""Ours on the peer's weights, through the tables of `vit_jax.pretrained`: logits, and the gradient of the loss."""
+"""Our models with the weights of a peer, loaded by `vit_jax.pretrained`: logits and the gradient of the loss."""
 
 import zlib
 

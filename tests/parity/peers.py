@@ -1,8 +1,8 @@
-"""Independent implementations of the models, with every parameter random: what ours are compared with.
+"""Peers: independent implementations of the models, with random parameters, with which ours are compared.
 
-timm, transformers and torch are the extra `parity`. The authors' own code is no package: clone vision_transformer,
-TimeSformer and Efficient-AI-Backbones beside each other, and name their folder in `VIT_JAX_AUTHORS`.
-Importing this module needs none of them; building a peer does.
+timm, transformers and torch are installed by the extra `parity`. The authors' code cannot be installed as a package:
+clone vision_transformer, TimeSformer and Efficient-AI-Backbones into one folder, and set `VIT_JAX_AUTHORS` to it.
+Importing this module needs none of them, but building a peer does.
 """
 
 import collections.abc

@@ -1,4 +1,4 @@
-"""Tiny models against what peers gave on the same weights; `make_goldens.py` asked them."""
+"""Tiny models against the stored results of peers with the same weights, which `make_goldens.py` records."""
 
 import json
 import pathlib

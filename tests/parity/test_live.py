@@ -1,4 +1,4 @@
-"""Every family against installed peers and the authors' code, tiny and at published size: `pytest -m parity`."""
+"""Every family against installed peers and the authors' code, tiny and at published sizes: `pytest -m parity`."""
 
 import numpy as np
 import pytest

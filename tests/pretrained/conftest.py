@@ -1,4 +1,4 @@
-"""Tiny models with every parameter random."""
+"""Tiny models with random parameters."""
 
 import pytest
 

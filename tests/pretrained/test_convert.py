@@ -1,4 +1,4 @@
-"""The convert command, workdirs as a source, and foreign weights as the start of a run."""
+"""The convert command, workdirs as a source, and runs that start from foreign weights."""
 
 import dataclasses
 

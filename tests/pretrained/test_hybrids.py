@@ -1,4 +1,4 @@
-"""Weights of hybrid ViTs: round trips, what formats cannot express, old layouts; peers load what is written."""
+"""Weights of hybrid ViTs: round trips, what formats cannot express, old layouts, and loading by peers."""
 
 import json
 

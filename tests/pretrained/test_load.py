@@ -1,4 +1,4 @@
-"""What a file does not say has to be given; what is resized, replaced and skipped is asked for and reported."""
+"""Loading weights: what a file does not state must be given, and every resized or skipped parameter is reported."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""timm and Hugging Face load the folders that we write, and compute the same; we load those that they write."""
+"""timm and Hugging Face load the folders that we write, and give the same outputs; we load theirs."""
 
 import jax
 import jax.numpy as jnp

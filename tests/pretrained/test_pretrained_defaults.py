@@ -1,4 +1,4 @@
-"""What folders and files of weights mean by the keys that they lack."""
+"""The values that folders and files of weights imply for keys that they do not have."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Ours -> a format -> ours loses no bit, and what a format cannot express is refused by name."""
+"""Saving in a format and loading again is exact, and what a format cannot express is refused by name."""
 
 import functools
 

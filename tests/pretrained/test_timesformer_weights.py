@@ -1,4 +1,4 @@
-"""TimeSformer in Hugging Face's and its authors' names: no bit is lost; the inexpressible is refused."""
+"""TimeSformer in the formats of Hugging Face and the authors: exact round trips and refusals."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Transformer in Transformer in timm's and its authors' names: no bit is lost; the inexpressible is refused."""
+"""TnT in the formats of timm and the authors: exact round trips and refusals."""
 
 import json
 

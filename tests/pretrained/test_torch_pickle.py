@@ -1,4 +1,4 @@
-"""torch files without torch: what was saved is read, what would run is refused by name and does not run."""
+"""Reading torch files without torch: values are exact, and code in a file is refused by name and never run."""
 
 import collections
 import contextlib

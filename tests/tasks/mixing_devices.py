@@ -1,4 +1,4 @@
-"""Updates with mixing, and a sharded state, in a process of its own: `python mixing_devices.py OUT.npz`.
+"""Updates with mixing, and a sharded state, in a separate process: `python mixing_devices.py OUT.npz`.
 
 The number of devices comes from XLA_FLAGS.
 """

@@ -1,4 +1,4 @@
-"""The classification task against plain numpy."""
+"""The classification task against plain NumPy."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Mixing gives the same update on any devices; a sharded state never lies on one of them."""
+"""Mixing gives the same update on any number of devices; no device ever holds a whole sharded state."""
 
 import os
 import pathlib

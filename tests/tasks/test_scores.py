@@ -1,4 +1,4 @@
-"""Scores of several views, the training accuracy of mixed images, and what a translation weighs."""
+"""Scores with several views, the training accuracy of mixed images, and the weights of tokens in translation."""
 
 import flax.linen as nn
 import jax

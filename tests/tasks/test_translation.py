@@ -1,4 +1,4 @@
-"""The translation task against plain numpy and sacrebleu; what is predicted depends on neither batch nor padding."""
+"""The translation task against plain NumPy and sacrebleu; its results depend on neither batch nor padding."""
 
 import functools
 import math

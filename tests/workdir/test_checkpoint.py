@@ -1,4 +1,4 @@
-"""Checkpoints by themselves: what is inside, which are kept, and what reading one may not do."""
+"""Checkpoints: what they contain, which are kept, and what reading one must not do."""
 
 import json
 import threading

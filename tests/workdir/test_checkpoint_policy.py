@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, which one is read, and what their average is."""
+"""Which checkpoints are kept, which one is read, and how they are averaged."""
 
 import jax.numpy as jnp
 import numpy as np

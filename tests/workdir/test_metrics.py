@@ -1,4 +1,4 @@
-"""Timings of a training row belong to its own steps; metrics need no CPU backend and no local workdir."""
+"""Timings of a training row cover its own steps only; metrics need no CPU backend and no local workdir."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: their means, rates and timings, and a file that is never half of one."""
+"""The rows of metrics.jsonl: means, rates and timings, and atomic writing."""
 
 import json
 import os
@@ -182,7 +182,7 @@ def test_a_crash_while_it_is_replaced_leaves_the_old_file(tmp_path, monkeypatch)
     assert path.read_text() == before
 
 
-def test_a_half_written_last_line_is_no_row(tmp_path):
+def test_a_half_written_last_line_is_ignored(tmp_path):
     path = written(tmp_path, steps=(2,))
     path.write_text(path.read_text() + '{"step": 4, "spl')
     assert [row["step"] for row in read_metrics(tmp_path)] == [2, 2]

@@ -1,4 +1,4 @@
-"""One of two processes that agree: `python two_processes.py CASE FOLDER`, in an environment as of Open MPI or Slurm.
+"""One of two processes that agree: `python two_processes.py CASE FOLDER`, in the environment of Open MPI or Slurm.
 
 Prints its results as JSON.
 """

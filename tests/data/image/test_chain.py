@@ -1,4 +1,4 @@
-"""Transforms by import path in a chain."""
+"""Chains of transforms that name the user's own code by import path."""
 
 import pickle
 import sys

@@ -1,4 +1,4 @@
-"""The variants of RandAugment: which operations are drawn, how often, and how strong."""
+"""RandAugment and its variants: which operations are drawn, how often, and how strong they are."""
 
 from collections import Counter
 

@@ -113,7 +113,7 @@ def test_preprocessing_is_data():
     np.testing.assert_array_equal(preprocessing(image, rng(3)), copy(image, rng(3)))
 
 
-def test_a_pipe_inside_a_string_is_no_separator():
+def test_a_pipe_inside_a_string_does_not_separate():
     with pytest.raises(UserError, match=r"not 'a\|b'"):
         Preprocessing((8, 8), 3, f"resize(method='a|b')|{NORMALIZE}")
 

@@ -1,4 +1,4 @@
-"""Transforms of images: rounding, directions, signs and distributions, one number at a time."""
+"""Transforms of images in detail: rounding, directions, signs and distributions."""
 
 import math
 

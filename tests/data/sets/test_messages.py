@@ -1,4 +1,4 @@
-"""Parallel text from gettext catalogues, which the tests write themselves."""
+"""Parallel text from gettext catalogues, which the tests write."""
 
 import gettext
 import io

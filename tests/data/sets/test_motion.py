@@ -1,4 +1,4 @@
-"""The motion set: what its frames tell and what they do not."""
+"""The motion set: what its frames reveal about the label, and what they do not."""
 
 import dataclasses
 

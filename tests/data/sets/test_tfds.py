@@ -1,4 +1,4 @@
-"""TFDS sets of other shapes than ours: features found by their types, several labels, clips."""
+"""TFDS sets of other forms: features that are found by their types, several labels, clips."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Parallel text is read as it lies: every pair with its partner, and a mistake named by its line."""
+"""Parallel text: every sentence keeps its partner, and a mistake is reported with its line."""
 
 import json
 
@@ -122,6 +122,6 @@ def test_a_mistake_is_named(tmp_path, files, message):
         open_text(tmp_path, "train")
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_missing_folder(tmp_path):
     with pytest.raises(UserError, match=r"nowhere is not a folder. It should contain train.jsonl"):
         open_text(tmp_path / "nowhere", "train")

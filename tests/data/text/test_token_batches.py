@@ -1,4 +1,4 @@
-"""Batches of text: every pair once an epoch, whole, in a batch that depends on seed and step alone."""
+"""Token batches: every pair occurs once per epoch, whole, in a batch that depends only on the seed and the step."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""The vocabulary gives back every text, letter by letter, and is the same whenever it is trained."""
+"""The vocabulary: decoding restores the text exactly, and training is deterministic."""
 
 import json
 import pickle
@@ -129,7 +129,7 @@ def test_nothing_to_learn_from(sentences):
         Vocabulary.train(sentences, 300)
 
 
-def test_text_that_is_no_unicode_is_refused_by_name(vocabulary):
+def test_invalid_unicode_is_refused_by_name(vocabulary):
     with pytest.raises(UserError, match=r"'ab\\ud800' is not valid Unicode: character 3"):
         vocabulary.encode("ab\ud800")
 

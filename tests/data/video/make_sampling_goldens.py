@@ -1,4 +1,4 @@
-"""Asks the authors' code of TimeSformer which frames and crops it takes.
+"""Records which frames and crops the authors' TimeSformer code samples.
 
     python -m tests.data.video.make_sampling_goldens
 

@@ -1,4 +1,4 @@
-"""Files that are no whole video are told apart, and never read as one."""
+"""Files that are not complete videos are recognised, and never read as complete ones."""
 
 import pickle
 

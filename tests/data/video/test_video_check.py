@@ -1,4 +1,4 @@
-"""What `data check` finds out, and the manifest it writes."""
+"""The command `data check`: the status of each clip, and the manifest."""
 
 import csv
 import os
@@ -256,7 +256,7 @@ def test_new_broken_clips_of_a_folder_that_cannot_be_written_are_skipped(tmp_pat
 
 
 @pytest.mark.parametrize("text", ["video,label\na,1\n", "", None])
-def test_a_manifest_that_is_not_ours_is_left_alone(tmp_path, text):
+def test_a_foreign_manifest_is_not_changed(tmp_path, text):
     write_clip(tmp_path / "a" / "1.avi", 9)
     run(tmp_path)
     manifest = tmp_path / "manifest.csv"

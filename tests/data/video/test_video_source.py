@@ -1,4 +1,4 @@
-"""Folders and lists of clips: what is found, what is refused, excerpts."""
+"""Folders and lists of clips: which clips are found, which are refused, and excerpts."""
 
 import os
 import pickle

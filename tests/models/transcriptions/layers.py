@@ -1,4 +1,4 @@
-"""What the transcriptions have in common."""
+"""Layers that the transcriptions share."""
 
 import numpy as np
 from scipy.special import erf

@@ -1,4 +1,4 @@
-"""TimeSformer: who attends to whom, as sets, in the words of the paper; attention over all tokens with that mask."""
+"""TimeSformer: attention over all tokens, with a mask of the sets that the paper describes."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""Transformer in Transformer: a loop over patches and words."""
+"""TnT, as a loop over patches and words."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Transformer."""
+"""The Transformer."""
 
 import functools
 import math

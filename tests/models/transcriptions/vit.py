@@ -1,4 +1,4 @@
-"""ViT."""
+"""ViT, and what the transcriptions of vision models share."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Searches against plain Python: over random tables, all sequences enumerated, and over the uncached Transformer."""
+"""Decoding against plain Python: enumeration of all sequences over random tables, and the uncached Transformer."""
 
 import functools
 import itertools

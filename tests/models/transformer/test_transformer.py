@@ -1,4 +1,4 @@
-"""Transformer against a NumPy transcription, and finite differences of it; counts, causality, padding, dropout."""
+"""The Transformer against a NumPy transcription and its finite differences; counts, causality, padding, dropout."""
 
 import functools
 import math

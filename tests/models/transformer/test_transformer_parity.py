@@ -1,4 +1,4 @@
-"""The Transformer and its blocks against torch's, with every parameter random, norms before and after."""
+"""The Transformer and its blocks against torch, with random parameters, post-norm and pre-norm."""
 
 import jax
 import jax.numpy as jnp

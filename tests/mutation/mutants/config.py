@@ -1,4 +1,4 @@
-"""What a config means: keys, durations, optimizers and schedules."""
+"""Mutants of configs: keys, durations, optimizers and schedules."""
 
 # ruff: noqa: E501
 

@@ -1,4 +1,4 @@
-"""From stored examples to batches: pipeline, transforms of images, clips, text, sets."""
+"""Mutants of the data: the pipeline, transforms of images and clips, text, data sets."""
 
 # ruff: noqa: E501
 

@@ -1,4 +1,4 @@
-"""What computes, and what is computed from it."""
+"""Mutants of the models, and of their analysis."""
 
 MUTANTS = {
     ("vit_jax/models/attention.py", "tests/models/test_attention.py"): [

@@ -1,4 +1,4 @@
-"""Foreign weights: what files do not say, names, layouts."""
+"""Mutants of foreign weights: defaults of files, names, layouts."""
 
 DEFAULTS = "tests/pretrained/test_pretrained_defaults.py"
 

@@ -1,4 +1,4 @@
-"""What is learned and how it is scored."""
+"""Mutants of the tasks and their scores."""
 
 # ruff: noqa: E501
 
