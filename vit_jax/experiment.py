@@ -184,6 +184,10 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
       UserError: `config.init_from` cannot be read.
     """
     config = schema.copy(config)
+    if own is None and config.model.name is None and not config.init_from:
+        raise UserError(
+            "config.model.name is unset. Give a name, such as vit:B/16, or weights to start from as config.init_from."
+        )
     if own is not None:
         schema.fill(config, schema.flatten(own["config"]), schema.FROM_WEIGHTS)
     elif config.init_from:

@@ -58,6 +58,11 @@ class Run:
     config: Config
     step: int
 
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        classes = f", {len(self.labels)} classes" if self.labels else ""
+        return f"Run({self.config.model.name}, {count:,} parameters, step {self.step:,}{classes})"
+
     @functools.cached_property
     def parallel(self) -> Parallel:
         """The strategy over all devices."""
@@ -126,7 +131,7 @@ class Run:
         """
         asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
         if not all(hasattr(self.encoder, name) for name in asked):
-            raise UserError(f"--clips and --crops apply to videos; this checkpoint takes {self.modality.unit}")
+            raise UserError(f"several clips and crops apply to videos; this checkpoint takes {self.modality.inputs}")
         if not asked:
             return self
         encoder: Any = dataclasses.replace(self.encoder, **asked)

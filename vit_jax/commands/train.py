@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     workdir, headline = epath.Path(args.workdir), experiment.task.headline(result)
     is_main = jax.process_index() == 0
     if is_main:
-        print(f"test {headline}", flush=True)  # before the pictures, which may fail
+        print(f"{experiment.config.data.eval_split} {headline}", flush=True)  # before the pictures, which may fail
     run = load_run(workdir, own=import_paths(experiment.config))
     files = run.modality.preview(run, workdir)  # all processes predict together
     if is_main:
