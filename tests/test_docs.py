@@ -193,7 +193,7 @@ def test_the_generated_reference_is_complete():
 
 def test_the_way_of_a_batch_names_at_most_twelve_files_once():
     text = (ROOT / "docs" / "architecture.md").read_text()
-    way = text.partition("## The way of one batch")[2].partition("\n## ")[0]
+    way = text.partition("## What happens to one batch")[2].partition("\n## ")[0]
     steps = re.findall(r"^\d+\. `([\w/]+\.py)`", way, re.MULTILINE)
     assert 0 < len(steps) <= 12
     assert len(set(steps)) == len(steps)

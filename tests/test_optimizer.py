@@ -77,7 +77,7 @@ def test_noam_is_equation_3():
     ("settings", "message"),
     [
         ({"name": "cosin"}, "'cosin'; did you mean 'cosine'"),
-        ({"warmup": "10 epochs"}, "warmup must be shorter than the run of 100 steps, got 100 steps"),
+        ({"warmup": "10 epochs"}, "warmup='10 epochs' is 100 steps, and must be shorter than the run of 100 steps"),
         ({"warmup": "soon"}, "optimizer.schedule.warmup must be a duration, such as .* got 'soon'"),
     ],
 )

@@ -188,7 +188,7 @@ def test_a_finetuning_resumes_without_its_origin(workdir, folder, tmp_path):
     shutil.copytree(workdir, tmp_path / "origin")
     finetune(tmp_path / "run", tmp_path / "origin", folder)
     shutil.rmtree(tmp_path / "origin")
-    assert "test accuracy" in finetune(tmp_path / "run", tmp_path / "origin", folder)
+    assert "val accuracy" in finetune(tmp_path / "run", tmp_path / "origin", folder)
 
 
 def test_finetuning_from_foreign_weights_takes_their_architecture(trained, folder, tmp_path):

@@ -26,3 +26,7 @@ def __getattr__(name: str):  # keeps `import vit_jax` fast: the first name that 
 
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'vit_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

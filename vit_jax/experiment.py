@@ -24,6 +24,7 @@ from vit_jax.workdir.checkpoint import load_meta
 
 PyTree = Any
 _DTYPES = ("float32", "bfloat16", "float64")
+_LOSSES = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +184,10 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
       UserError: `config.init_from` cannot be read.
     """
     config = schema.copy(config)
+    if own is None and config.model.name is None and not config.init_from:
+        raise UserError(
+            "config.model.name is unset. Give a name, such as vit:B/16, or weights to start from as config.init_from."
+        )
     if own is not None:
         schema.fill(config, schema.flatten(own["config"]), schema.FROM_WEIGHTS)
     elif config.init_from:
@@ -233,6 +238,8 @@ def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Tas
         able = [known for known, path in TASKS.items() if encoder.key in extensions.load_object(path, "").modalities]
         hint = f"; {able[0]!r} does" if able else ""
         raise UserError(f"config.task.name={name!r} does not learn from {encoder.key}{hint}")
+    if config.task.loss not in _LOSSES:
+        raise UserError(f"unknown config.task.loss {config.task.loss!r}{nearest(config.task.loss, _LOSSES)}")
     keys = {key: value for key, value in config.task.items() if key not in ("name", "loss", "extra")}
     offered = {"num_classes": len(labels), "labels": labels, "loss_name": config.task.loss, **keys}
     offered |= get_modality(encoder.key).task_fields(config, encoder)

@@ -95,7 +95,8 @@ def make_schedule(
     peak, warmup = config.peak, duration("warmup")
     if warmup and warmup >= total_steps:
         raise UserError(
-            f"config.optimizer.schedule.warmup must be shorter than the run of {total_steps} steps, got {warmup} steps"
+            f"config.optimizer.schedule.warmup={config.warmup!r} is {warmup} steps, and must be shorter than the run of"
+            f" {total_steps} steps. For a short trial, set config.optimizer.schedule.warmup='0 steps'."
         )
     decay_steps = total_steps - warmup
     if config.name == "noam":

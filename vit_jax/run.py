@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 from etils import epath
 
 from vit_jax import config as schema
@@ -57,6 +58,11 @@ class Run:
     config: Config
     step: int
 
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        classes = f", {len(self.labels)} classes" if self.labels else ""
+        return f"Run({self.config.model.name}, {count:,} parameters, step {self.step:,}{classes})"
+
     @functools.cached_property
     def parallel(self) -> Parallel:
         """The strategy over all devices."""
@@ -81,7 +87,8 @@ class Run:
     ) -> Iterator[dict[str, Any]]:
         """Yields the task's answer for each input, in order, as soon as its batch is done.
 
-        Inputs are read only as batches need them, so their number is not limited by memory.
+        Inputs are read only as batches need them, so their number is not limited by memory. In a job of several
+        processes, all of them must pass the same inputs.
 
         Args:
           inputs: Images (`PIL.Image`), videos (`data.video.decode.Video`) or sentences.
@@ -94,7 +101,7 @@ class Run:
           UserError: The task has no such field, or an input cannot be read (see `on_error`).
         """
         task, settled, position = self.task_with(**options), {}, 0
-        batches = self.modality.input_batches(self, inputs, batch_size, settled)
+        batches = map(_own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
         for rows in self.evaluator.rows(self.placed, batches, task.predict):
             positions = dict.fromkeys(rows["id"].tolist())  # without repetitions: the views of an input share its id
             settled.update(zip(positions, task.answers(rows, self.labels), strict=True))
@@ -124,7 +131,7 @@ class Run:
         """
         asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
         if not all(hasattr(self.encoder, name) for name in asked):
-            raise UserError(f"--clips and --crops apply to videos; this checkpoint takes {self.modality.unit}")
+            raise UserError(f"several clips and crops apply to videos; this checkpoint takes {self.modality.inputs}")
         if not asked:
             return self
         encoder: Any = dataclasses.replace(self.encoder, **asked)
@@ -219,6 +226,12 @@ class Run:
         from vit_jax.weights import save_pretrained
 
         return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
+
+
+def _own_rows(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns this process's slice of a global batch."""
+    index, count = jax.process_index(), jax.process_count()
+    return {name: rows[index * len(rows) // count :][: len(rows) // count] for name, rows in batch.items()}
 
 
 def _checked(answer: Any, on_error: str) -> Any:

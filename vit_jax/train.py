@@ -136,7 +136,7 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
 
         def save(step, result):
             window.flush()  # raises if a value of this step is not finite, so that such a state is never saved
-            progress = {"train_examples": len(data.train), "window": window.sums}
+            progress = {"train_examples": len(data.train), "window": window.sums, "metrics": result or {}}
             checkpoints.save(step, parallel.globalise(state), {**described, **progress}, result)
 
         def stopped(step):

@@ -29,8 +29,8 @@ def get_config(arg: str = "") -> Config:
     config.data.extra.max_degrees = 45.0
     config.data.image_size = (16, 16)
     config.data.channels = 1
-    config.data.train_transforms = "mylab.transforms.Shade(0.3)|normalize(mean=0.5, std=0.5)"
-    config.data.eval_transforms = "normalize(mean=0.5, std=0.5)"
+    config.data.train_transforms = "mylab.transforms.Shade(0.3)|resize|normalize(mean=0.5, std=0.5)"
+    config.data.eval_transforms = "resize|normalize(mean=0.5, std=0.5)"
 
     config.optimizer.name = "mylab.optim:signum"
     config.optimizer.extra.momentum = 0.9

@@ -112,7 +112,7 @@ def test_a_wrong_flag_or_command(arguments, culprit):
         ({"optimizer__b1": "two"}, "could not convert string to float: 'two'"),
         ({"batch_size": 33, "accum_steps": 2}, "batch_size=33 does not divide over 1 devices x 2 accum_steps; try 32"),
         ({"duration": "4"}, "config.duration must be a duration, such as '90 epochs' or '10_000 steps', got '4'"),
-        ({"duration": "3 steps"}, "schedule.warmup must be shorter than the run of 3 steps, got 5 steps"),
+        ({"duration": "3 steps"}, "schedule.warmup='5 steps' is 5 steps, and must be shorter than the run of 3 steps"),
         ({"model__name": "vit:Q/2"}, "config.model: unknown ViT variant 'Q/2'"),
         ({"model__dtype": "float33"}, "unknown config.model.dtype 'float33'; did you mean 'float32'?"),
         ({"model__dtype": "float64"}, "JAX_ENABLE_X64=1"),
@@ -191,7 +191,7 @@ def test_a_workdir_without_a_checkpoint(tmp_path, folder):
 def test_a_missing_checkpoint(trained):
     line = refused("evaluate", trained / "checkpoints" / "3")
     assert "no checkpoint of step 3 in" in line
-    assert line.endswith("there are [14, 20]")
+    assert line.endswith("there are [14, 20].")
 
 
 def test_labels_that_do_not_match(trained, folder):

@@ -138,7 +138,7 @@ def test_training_on_a_folder_says_what_it_does_and_writes_its_record(trained):
     assert "folder: 18 training and 9 evaluation images, 3 classes" in printed
     assert "20 steps of 6 images" in printed
     assert "skipped 2 unreadable images" in printed
-    assert "test accuracy" in printed
+    assert "val accuracy" in printed
     assert {"config.json", "metrics.jsonl", "runs.jsonl", "checkpoints", "tensorboard"} <= set(os.listdir(workdir))
     for picture in ("curves.png", "predictions.png"):
         with Image.open(workdir / picture) as image:
@@ -156,7 +156,7 @@ def test_the_files_that_are_skipped_are_listed(images):
 
 def test_quiet_prints_the_result_only(trained, images):
     lines = train(trained[0], "--quiet", data__path=images, **FOLDER).splitlines()
-    assert [line.split()[0] for line in lines] == ["test", "to"]
+    assert [line.split()[0] for line in lines] == ["val", "to"]
 
 
 def test_the_result_is_printed_before_a_picture_can_fail(trained, images, monkeypatch, capsys):
@@ -166,7 +166,7 @@ def test_the_result_is_printed_before_a_picture_can_fail(trained, images, monkey
     monkeypatch.setattr("vit_jax.data.image.modality.ImageModality.preview", preview)
     with pytest.raises(MemoryError):
         main([str(argument) for argument in tiny.command(trained[0], "--quiet", data__path=images, **FOLDER)[3:]])
-    assert capsys.readouterr().out.startswith("test accuracy ")
+    assert capsys.readouterr().out.startswith("val accuracy ")
 
 
 def test_a_half_written_line_of_metrics_is_dropped_on_resuming(trained, images):

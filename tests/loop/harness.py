@@ -120,6 +120,7 @@ def write_images(folder: pathlib.Path, classes: tuple[str, ...] = ("cat", "dog")
 def tiny_config(folder: pathlib.Path, **flat: Any) -> Config:
     """Returns a config of 12 steps of 4 images, 3 steps per epoch; `flat` overrides keys, with `__` for the dot."""
     config = default_config()
+    config.model.name = "vit:Ti/2"  # which `train` replaces by a `Classifier`
     config.data.update(
         name="folder", path=str(folder), image_size=(8, 8), channels=1, num_threads=1,
         train_transforms="flip|normalize(mean=0.5, std=0.5)", eval_transforms="normalize(mean=0.5, std=0.5)",

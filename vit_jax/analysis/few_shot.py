@@ -42,6 +42,8 @@ def evaluate_few_shot(
     Raises:
       UserError: The labels differ, a class has fewer than `k` examples, or the model has no features.
     """
+    if not train.labels:
+        raise UserError(f"few-shot evaluation needs a data set with classes; {train.name} has none")
     check_labels(train.labels, test.labels, f"{train.name} {train.split}", f"{test.name} {test.split}")
     labels = train.all_labels()
     chosen = {k: choose_examples(labels, k, train.labels, seed=seed) for k in shots}

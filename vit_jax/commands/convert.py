@@ -1,7 +1,7 @@
 """Convert a weight file or a checkpoint to another format, and print what was loaded, resized and skipped.
 
 python -m vit_jax convert B_16.npz b16-timm --format=timm --name=vit:B/16
-python -m vit_jax convert runs/quickstart digits-hf --format=huggingface
+python -m vit_jax convert runs/quickstart digits-timm --format=timm
 python -m vit_jax convert B_16.npz b16-384.npz --format=npz --name=vit:B/16 --image_size=384,384
 
 The content of IN determines its format. What IN does not state must be given by the options. See docs/checkpoints.md.

@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     frames = itertools.repeat({})
     if args.per_frame:
         first, second = itertools.tee(first)
+        if not hasattr(run.encoder, "clips"):
+            raise UserError(f"--per_frame applies to videos; this checkpoint takes {modality.inputs}")
         frames = run.with_views(clips=1).predict(_only_inputs(second), per_frame=True, **options)
     answers = run.predict(_only_inputs(first), **options)
 

@@ -60,12 +60,13 @@ def run(args: argparse.Namespace) -> int:
     with recorded(args.workdir):
         experiment = Experiment.from_config(settings, args.workdir, trust=args.trust)
         result = train_and_evaluate(experiment, args.workdir, quiet=args.quiet)
-    if jax.process_index() == 0:
-        run = load_run(args.workdir, own=import_paths(experiment.config))
-        headline = run.task.headline(result)
-        print(f"test {headline}", flush=True)  # printed first, because drawing the pictures may fail
-        workdir = epath.Path(args.workdir)
+    workdir, headline = epath.Path(args.workdir), experiment.task.headline(result)
+    is_main = jax.process_index() == 0
+    if is_main:
+        print(f"{experiment.config.data.eval_split} {headline}", flush=True)  # before the pictures, which may fail
+    run = load_run(workdir, own=import_paths(experiment.config))
+    files = run.modality.preview(run, workdir)  # all processes predict together
+    if is_main:
         curves = plot_curves(read_metrics(workdir), workdir / "curves.png", run.task.metric, headline)
-        files = [curves, *run.modality.preview(run, workdir)]
-        print("to look at: " + ", ".join(str(path) for path in files))
+        print("to look at: " + ", ".join(str(path) for path in (curves, *files)))
     return 0

@@ -110,14 +110,14 @@ def load_config(path_and_args: str, overrides: list[str]) -> Config:
     path = path_and_args.partition(":")[0]
     if not os.path.isfile(path):
         raise UserError(f"no config file {path!r}; the configs of this project are in configs/")
-    argv = ["vit_jax", f"--config={path_and_args}", *declared]
+    argv = ["vit_jax", f"--config={path_and_args}", *map(_with_words, declared)]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         values(argv)
         config = _locked(values.config)
     except flags.Error as error:
-        raise UserError(f"{path_and_args}: {error}".splitlines()[0]) from error
+        raise UserError(f"{path_and_args}: {_cause(error)}") from error
     except (AttributeError, KeyError) as error:
         if key := re.search(r'Key "(.+?)" does not exist', str(error)):
             names = {name.rpartition(".")[2] for name in keys()}
@@ -140,6 +140,24 @@ def _key_of(override: str) -> str:
     if name not in known and not _is_free(name):
         raise UserError(f"unknown config key {name!r}{nearest(name, known)}")
     return name
+
+
+def _with_words(override: str) -> str:
+    """Turns words separated by commas into a tuple, for keys that hold words: `--config.data.languages=en,de`."""
+    name, _, text = override.partition("=")
+    default = keys()[_key_of(override)].default
+    if isinstance(default, tuple) and default and isinstance(default[0], str) and re.fullmatch(r"[\w,-]+", text):
+        return f"{name}={tuple(text.split(','))!r}"
+    return override
+
+
+def _cause(error: BaseException) -> str:
+    """Returns the first line of what went wrong in a config file, without the layers that loaded it."""
+    message = str(error).splitlines()[0]
+    while "parsing config file" in message and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__ or error
+        message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return message
 
 
 def _is_free(name: str) -> bool:

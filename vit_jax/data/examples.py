@@ -75,6 +75,7 @@ class LabelledModality:
 
     key: ClassVar[str]
     input_name: ClassVar[str]
+    inputs: ClassVar[str]
     unit: ClassVar[str]
     shown: ClassVar[int]
     picture: ClassVar[str] = "contact_sheet"
@@ -115,16 +116,16 @@ class LabelledModality:
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
         if sentences:
-            raise UserError(f"--text does not apply to a checkpoint that takes {self.unit}. Name files instead.")
+            raise UserError(f"--text does not apply to a checkpoint that takes {self.inputs}. Name files instead.")
         if not paths:
-            raise UserError(f"no inputs were given. Name {self.unit}, or folders that contain {self.unit}.")
+            raise UserError(f"no inputs were given. Name {self.inputs}, or folders that contain {self.inputs}.")
         for path in paths:  # checked before the first one is read, so that a mistake shows at once
             if not pathlib.Path(path).exists():
                 raise UserError(f"{path}: no such file or folder")
         files = itertools.chain.from_iterable(self._named(pathlib.Path(path)) for path in paths)
         first = next(files, None)
         if first is None:
-            raise UserError(f"no {self.unit} in {', '.join(paths)}")
+            raise UserError(f"no {self.inputs} in {', '.join(paths)}")
         return ((str(path), self._opened(path, config)) for path in itertools.chain([first], files))
 
     def _named(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -142,7 +143,7 @@ class LabelledModality:
         views, shape, inputs = run.encoder.views, run.model.input_shape, enumerate(inputs)
         examples = None
         while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
-            devices = jax.local_device_count()
+            devices = jax.device_count()
             examples = examples or -(-len(chunk) // devices) * devices  # all batches have the shape of the first
             rows = np.zeros((examples, views, *shape), np.float32)
             ids = np.full((examples, views), -1, np.int32)
@@ -161,7 +162,7 @@ class LabelledModality:
 
         titles = [run.task.title(answer) for *_, answer in shown]
         pictures = [self.thumbnail(stored) for _, stored, _ in shown]
-        heading = f"step {run.step}: {len(shown)} {self.unit}"
+        heading = f"step {run.step}: {len(shown)} {self.inputs}"
         contact_sheet(path, pictures, titles, [GREY] * len(shown), heading)
 
     def preview(self, run: Any, workdir: Any) -> list[Any]:
@@ -176,13 +177,15 @@ class LabelledModality:
         count = min(self.shown, len(source))
         examples = source.__getitems__([i * len(source) // count for i in range(count)])
         batch_size = (run.config.eval_batch_size or run.config.batch_size) // jax.device_count()
-        answers = run.predict((example[self.key] for example in examples), batch_size=batch_size)
+        answers = list(run.predict((example[self.key] for example in examples), batch_size=batch_size))
+        if jax.process_index():
+            return []
         titles, colours = [], []
         for example, answer in zip(examples, answers, strict=True):
             is_right, truth = run.task.compare(answer, example["label"], run.labels)
             titles.append(run.task.title(answer) + ("" if is_right or not truth else f"\nis {truth}"))
             colours.append(GREY if is_right is None else GREEN if is_right else RED)
-        heading = f"{source.name} {source.split}: {count} of {len(source)} {self.unit}, spread evenly"
+        heading = f"{source.name} {source.split}: {count} of {len(source)} {self.inputs}, spread evenly"
         pictures = [self.thumbnail(example[self.key]) for example in examples]
         return [contact_sheet(workdir / "predictions.png", pictures, titles, colours, heading)]
 

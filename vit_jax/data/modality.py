@@ -47,12 +47,14 @@ class Modality(Protocol):
     Attributes:
       key: Name of the modality, and of its entry in examples and batches.
       input_name: Key of an input's name in JSON output: "image", "video" or "source".
+      inputs: What a user's inputs are called in messages, in the plural.
       unit: What `config.batch_size` counts, in the plural, for messages.
       picture: The option of the command `predict` that draws predictions: "contact_sheet" or "attention".
     """
 
     key: ClassVar[str]
     input_name: ClassVar[str]
+    inputs: ClassVar[str]
     unit: ClassVar[str]
     picture: ClassVar[str]
 
@@ -107,7 +109,10 @@ class Modality(Protocol):
         ...
 
     def preview(self, run: Any, workdir: Any) -> list[Any]:
-        """Writes predictions for some examples of the evaluation split into `workdir`; returns the files."""
+        """Writes predictions for some examples of the evaluation split into `workdir`; returns the files.
+
+        All processes predict, and process 0 writes.
+        """
         ...
 
 

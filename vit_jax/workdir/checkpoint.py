@@ -28,8 +28,8 @@ _LOWER_IS_BETTER = ("loss", "perplexity")
 class _Best:
     """A preservation policy that keeps the `count` best checkpoints by the metric `name`; ties go to the newest.
 
-    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. Here the meta of a checkpoint
-    stores them as well, so that a resumed run also ranks the checkpoints that were saved before.
+    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. The train loop also stores
+    them in the meta of a checkpoint, so that a resumed run still ranks the checkpoints that were saved before.
     """
 
     def __init__(self, count: int, name: str):
@@ -87,8 +87,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self._best.add(step, metrics)
-        # Orbax writes the meta in the background, and copies only the arrays before that
-        meta = copy.deepcopy({**meta, "metrics": metrics or {}})
+        meta = copy.deepcopy(meta)  # Orbax writes it in the background, and copies only the arrays before that
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         with self._explained():
             self._manager.save(step, args=args, force=True)

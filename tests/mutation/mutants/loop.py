@@ -115,7 +115,7 @@ MUTANTS = {
         ("np.asarray(x, np.float64) / count", "x / np.float32(count)"),
         ("np.asarray(x, np.float64) / count", "np.asarray(x, np.float64)"),
         ("for step in reversed(steps):", "for step in steps:"),
-        ("copy.deepcopy(", "dict("),
+        ("meta = copy.deepcopy(meta)", "pass"),
         ("sorted(self._manager.all_steps(), reverse=True)", "sorted(self._manager.all_steps())"),
         ('wanted = "ema" if tree.get("ema") else "params"', 'wanted = "params"'),
         ("if name.isdigit()), reverse=True)", "if name.isdigit()))"),

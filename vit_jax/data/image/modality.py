@@ -18,7 +18,7 @@ SUFFIXES = frozenset(Image.registered_extensions())
 class ImageModality(LabelledModality):
     """Single images."""
 
-    key, input_name, unit, shown = "image", "image", "images", 32
+    key, input_name, inputs, unit, shown = "image", "image", "images", "images", 32
 
     def make_encoder(self, config: Config, *, train: bool) -> Preprocessing:
         data = config.data

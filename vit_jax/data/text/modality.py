@@ -91,6 +91,7 @@ class TextModality:
 
     key: ClassVar[str] = "text"
     input_name: ClassVar[str] = "source"
+    inputs: ClassVar[str] = "sentences"
     unit: ClassVar[str] = "tokens per side"
     picture: ClassVar[str] = "attention"
 

@@ -21,7 +21,7 @@ FRAMES_SHOWN = 4
 class VideoModality(LabelledModality):
     """Clips of several frames."""
 
-    key, input_name, unit, shown = "video", "video", "clips", 16
+    key, input_name, inputs, unit, shown = "video", "video", "clips", "clips", 16
 
     def make_encoder(self, config: Config, *, train: bool) -> ClipPreprocessing:
         data = config.data
