@@ -143,7 +143,7 @@ def test_examples_are_chosen_by_the_seed_and_more_include_fewer():
 
 
 def test_classes_without_enough_examples_are_named():
-    with pytest.raises(UserError, match=r"4 examples per class .* have fewer: 'b' \(3\), 'd' \(0\)"):
+    with pytest.raises(UserError, match=r"4 examples per class, but some have fewer: 'b' \(3\), 'd' \(0\)"):
         choose_examples(np.array([0] * 5 + [1] * 3 + [2] * 4), 4, ["a", "b", "c", "d"])
     with pytest.raises(UserError, match="one label each"):
         choose_examples(np.eye(3), 1, ["a", "b", "c"])
