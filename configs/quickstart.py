@@ -2,7 +2,7 @@
 
   python -m vit_jax train --config=configs/quickstart.py --workdir=runs/quickstart
 
-Accuracy on the 355 test images: 99.15 % with seed 0, after 2 minutes on two CPU cores.
+Accuracy on the 355 test images: between 96.9 and 98.9 % over five seeds, after 1 to 2 minutes on two CPU cores.
 """
 
 from vit_jax.config import Config, default_config

@@ -134,7 +134,7 @@ def test_features_are_those_of_the_split_in_its_order(trained):
     found = trained.features("test[:9]", layer=0, kind="patch", batch_size=4)
     assert found["features"].shape == (9, *trained.model.grid, trained.model.hidden_dim)
     assert found["id"].tolist() == list(range(9))
-    with pytest.raises(UserError, match="layer=7"):
+    with pytest.raises(UserError, match="got 7"):
         trained.features("test[:9]", layer=7, kind="patch")
 
 
