@@ -88,6 +88,12 @@ def test_an_evaluation_without_a_checkpoint_is_never_the_best(tmp_path, images):
     assert saved(tmp_path) == [6, 12]
 
 
+def test_a_checkpoint_without_an_evaluation_is_not_ranked_by_the_one_before(tmp_path, images):
+    with scripted(top1=[0.9, 0.5, 0.6]):  # at steps 4, 8 and 12; saved at 6 and 12
+        train(tiny_config(images, **{**BEST, "eval_every": "4 steps", "checkpoint__every": "6 steps"}), tmp_path)
+    assert saved(tmp_path) == [12]
+
+
 def pixels(images, split):
     """Returns the normalized pixels of a split, one row an image, and the labels."""
     files = [
