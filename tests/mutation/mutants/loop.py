@@ -108,7 +108,6 @@ MUTANTS = {
     ("vit_jax/workdir/checkpoint.py", POLICY): [
         ('("loss", "perplexity")', '("loss",)'),
         ("-1 if name in _LOWER_IS_BETTER else 1", "1 if name in _LOWER_IS_BETTER else -1"),
-        ("self._sign * metrics[self._name]", 'self._sign * metrics.get("top1", metrics[self._name])'),
         ("best = ranked[len(ranked) - min(self._count, len(ranked)) :]", "best = ranked[: self._count]"),
         ("best = ranked[len(ranked) - min(self._count, len(ranked)) :]", "best = ranked[-self._count :]"),
         ("saved_steps(workdir)[:count]", "saved_steps(workdir)[-count:]"),
@@ -122,6 +121,7 @@ MUTANTS = {
         ("keep.LatestN(max(keep_last, 1))", "keep.LatestN(1)"),
     ],
     ("vit_jax/workdir/checkpoint.py", CADENCE): [
+        ("self._sign * metrics[self._name]", 'self._sign * metrics.get("top1", metrics[self._name])'),
         ('_read_meta(self.directory / str(step)).get("metrics")', "None"),
     ],
     ("vit_jax/workdir/claim.py", "tests/loop/test_stops.py tests/config/test_transformer_config.py"): [
