@@ -9,7 +9,7 @@ Two kinds of measurement, in turns:
 
 - One core (`workers` is empty in the CSV file): one thread reads, decodes and transforms one example after another.
 - The loader (--workers): batches as training gets them, prepared by worker processes; with 0 workers by threads of the
-  process, of which torch's loader has one. `worker_mib` is the largest memory a worker holds (its share of what it
+  process; torch's loader has one. `worker_mib` is the largest memory a worker holds (its share of what it
   shares with others included).
 
 Generated images are of 500 x 375 pixels, cut from the two photographs that scikit-learn ships; generated videos are of

@@ -111,7 +111,7 @@ class Experiment:
         """
         own = load_meta(workdir) if workdir is not None else None
         origin = own or (load_meta(config.init_from) if config.init_from else None)
-        if origin and config.init_from:
+        if origin:
             named = extensions.import_paths(config)
             extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
         config = complete(config, own)

@@ -96,6 +96,14 @@ def test_nothing_is_imported_without_trust(lab, trained, capsys):
         assert error.endswith("which is code outside vit_jax. Pass --trust to import it.\n")
 
 
+def test_a_workdir_of_a_stranger_is_not_resumed_without_trust(lab, trained, capsys):
+    (lab / "plain.py").write_text(
+        "from vit_jax.config import default_config as get\nget_config = lambda arg='': get()\n"
+    )
+    assert main(["train", "--config=plain.py", "--workdir=tilt"]) == 2
+    assert "which is code outside vit_jax. Pass --trust to import it." in capsys.readouterr().err
+
+
 def test_it_evaluates_with_trust(lab, trained, capsys):
     assert main(["evaluate", "tilt", "--trust", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

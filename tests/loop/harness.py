@@ -236,7 +236,7 @@ def state_of(workdir: pathlib.Path, step: int) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     with ocp.PyTreeCheckpointer() as checkpointer, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about shardings, of which one device has no choice
+        warnings.simplefilter("ignore")  # about shardings, which a single device cannot choose
         state = checkpointer.restore((workdir / "checkpoints" / str(step) / "state").absolute())
     return jax.tree.map(np.asarray, state)
 
