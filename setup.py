@@ -51,6 +51,7 @@ setup(
         "test": [
             "beartype>=0.20,<1",
             "django>=5,<7",  # its catalogues: real text without a network
+            "hypothesis>=6.120,<7",
             "pyright>=1.1.400,<2",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
