@@ -10,6 +10,7 @@ from PIL import Image
 from vit_jax import config as schema
 from vit_jax.__main__ import main
 from vit_jax.data.modality import open_data
+from vit_jax.data.source import Subset
 from vit_jax.data.splits import overlap, parse_slice
 from vit_jax.data.start import check_start, start_notes
 from vit_jax.errors import UserError
@@ -101,6 +102,16 @@ def test_splits_that_overlap_are_refused(flat, train, evaluation):
     line = refused(flat, data__train_split=train, data__eval_split=evaluation)
     assert f"config.data.train_split={train!r} and config.data.eval_split={evaluation!r} overlap" in line
     assert "Use disjoint slices, such as 'train[:80%]' and 'train[80%:]'" in line
+
+
+def test_a_split_that_names_examples_twice_and_an_empty_one_are_refused(flat):
+    line = refused(flat, data__train_split="train[:5]+train[4:9]")
+    assert line == "config.data.train_split='train[:5]+train[4:9]' names some examples twice: its slices overlap"
+    config = config_of(flat)
+    data = open_data(config)
+    data.eval = Subset(data.eval, [])
+    with pytest.raises(UserError, match=re.escape("folder: split 'train[80%:]' is empty")):
+        check_start(config, data, TASK)
 
 
 @pytest.mark.parametrize(
