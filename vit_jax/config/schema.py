@@ -146,7 +146,7 @@ DATA = {
         "video: how the frames of a clip are chosen: stride(frames=), stride(frames=, fps=), stride(seconds=), "
         "segments or first",
     ),
-    "eval_clips": Key(1, "video: number of clips per example in evaluation; their probabilities are averaged"),
+    "eval_clips": Key(1, "video: number of clips per example in evaluation; see task.average_views"),
     "eval_crops": Key(1, "video: number of crops per evaluation clip, along the longer side"),
     "frames_fps": Key(30.0, "video: frame rate of clips stored as folders of frames, in frames per second"),
     "languages": Key(("en", "it"), "text: source and target language, as in the file names"),
@@ -181,6 +181,11 @@ TASK = {
         "them, with equal probability",
     ),
     "mix_probability": Key(1.0, "probability that a batch is mixed"),
+    "average_views": Key(
+        "probabilities",
+        "video: what is averaged over the clips and crops of an example in evaluation: probabilities (the TimeSformer "
+        "paper) or logits (the TimeSformer authors' code)",
+    ),
     "beam_size": Key(4, "translation: number of beam-search hypotheses; 1 is greedy decoding"),
     "length_penalty": Key(0.6, "translation: exponent alpha of the length penalty"),
     "extra_length": Key(50, "translation: maximum number of tokens by which a translation may exceed its source"),
