@@ -33,7 +33,8 @@ class Plan:
 
     Attributes:
       total: Length of the run.
-      eval_every, checkpoint_every, log_every: Intervals of at least one step.
+      eval_every, checkpoint_every, log_every: Intervals of at least one step. A run that is shorter than
+        `config.log_every` writes a line of training metrics at every evaluation instead.
       profile: First and last step to trace; (0, 0) for none.
       steps_per_epoch: Number of training batches per epoch, not necessarily an integer.
     """
@@ -63,11 +64,13 @@ class Plan:
             raise UserError(
                 f"config.duration={config.duration!r} is less than one step; an epoch has {steps_per_epoch:.1f} steps"
             )
+        total, eval_every = steps("duration", config.duration), steps("eval_every", config.eval_every)
+        log_every = steps("log_every", config.log_every)
         return cls(
-            total=steps("duration", config.duration),
-            eval_every=steps("eval_every", config.eval_every),
+            total=total,
+            eval_every=eval_every,
             checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
-            log_every=steps("log_every", config.log_every),
+            log_every=log_every if log_every <= total else min(eval_every, total),
             profile=profile or (0, 0),
             steps_per_epoch=steps_per_epoch,
         )

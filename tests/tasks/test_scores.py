@@ -85,7 +85,7 @@ def test_answers_follow_the_rule_of_the_scores(average_views):
 
 
 def test_another_average_than_these_is_refused():
-    with pytest.raises(ValueError, match="unknown average_views 'logit'; did you mean 'logits'?"):
+    with pytest.raises(ValueError, match="unknown average_views 'logit'; did you mean 'logits'"):
         Classification(3, average_views="logit")
 
 

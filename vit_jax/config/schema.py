@@ -249,7 +249,9 @@ SCHEMA = {
     "duration": Key("300 epochs", "length of training"),
     "eval_every": Key("1 epochs", "duration between evaluations; the last step is always evaluated", False),
     "eval_batch_size": Key(int, "evaluation batch size; batch_size if unset", False),
-    "log_every": Key("50 steps", "duration between lines of training metrics", False),
+    "log_every": Key(
+        "50 steps", "duration between lines of training metrics; a shorter run writes one at every evaluation", False
+    ),
     "parallel": Key("pmap", "pmap (data parallel) or fsdp (parameters and optimizer state are sharded as well)", False),
     "profile": Key((), "(first, last) step to trace into WORKDIR/profile", False),
     "compilation_cache": Key("~/.cache/vit_jax/xla", "folder of compiled programs; '' disables the cache", False),

@@ -179,7 +179,7 @@ class Classification:
 
     def title(self, answer) -> str:
         best = answer["predictions"][0]
-        return f"{best['label']} {best['probability']:.0%}"
+        return f"{best['label']} ({best['probability']:.0%})"
 
     def compare(self, answer, label, labels) -> tuple[bool | None, str]:
         """Returns whether the most probable class is one of the labels, and the labels as text."""

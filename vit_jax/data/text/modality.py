@@ -92,8 +92,12 @@ class TextModality:
     key: ClassVar[str] = "text"
     input_name: ClassVar[str] = "source"
     inputs: ClassVar[str] = "sentences"
+    input_type: ClassVar[str] = "a sentence (str)"
     unit: ClassVar[str] = "tokens per side"
     picture: ClassVar[str] = "attention"
+
+    def is_input(self, stored: Any) -> bool:
+        return isinstance(stored, str)
 
     def make_data(self, config: Config, train: TextSource, evaluation: TextSource, start: Any) -> TextData:
         return TextData(config, train, evaluation, start)
@@ -118,6 +122,8 @@ class TextModality:
             if path != "-" and not pathlib.Path(path).exists():
                 raise UserError(f"{path}: no such file. To translate a sentence, pass it as --text.")
         files = paths or ([] if sentences else ["-"])
+        if "-" in files and sys.stdin.isatty():
+            print("vit_jax: reading sentences from standard input; end with Ctrl-D", file=sys.stderr)
         lines = itertools.chain.from_iterable(map(_lines, files))
         return ((sentence, sentence) for sentence in itertools.chain(sentences, lines))
 
