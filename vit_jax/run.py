@@ -11,6 +11,7 @@ from etils import epath
 
 from vit_jax import config as schema
 from vit_jax.config import Config, extensions
+from vit_jax.config.forms import refusal
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
 from vit_jax.data.source import open_split
 from vit_jax.errors import UserError, counted, nearest
@@ -100,6 +101,7 @@ class Run:
         Raises:
           UserError: The task has no such field, or an input cannot be read or is of another kind (see `on_error`).
         """
+        _check("eval_batch_size", "batch_size", batch_size)
         task, settled, position = self.task_with(**options), {}, 0
         inputs = _of_this_kind(inputs, self.modality)
         batches = map(_own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
@@ -122,6 +124,7 @@ class Run:
         for name in options:
             if name not in fields:
                 raise UserError(f"{name} does not apply to {self.task.name}{nearest(name, fields)}")
+            _check(f"task.{name}", name, options[name])
         try:
             return dataclasses.replace(self.task, **options)
         except ValueError as error:
@@ -136,6 +139,8 @@ class Run:
         asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
         if not all(hasattr(self.encoder, name) for name in asked):
             raise UserError(f"clips and crops apply to runs on videos; this run is on {self.modality.inputs}")
+        for name, count in asked.items():
+            _check(f"data.eval_{name}", name, count)
         if not asked:
             return self
         encoder: Any = dataclasses.replace(self.encoder, **asked)
@@ -157,7 +162,13 @@ class Run:
         return source
 
     def batches(self, source: Any, batch_size: int | None = None) -> tuple[Any, int]:
-        """Returns batches that hold every example of a source once, and the number of examples that are skipped."""
+        """Returns batches that hold every example of a source once, and the number of examples that are skipped.
+
+        Raises:
+          UserError: The batch size is not a positive number.
+        """
+        if batch_size is not None:
+            _check("eval_batch_size", "batch_size", batch_size)
         return self.modality.eval_batches(self.config, source, self.encoder, batch_size)
 
     def evaluate(
@@ -230,6 +241,13 @@ class Run:
         from vit_jax.weights import save_pretrained
 
         return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
+
+
+def _check(key: str, name: str, value: Any) -> None:
+    """Raises UserError unless a value is legal for a key of the config; `name` is what the caller named it."""
+    known = schema.keys().get(key)
+    if known and not known.form.accepts(value):
+        raise UserError(refusal(name, known.form, value))
 
 
 def _own_rows(batch: dict[str, Any]) -> dict[str, Any]:

@@ -43,15 +43,17 @@ def _keys() -> str:
 
     lines = []
     for name, key in config.keys().items():
-        text = f"  {name}: {key.meaning} ({_default(key)})"
+        text = f"  {name}: {key.description} ({_default(key)})"
         lines.append(textwrap.fill(text, 116, subsequent_indent="      ", break_on_hyphens=False))
     return "\n".join(lines)
 
 
 def _default(key: Any) -> str:
     value = key.default if key.unless_init is None else key.unless_init
+    if value is dict:
+        return "empty by default"
     if isinstance(value, type):
-        return f"{value.__name__}; {'empty' if value is dict else 'unset'} by default"
+        return "unset by default" if key.values else f"{value.__name__}; unset by default"
     return "unset by default" if value in ((), "") else f"default: {value!r}"
 
 

@@ -57,6 +57,8 @@ class Classification:
     def __post_init__(self):
         if self.average_views not in _AVERAGES:
             raise ValueError(f"unknown average_views {self.average_views!r}{nearest(self.average_views, _AVERAGES)}")
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top must be at least 1, got {self.top}")
 
     @property
     def group(self) -> int:
