@@ -16,7 +16,7 @@ from vit_jax.architecture import architecture_of
 from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
 from vit_jax.data.start import check_start, start_notes
-from vit_jax.errors import UserError, nearest
+from vit_jax.errors import UserError, counted, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import Parallel, check_batch_size, make_parallel
@@ -205,9 +205,10 @@ class Experiment:
             when = f"every {scored:,} steps" if scored < plan.total else "only at the end"
             notes = [f"the best checkpoint is chosen among those saved at an evaluation: {when}", *notes]
         return [
-            f"{config.model.name}: {num_params:,} parameters; {data}",
-            f"{plan.total:,} steps of {config.batch_size} {unit} = {share} x {devices} {kind} device(s) x "
-            f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
+            f"{config.model.name}: {counted(num_params, 'parameters')}; {data}",
+            f"{counted(plan.total, 'steps')} of {config.batch_size} {unit} = {share} x "
+            f"{counted(devices, f'{kind} devices')} x {counted(config.accum_steps, 'micro-batches')}, "
+            f"on {counted(jax.process_count(), 'processes')}",
             *notes,
         ]
 

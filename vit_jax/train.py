@@ -117,8 +117,9 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
         metrics = Metrics(workdir, first_step=first_step, total_steps=plan.total, quiet=quiet)
         stack.callback(metrics.close)
         num_params = sum(x.size for x in jax.tree.leaves(state.params))
-        resuming = [f"resuming after step {first_step:,}"] if first_step else []
-        for line in (*experiment.summary(num_params), *resuming, *notes):
+        finished = first_step == plan.total
+        resuming = [f"already finished at step {first_step:,}" if finished else f"resuming after step {first_step:,}"]
+        for line in (*experiment.summary(num_params), *(resuming if first_step else ()), *notes):
             metrics.say(line)
         window = Window(parallel, metrics, experiment.schedule, plan.log_every, saved=meta.get("window"))
         step_fn = compile_step(experiment)

@@ -57,7 +57,7 @@ def folder(tmp_path):
     [
         ({"batchsize": 3}, "unknown config key 'batchsize'; did you mean 'batch_size'?"),
         ({"optimizer__b1": "two"}, "could not convert string to float: 'two'"),
-        ({"batch_size": 33, "accum_steps": 2}, "batch_size=33 does not divide over 1 devices x 2 accum_steps; try 32"),
+        ({"batch_size": 33, "accum_steps": 2}, "batch_size=33 does not divide over 1 device x 2 accum_steps; try 32"),
         ({"duration": "4"}, "config.duration must be a duration, such as '90 epochs' or '10_000 steps', got '4'"),
         ({"duration": "3 steps"}, "schedule.warmup='5 steps' is 5 steps, and must be shorter than the run of 3 steps"),
         ({"model__name": "vit:Q/2"}, "config.model: unknown ViT variant 'Q/2'"),

@@ -17,7 +17,7 @@ from vit_jax.data.text import batches as token_batches
 from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource, decode_lines, read_lines
 from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 
 WINDOW = 16  # batches of user input that are read ahead, so that sentences of similar length share a batch
 
@@ -81,8 +81,8 @@ class TextData:
         return [
             f"{self.train.name}: {train:,} training and {evaluation:,} evaluation pairs, {source} to {target}, "
             f"{len(self.encoder):,} sub-words",
-            f"{len(self._train):,} batches per epoch, {self._train.padding:.0%} of their tokens are padding",
-            *(f"skipped {count:,} training pairs {why}" for why, count in skipped.items() if count),
+            f"{counted(len(self._train), 'batches')} per epoch, {self._train.padding:.0%} of their tokens are padding",
+            *(f"skipped {counted(count, 'training pairs')} {why}" for why, count in skipped.items() if count),
         ]
 
 
