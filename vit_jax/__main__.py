@@ -4,10 +4,12 @@ import argparse
 import importlib
 import itertools
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
 COMMANDS = ("train", "evaluate", "predict", "convert", "data", "reproduce")
@@ -36,15 +38,26 @@ class Parser(argparse.ArgumentParser):
         for option in (word.partition("=")[0] for word in before_dashes if word.startswith("--")):
             is_override = option.startswith("--config.") and self.get_default("overrides") is not None
             if option not in known and not is_override:
-                self.error(f"unknown option {option!r}{nearest(option, known)}")
+                self.error(f"unknown option {option!r}{self._config_keys(option) or nearest(option, known)}")
+
+    def _config_keys(self, option: str) -> str:
+        """Returns a hint at the config keys that end in the name of an unknown option, if the command takes keys."""
+        from vit_jax.config import keys
+
+        takes_keys = self.get_default("overrides") is not None
+        found = [f"--config.{key}" for key in keys() if f".{key}".endswith(f".{option[2:]}")] if takes_keys else []
+        return f"; did you mean {' or '.join(found)}?" if found else ""
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        message = re.sub(r"^argument (\S+): (?=must )", r"\1 ", message)
+        hint = " See --help." if message.endswith("?") else "; see --help"
+        self.exit(2, f"{self.prog}: {message}{hint}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 for a failed run, 2 for a user's mistake, 128 + signal."""
     parser = Parser(prog="vit_jax", description="Transformers for images, video and text, in JAX.")
+    parser.add_argument("--version", action="version", version=f"vit_jax {vit_jax.__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     modules = {name: importlib.import_module(f"vit_jax.commands.{name}") for name in COMMANDS}
     for name, module in modules.items():

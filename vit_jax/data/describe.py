@@ -12,7 +12,7 @@ from vit_jax.data.sets.prepare import data_root
 from vit_jax.data.source import Source
 from vit_jax.data.text import source as text
 from vit_jax.data.video.decode import Video
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 
 Info = dict[str, Any]
 
@@ -127,7 +127,7 @@ def _image_formats(opened: Source) -> Counter[str]:
 
 def _clip_format(video: Video) -> str:
     (frame,) = video.read([0])
-    return f"{video.num_frames} frames of {frame.width}x{frame.height} {frame.mode}"
+    return f"{counted(video.num_frames, 'frames')} of {frame.width}x{frame.height} {frame.mode}"
 
 
 def _text_folder(name: str, path: str | None, data_dir: str | None) -> str | Path:
@@ -169,7 +169,7 @@ def _lines(info: Info) -> list[str]:
 
 def _class_lines(info: Info) -> list[str]:
     splits = {name: split["class_counts"] for name, split in info["splits"].items()}
-    lines = [f"{info['num_classes']} classes"]
+    lines = [counted(info["num_classes"], "classes")]
     if any(counts is None for counts in splits.values()):
         return [*lines, "(use --full for counts and checksums of a set this large)"]
     shown = info["classes"][:20]

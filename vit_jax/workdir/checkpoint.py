@@ -18,7 +18,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from vit_jax.errors import RunError, UserError
+from vit_jax.errors import RunError, UserError, counted
 from vit_jax.workdir.files import absolute
 
 PyTree = Any
@@ -236,8 +236,8 @@ def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, di
     steps = saved_steps(workdir)[:count]
     if len(steps) < count:
         raise UserError(
-            f"{workdir} has {len(steps)} checkpoints, but {count} are to be averaged. Train with "
-            f"--config.checkpoint.keep_last={count} to keep enough of them."
+            f"cannot average {counted(count, 'checkpoints')}: {workdir} has {len(steps)}. Train with "
+            f"--config.checkpoint.keep_last={count} to keep as many."
         )
     total, dtypes, meta = None, None, {}
     for step in reversed(steps):  # the newest one last, because its meta is returned

@@ -242,7 +242,7 @@ class Rot90(Transform):
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         if image.width != image.height:
-            raise UserError(f"rot90: a {image.height}x{image.width} image is not square: put a crop before it")
+            raise UserError(f"rot90: the image is not square ({image.height}x{image.width}): put a crop before it")
         turn = rng.integers(4)
         return image.transpose(self._quarters[turn - 1]) if turn else image
 
@@ -305,5 +305,5 @@ def _check_crop(crop: RandomResizedCrop) -> None:
 def _check_fits(image: Image.Image, height: int, width: int, name: str) -> None:
     if image.height < height or image.width < width:
         raise UserError(
-            f"{name}: a {image.height}x{image.width} image is smaller than {height}x{width}: put 'resize' before it"
+            f"{name}: the image ({image.height}x{image.width}) is smaller than {height}x{width}: put 'resize' before it"
         )

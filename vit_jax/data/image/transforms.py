@@ -111,7 +111,7 @@ class Preprocessing:
             result = step(result, rng)
         if result.shape[:2] != self.image_size:
             raise UserError(
-                f"a {image.height}x{image.width} image became {result.shape[0]}x{result.shape[1]}, not "
+                f"an image of {image.height}x{image.width} pixels became {result.shape[0]}x{result.shape[1]}, not "
                 f"{self.image_size[0]}x{self.image_size[1]}: "
                 f"end the crops and resizes of {self.transforms!r} with 'resize' without a size"
             )
