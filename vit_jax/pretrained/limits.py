@@ -42,10 +42,11 @@ def naming(path: epath.PathLike) -> Iterator[None]:
         raise UserError(one_line(f"{path}: {error.strerror or error}")) from error
     except MemoryError as error:
         raise UserError(f"{path}: the weights do not fit into memory") from error
-    except (UserError, ValueError, IndexError, TypeError) as error:
+    except (UserError, ValueError) as error:
         raise UserError(one_line(f"{path}: {error}")) from error
     except Exception as error:
-        raise UserError(one_line(f"{path}: unexpected content ({type(error).__name__}: {error})")) from error
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(one_line(f"{path}: the config or a tensor is not as expected ({said})")) from error
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """Reading weight files into names and arrays. The content of a file determines its kind, never its name."""
 
 import io
+import json
 import math
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
 
 import ml_dtypes
@@ -40,6 +41,25 @@ _SAFETENSORS = {
 _RAW_BFLOAT16 = np.dtype("V2")  # NumPy does not know bfloat16 and writes it as two raw bytes
 
 
+_TYPES = {  # of what config.json says, by the name of the type; each key may also be missing or null
+    "text": (
+        *("architecture", "model_type", "hidden_act", "attention_type", "global_pool"),
+        *("model_args.global_pool", "model_args.act_layer"),
+    ),
+    "a number": ("layer_norm_eps", "model_args.init_values"),
+    "a whole number": ("num_attention_heads", "num_frames", "model_args.num_heads"),
+    "a list": ("label_names", "pretrained_cfg.input_size"),
+    "an object": ("id2label", "model_args", "pretrained_cfg"),
+}
+_IS_TYPE: dict[str, Callable[[Any], bool]] = {
+    "text": lambda x: isinstance(x, str),
+    "a number": lambda x: type(x) in (int, float),
+    "a whole number": lambda x: type(x) is int,
+    "a list": lambda x: isinstance(x, list),
+    "an object": lambda x: isinstance(x, dict),
+}
+
+
 class File(NamedTuple):
     """Tensors by name, and the folder's `config.json`, with its preprocessor config as `preprocessor_config`."""
 
@@ -71,6 +91,7 @@ def read(path: epath.PathLike, entry: str | None = None, *, shapes_only: bool = 
 
 def _read_folder(path: epath.Path, entry: str | None, shapes_only: bool) -> File:
     config = _read_json(path / "config.json")
+    _check_types(path / "config.json", config)
     if (path / "preprocessor_config.json").exists():
         config["preprocessor_config"] = _read_json(path / "preprocessor_config.json")
     for name in _WEIGHTS:
@@ -107,6 +128,16 @@ def _read_json(path: epath.Path) -> dict[str, Any]:
         return parse_json(data)
     except UserError as error:
         raise UserError(one_line(f"{path} {error}")) from error
+
+
+def _check_types(path: epath.Path, config: dict[str, Any]) -> None:
+    for kind, keys in _TYPES.items():
+        for key in keys:
+            section, _, option = key.rpartition(".")
+            values = config.get(section) if section else config
+            value = values.get(option) if isinstance(values, dict) else None
+            if value is not None and not _IS_TYPE[kind](value):
+                raise UserError(one_line(f"{path}: {key} must be {kind}, got {json.dumps(value)[:80]}"))
 
 
 def _open(path: epath.Path) -> IO[bytes]:
