@@ -15,6 +15,7 @@ wrong shape.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ NOT_THE_FUNCTION = (
     *("dropout_rate", "attention_dropout_rate", "drop_path_rate", "head_bias_init", "layer_scale_init", "weight_init"),
     *("scan_layers", "remat", "attention_kernel", "dtype", "param_dtype", "parent", "name"),
 )
+MOST_LAYERS = 256  # the deepest published ViT has 48; tracing a model of 256 takes seconds
+_MOST_VALUES = 2**24  # of a parameter, beyond those in the file: shapes are compared by converting an empty array
 _ACTIVATIONS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -255,8 +258,19 @@ def shapes_of(model: nn.Module) -> dict[str, Any]:
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """Returns the number of layers: one more than the largest index that `pattern` captures in a name."""
-    return max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1) + 1
+    """Returns the number of layers: one more than the largest index that `pattern` captures in a name.
+
+    Raises:
+      UserError: There are more than `MOST_LAYERS`, or indices are left out (0 may be: some formats start at 1).
+    """
+    found = {int(match[1]) for name in names if (match := re.match(pattern, name))}
+    number = max(found, default=-1) + 1
+    if number > min(len(found) + 1, MOST_LAYERS):
+        raise UserError(
+            f"the file has tensors of {len(found)} layers, numbered up to {number - 1}: layers must be numbered without "
+            f"gaps, and at most {MOST_LAYERS} are supported"
+        )
+    return number
 
 
 def shape(tensors: Tensors, name: str, rank: int) -> tuple[int, ...]:
@@ -309,7 +323,16 @@ def _applicable(format: Format, model: nn.Module, ours: Mapping[str, Any]) -> li
 
 
 def _check_shapes(rule: Rule, shapes: Mapping[str, Any], tensors: Tensors) -> None:
-    expected = rule.write(*(np.empty(shapes[path].shape, np.int8) for path in rule.ours))
+    ours = [shapes[path].shape for path in rule.ours]
+    if sum(map(math.prod, ours)) > _MOST_VALUES + 2 * sum(tensors[name].size for name in rule.theirs):
+        raise UserError(
+            f"the file's {' and '.join(rule.theirs)} has far fewer values than {' and '.join(rule.ours)} of the model, "
+            f"of shape {', '.join(map(str, ours))}"
+        )
+    for name in rule.theirs:
+        if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+            raise UserError(f"tensor {name} has dtype {tensors[name].dtype}, but weights are floating-point numbers")
+    expected = rule.write(*(np.empty(shape, np.int8) for shape in ours))
     for name, value in zip(rule.theirs, expected, strict=True):
         if tensors[name].shape != value.shape:
             raise UserError(

@@ -148,6 +148,8 @@ def _short(numbers: Numbers) -> Numbers:
     """Returns one number if all channels share it."""
     if isinstance(numbers, (int, float)):
         return numbers
+    if not all(isinstance(number, (int, float)) for number in numbers):  # text would become code of the chain
+        raise UserError(f"mean and std must be numbers, got {numbers!r}")
     return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
 
 

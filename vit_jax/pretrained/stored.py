@@ -1,10 +1,9 @@
 """Weights as a file holds them, and the model they belong to: nothing resized, replaced or guessed."""
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.pretrained.formats import recognise
+from vit_jax.pretrained.limits import naming
 from vit_jax.pretrained.names import Config, Format, Size, Tensors, shapes_of, to_params
 from vit_jax.pretrained.readers import read
 from vit_jax.pretrained.report import Row
@@ -118,7 +118,7 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
             skipped=tuple(Row("skipped", name, x.shape, None) for name, x in tensors.items() if name not in needed),
             notes=(f"positions: assumed to lie on a {grid} grid, which the file does not say",) if is_assumed else (),
             labels=_labels(config, model.num_classes),
-            preprocessing=lambda image_size: format.preprocessing(image_size, config),
+            preprocessing=_preprocessing(path, format, config),
         )
 
 
@@ -139,19 +139,8 @@ def read_header(path: epath.PathLike, known: Known) -> Header:
             base=_variant_of(format, fields),
             fields=fields,
             labels=_labels(config, fields["num_classes"]),
-            preprocessing=lambda image_size: format.preprocessing(image_size, config),
+            preprocessing=_preprocessing(path, format, config),
         )
-
-
-@contextlib.contextmanager
-def naming(path: epath.PathLike) -> Iterator[None]:
-    """Turns what unexpected tensors can raise into a `UserError` that names the path."""
-    try:
-        yield
-    except KeyError as error:
-        raise UserError(f"{path}: tensor {error} is missing") from error
-    except (UserError, ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, Tensors, dict[str, Any]]:
@@ -228,6 +217,14 @@ def _variant_of(format: Format, fields: Mapping[str, Any]) -> str:
         if all(getattr(variant, field) == fields[field] for field in _NAMED if field in fields):
             return name
     return format.base
+
+
+def _preprocessing(path: epath.PathLike, format: Format, config: Config) -> Callable[[Size], str | None]:
+    def chain(image_size):
+        with naming(path):
+            return format.preprocessing(image_size, config)
+
+    return chain
 
 
 def _labels(config: Config, num_classes: int | None) -> tuple[str, ...]:
