@@ -19,15 +19,18 @@ Hardware: the authors trained Ti and S on 4 GPUs, and B on 16, with 256 and 64 i
 
 from vit_jax.config import Config, default_config
 from vit_jax.config.recipes import choose, deit_training, shrink
+from vit_jax.errors import UserError
 
-MODELS = ("Ti", "S", "B")
+FILE = "configs/deit.py"
 
 
 def get_config(arg: str = "S") -> Config:
-    chosen = choose("configs/deit.py", arg, model=MODELS, size=("384",), runlocal=("runlocal",))
+    chosen = choose(FILE, arg, model=("Ti", "S", "B"), size=("384",), runlocal=("runlocal",))
     is_small = bool(chosen["runlocal"])
     if chosen["size"]:
-        config = fine_tuning(chosen["model"] or "B", 48 if is_small else 384)
+        if chosen["model"] not in ("", "B"):
+            raise UserError(f"{FILE}:{arg}: the authors fine-tune only B at 384 pixels, not {chosen['model']}")
+        config = fine_tuning(48 if is_small else 384)
     else:
         config = training(chosen["model"] or "S", 32 if is_small else 224)
     return shrink(config) if is_small else config
@@ -52,9 +55,9 @@ def training(model: str, size: int = 224) -> Config:
     return config
 
 
-def fine_tuning(model: str = "B", size: int = 384) -> Config:
-    """Fine-tuning at 384 pixels: the command in README_deit.md, which the authors give for B."""
-    config = training(model, size)
+def fine_tuning(size: int = 384) -> Config:
+    """Fine-tuning of B at 384 pixels: the command in the authors' README_deit.md."""
+    config = training("B", size)
     config.init_from = "deit_base_patch16_224-b5f2ef4d.pth"
     config.batch_size = 512
     config.duration = "30 epochs"

@@ -148,14 +148,14 @@ def deit_training(
 def shrink(config: Config) -> Config:
     """Makes a recipe for images run for about a minute on two CPU cores, and returns it.
 
-    It then trains two narrow blocks on scikit-learn's digits for 100 steps. Preprocessing, loss, regularisation,
+    It then trains two narrow blocks on scikit-learn's digits for 300 steps. Preprocessing, loss, regularisation,
     optimizer and the form of the schedule remain those of the recipe, and so does the patch size. Its accuracy says
     nothing about the recipe.
     """
     config.batch_size = 64
-    config.duration = "100 steps"
-    config.eval_every = config.checkpoint.every = "50 steps"
-    config.log_every = "20 steps"
+    config.duration = "300 steps"
+    config.eval_every = config.checkpoint.every = "100 steps"
+    config.log_every = "50 steps"
     config.init_from = None
 
     config.model.hidden_dim = 64
@@ -173,7 +173,7 @@ def shrink(config: Config) -> Config:
     config.data.train_split, config.data.eval_split = "train", "test"
     config.data.num_workers = 0
 
-    config.optimizer.schedule.warmup = "10 steps"
+    config.optimizer.schedule.warmup = "30 steps"
     if config.optimizer.ema_decay:
         config.optimizer.ema_decay = 0.9  # the recipe's average would stay close to the initial parameters
     return config
