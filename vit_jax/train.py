@@ -96,7 +96,9 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
     described, begun = experiment.describe(), bool(saved_steps(workdir))
     state: Any = None
     notes: list[str] = []
-    if not begun:  # before the workdir is created, so that a mistake does not leave an empty one
+    if begun:
+        notes = experiment.continued(workdir)
+    else:  # before the workdir is created, so that a mistake does not leave an empty one
         state, notes = states.start(experiment)
     workdir, saved = claim(workdir, config)
     if saved:
@@ -109,7 +111,7 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
         meta: dict[str, Any] = {}
         if begun:
             restored, meta = checkpoints.restore_latest(states.abstract_state(experiment)) or (state, meta)
-            state, notes = parallel.put_state(restored), changed_since(meta, data)
+            state, notes = parallel.put_state(restored), notes + changed_since(meta, data)
         first_step = int(parallel.fetch(state.step))
 
         metrics = Metrics(workdir, first_step=first_step, total_steps=plan.total, quiet=quiet)

@@ -36,7 +36,7 @@ def _keys() -> str:
     for name, key in config.keys().items():
         value = key.default if key.unless_init is None else key.unless_init
         default = f"({value.__name__})" if isinstance(value, type) else repr(value)
-        text = f"  {name}: {key.meaning} [{default}]"
+        text = f"  {name}: {key.description} [{default}]"
         lines.append(textwrap.fill(text, 116, subsequent_indent="      ", break_on_hyphens=False))
     return "\n".join(lines)
 

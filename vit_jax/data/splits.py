@@ -63,6 +63,29 @@ def parse_split(split: str) -> list[Slice]:
     return slices
 
 
+def overlap(ours: Slice, theirs: Slice, count: int | None = None) -> int | None:
+    """Returns how many examples two slices of one split share.
+
+    Args:
+      count: Number of examples in the split. Without it, the result is positive if they share examples, or None if that
+        depends on the number.
+    """
+    if count is None:
+        bounds = [
+            bound for part in (ours, theirs) for bound in (part.start or "0", part.stop or "100%") if bound != "0"
+        ]
+        if any(bound.startswith("-") for bound in bounds):
+            return None
+        if all(bound.endswith("%") for bound in bounds):
+            count = 100
+        elif any(bound.endswith("%") and bound != "100%" for bound in bounds):
+            return None
+        else:  # positions, and whole splits
+            count = 1 + max(int(bound) for bound in bounds if not bound.endswith("%"))
+    a, b = ours.positions(count), theirs.positions(count)
+    return max(min(a.stop, b.stop) - max(a.start, b.start), 0)
+
+
 def choose(count: int, slices: list[Slice]) -> list[int]:
     """Returns the ids of the examples in `slices` of a split of `count` examples.
 
@@ -99,7 +122,9 @@ def folder_of(path: Path, split: str, folders: dict[str, Path]) -> Path:
             return folders[name]
     if folders == {"train": path}:
         raise UserError(
-            f"{path} has no split {split!r}: its class folders are at the first level, so slice train: train[80%:]"
+            f"{path} has no split {split!r}: its class folders are at the first level, so that all of it is the split "
+            "'train'. Divide it into disjoint slices: --config.data.train_split='train[:80%]' "
+            "--config.data.eval_split='train[80%:]'"
         )
     raise UserError(f"{path} has no split {split!r}{nearest(split, folders)}")
 
