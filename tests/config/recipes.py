@@ -12,7 +12,7 @@ from vit_jax import config as schema
 from vit_jax.data.modality import get_modality
 from vit_jax.errors import UserError
 from vit_jax.experiment import Experiment
-from vit_jax.optimizer import make_schedule
+from vit_jax.schedule import make_schedule
 from vit_jax.state import initial_state
 from vit_jax.train import train_and_evaluate, train_step
 

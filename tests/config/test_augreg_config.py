@@ -23,7 +23,7 @@ AUGMENTATIONS = {
     "strong1": (2, 20, 0.5),
     "strong2": (2, 20, 0.8),
 }
-# README.md of google-research/vision_transformer: augmentation, weight decay, dropout, stochastic depth, and the learning
+# README.md of google-research/vision_transformer: augmentation, weight decay, dropout, stochastic depth, and learning
 # rate of the transfer to ImageNet
 RECOMMENDED = {
     "L/16": ("strong1", 0.1, 0.0, 0.0, 0.01),

@@ -142,6 +142,7 @@ def deit_training(
     config.optimizer.weight_decay = 0.05  # of kernels: neither biases and norms nor positions and class tokens decay
     config.optimizer.schedule.peak = 1e-3
     config.optimizer.schedule.warmup = "5 epochs"
+    config.optimizer.schedule.start = 1e-6
     config.optimizer.schedule.end = 1e-5
 
 
