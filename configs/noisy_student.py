@@ -1,4 +1,4 @@
-"""Noisy Student (arXiv:1911.04252) with a ViT and hard pseudo-labels: a teacher, and a student with more noise.
+"""Noisy Student (arXiv:1911.04252) with a ViT and hard pseudo-labels: a teacher and a student.
 
   python -m vit_jax train --config=configs/noisy_student.py:teacher,S/16 --workdir=runs/teacher \\
       --config.data.path=LABELLED

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import types
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,28 +24,33 @@ def load(file, arg, *overrides):
     return schema.load_config(f"{CONFIGS / file}:{arg}", list(overrides))
 
 
+def _encoder(config, *, train):
+    modality: Any = get_modality("image")
+    return modality.make_encoder(config, train=train)
+
+
 def chain(config, *, train):
     """Returns the transforms as objects, with all arguments filled in."""
-    return get_modality("image").make_encoder(config, train=train).steps
+    return _encoder(config, train=train).steps
 
 
 def assemble(config, classes=1000, steps_per_epoch=2_000):
     """Resolves a config as if its data were there."""
-    encoder = get_modality("image").make_encoder(config, train=False)
+    encoder = _encoder(config, train=False)
     labels = tuple(f"class {i}" for i in range(classes))
-    data = types.SimpleNamespace(encoder=encoder, labels=labels, steps_per_epoch=steps_per_epoch)
+    data: Any = types.SimpleNamespace(encoder=encoder, labels=labels, steps_per_epoch=steps_per_epoch)
     return Experiment.assemble(schema.resolve_defaults(config), data)
 
 
 def rates(config, steps, *, total, steps_per_epoch=1000.0):
     """Returns the learning rate at some steps, counted from 0."""
     schedule = config.optimizer.schedule
-    rate = make_schedule(schedule, total_steps=total, steps_per_epoch=steps_per_epoch, hidden_dim=None)
+    rate: Any = make_schedule(schedule, total_steps=total, steps_per_epoch=steps_per_epoch, hidden_dim=None)
     return [float(rate(step)) for step in steps]
 
 
 def check_step(config):
-    """Traces one update at the size of the recipe; its state keeps its shapes. Returns the experiment."""
+    """Traces one update at the size of the recipe, and returns the experiment."""
     config = schema.copy(config)
     config.model.scan_layers = True  # traces one block instead of all
     experiment = assemble(config)

@@ -1,4 +1,4 @@
-"""The recipes of AugReg: they have the numbers of the paper and of big_vision, and all of them make a step."""
+"""The recipes of AugReg have the numbers of the paper and of big_vision, and make a step."""
 
 import itertools
 
@@ -130,9 +130,11 @@ def test_transfer_is_table_4(dataset, steps, warmup, grid, splits, size):
     peak = optimizer.schedule.peak
     assert rates(config, (0, warmup, (warmup + steps) // 2), total=steps) == pytest.approx([0, peak, peak / 2])
 
-    crop, flip, normalize = chain(config, train=True)
-    assert (crop, flip) == (geometry.InceptionCrop(area=(0.05, 1.0), size=(size, size)), geometry.Flip())
+    *crop, flip, normalize = chain(config, train=True)
     resize = geometry.Resize({224: 256, 384: 448}[size], "box")
+    inception = geometry.InceptionCrop(area=(0.05, 1.0), size=(size, size))
+    assert crop == ([resize, geometry.RandomCrop((size, size))] if dataset == "cifar100" else [inception])
+    assert flip == geometry.Flip()
     assert chain(config, train=False) == (resize, geometry.CenterCrop((size, size)), normalize)
     assert (config.model.dropout_rate, config.model.representation_dim, config.task.loss) == (None, None, "softmax")
 

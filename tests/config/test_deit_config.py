@@ -1,4 +1,4 @@
-"""The recipes of DeiT: they have the numbers of the paper and of the authors' main.py, and all of them make a step."""
+"""The recipes of DeiT have the numbers of the authors' code, and all of them make a step."""
 
 import jax
 import pytest

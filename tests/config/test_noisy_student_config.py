@@ -1,4 +1,4 @@
-"""The recipe of Noisy Student: it has the noise of the authors' code, and its two stages fit together."""
+"""The recipe of Noisy Student has the noise of the authors' code, and its stages fit together."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The recipe of the better plain ViT baselines: it has the numbers of the authors' config, and makes a step."""
+"""The recipe of "Better plain ViT baselines" has the authors' numbers, and makes a step."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The recipes of TnT: they have the numbers of the paper and of the authors' commands, and all of them make a step."""
+"""The recipes of TnT have the numbers of the paper and its authors, and all of them make a step."""
 
 import jax
 import pytest

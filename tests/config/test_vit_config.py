@@ -1,4 +1,4 @@
-"""The recipes of ViT: they have the numbers of the paper and of the authors' code, and all of them make a step."""
+"""The recipes of ViT have the numbers of the paper and its code, and all of them make a step."""
 
 import pytest
 

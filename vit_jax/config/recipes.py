@@ -1,4 +1,8 @@
-"""What the recipes for images in `configs/` share: their argument, parts of their values, and a version to try them."""
+"""What the recipes for images in `configs/` have in common.
+
+They share the form of their argument (`choose`), values that come from one source (google-research's code, DeiT), and
+the version of each that runs on a CPU (`shrink`).
+"""
 
 from collections.abc import Collection
 
@@ -16,11 +20,13 @@ PRETRAINING_SETS = {
     "jft": ("folder", ("train[51200:]", "train[:25600]")),
 }
 _WIDTHS = {"Ti": 192, "S": 384, "B": 768, "L": 1024, "H": 1280}
-_EVAL_RESIZE = {224: 256, 384: 448}
+_RESIZE = {224: 256, 384: 448}  # shorter side before a crop, by its size; both in pixels
 
 
 def choose(file: str, arg: str, **groups: Collection[str]) -> dict[str, str]:
-    """Reads the argument of a config file: words separated by commas, in any order, at most one from each group.
+    """Reads the argument of a config file, such as `B/16,imagenet2012,384`.
+
+    It consists of words separated by commas, in any order, with at most one from each group.
 
     Example:
       >>> choose("configs/vit.py", "B/16,384", model=("B/16", "L/16"), dataset=("cifar10",), size=("384",))
@@ -55,7 +61,7 @@ def check_dataset(file: str, arg: str, dataset: str, known: Collection[str], wha
 
 
 def width(model: str) -> int:
-    """Returns the token width of a ViT, such as `B/16` or `R50+B/16`: the width of the hidden layer of its head."""
+    """Returns the token width of a ViT such as `B/16` or `R50+B/16`."""
     return _WIDTHS[model.split("+")[-1].split("/")[0]]
 
 
@@ -74,22 +80,34 @@ def read_images(config: Config, name: str, splits: tuple[str, str], size: int, *
     config.data.num_workers = 8
 
 
-def big_vision_images(config: Config, name: str, splits: tuple[str, str], size: int, augmentation: str = "") -> None:
+def big_vision_images(
+    config: Config,
+    name: str,
+    splits: tuple[str, str],
+    size: int,
+    *,
+    crop: str = "inception_crop",
+    augmentation: str = "",
+) -> None:
     """Sets the data of a recipe, with the preprocessing of google-research/big_vision's configs.
 
-    Deviation: big_vision resizes by area for evaluation, here by a box filter.
+    Deviation: big_vision's `resize_small` averages by area, here with a box filter.
+
+    Args:
+      crop: `inception_crop`, or `random_crop` of the image resized as in evaluation.
+      augmentation: A transform after the flip; empty for none.
     """
-    chain = ("inception_crop", "flip", augmentation, NORMALIZE)
-    resize = f'resize({_EVAL_RESIZE.get(size, size)}, method="box")'
+    resize = f'resize({_RESIZE.get(size, size)}, method="box")'
+    chain = (resize if crop == "random_crop" else "", crop, "flip", augmentation, NORMALIZE)
     evaluation = f"{resize}|center_crop|{NORMALIZE}"
     read_images(config, name, splits, size, train="|".join(filter(None, chain)), evaluation=evaluation)
 
 
 def google_fine_tuning(config: Config, *, steps: int, warmup: int, peak: float) -> None:
-    """Sets optimizer and length of the fine-tuning of ViT (appendix B.1.1) and AugReg (Table 4): SGD in batches of 512.
+    """Sets the optimizer of fine-tuning in ViT (appendix B.1.1) and AugReg (Table 4).
 
-    The papers state a cosine schedule, momentum of 0.9, no weight decay and clipping at norm 1; the momentum is stored
-    in bfloat16 in the authors' code.
+    The papers state SGD with a momentum of 0.9 in batches of 512, a cosine schedule, no weight decay, and clipping at
+    norm 1. The authors' code stores the momentum in bfloat16.
     """
     config.batch_size = 512
     config.duration = f"{steps} steps"
@@ -105,12 +123,13 @@ def google_fine_tuning(config: Config, *, steps: int, warmup: int, peak: float) 
 def deit_training(
     config: Config, name: str, splits: tuple[str, str], size: int, *, normalize: str, resize: int
 ) -> None:
-    """Sets the training of DeiT (arXiv:2012.12877, Table 9, and the authors' main.py), which TnT adopts.
+    """Sets the training of DeiT, which TnT adopts.
 
+    The values are those of DeiT's paper (arXiv:2012.12877, Table 9) and of the defaults in the authors' main.py.
     Deviations: the authors' cosine schedule counts from step 0 instead of from the end of the warm-up, and changes once
-    per epoch. They compute in float16 with scaled losses; bfloat16 needs no scaling. The copies of an image are in the
-    same batch here, and on different GPUs there. Initial values are those of the models here: for DeiT, the authors'
-    are N(0, 0.02).
+    per epoch. They compute matrix products in float16 with scaled losses, and keep the tokens between them in float32;
+    here both are bfloat16. The copies of an image are on different GPUs there, and neighbours in a batch here. DeiT's
+    initial values are N(0, 0.02), here those of `ViT`.
 
     Args:
       normalize: The transform `normalize` of the recipe.
@@ -147,7 +166,7 @@ def deit_training(
 
 
 def shrink(config: Config) -> Config:
-    """Makes a recipe for images run for about a minute on two CPU cores, and returns it.
+    """Changes a recipe so that it runs for about a minute on two CPU cores; returns it.
 
     It then trains two narrow blocks on scikit-learn's digits for 300 steps. Preprocessing, loss, regularisation,
     optimizer and the form of the schedule remain those of the recipe, and so does the patch size. Its accuracy says
