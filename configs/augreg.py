@@ -57,7 +57,7 @@ from vit_jax.errors import UserError
 
 FILE = "configs/augreg.py"
 
-# Figure 4 and big_vision's configs/vit_i21k.py: RandAugment of two layers, alpha of mixup. With magnitude 0, some of
+# Section 3 and big_vision's configs/vit_i21k.py: RandAugment of two layers, alpha of mixup. With magnitude 0, some of
 # its operations still change the image.
 AUGMENTATIONS = {
     "none": ("", 0.0),
@@ -96,9 +96,9 @@ ON_IMAGENET = {  # big_vision's configs/vit_i1k.py, which has a weight decay of 
 
 # Table 4: steps, warm-up in steps, learning rate; then the crop, and the training and evaluation split. On held-out
 # images, the paper chooses steps and warm-up from (500, 100) and (2,500, 200) for Pets, and from (2,500, 200) and
-# (10,000, 500) for CIFAR-100 and Resisc45, and the rate from 0.001, 0.003 and 0.01. These are the values of big_vision's
-# configs/transfer.py; for Resisc45, which it lacks, the shorter training, the middle rate, and the splits of
-# google-research/task_adaptation.
+# (10,000, 500) for CIFAR-100 and Resisc45, and the rate from 0.001, 0.003 and 0.01. These are the values of
+# big_vision's configs/transfer.py; for Resisc45, which it lacks, the shorter training, the middle rate, and the splits
+# of google-research/task_adaptation.
 TRANSFER = {
     "imagenet2012": (20_000, 500, None, "inception_crop", ("train[:99%]", "validation")),
     "cifar100": (10_000, 500, 0.01, "random_crop", ("train[:98%]", "test")),
@@ -134,7 +134,7 @@ def get_config(arg: str = "B/16,imagenet2012") -> Config:
 
 
 def pretraining(model: str, dataset: str, *, size: int = 224, epochs: str = "300ep", **grid: str) -> Config:
-    """Pre-training: section 3, Figure 4, and big_vision's configs/vit_i1k.py and vit_i21k.py.
+    """Pre-training: section 3 and big_vision's configs/vit_i1k.py and vit_i21k.py.
 
     The loss, its initial bias and the images that are held out are those of big_vision. On ImageNet, the head has a
     hidden layer with tanh. The model has a class token, as in the paper; big_vision's vit_i21k.py averages the patches.
@@ -182,8 +182,8 @@ def pretraining(model: str, dataset: str, *, size: int = 224, epochs: str = "300
 def transfer(model: str, dataset: str, size: int = 384) -> Config:
     """Transfer: Table 4 and big_vision's configs/transfer.py.
 
-    The head is replaced by a single linear layer, and the positions are resampled. There is no augmentation beyond
-    crops and flips, no dropout and no weight decay.
+    The head is a single linear layer, and the positions are resampled. There is no augmentation beyond crops and flips,
+    no dropout and no weight decay. Deviation: if the classes are those of the pre-training, its head is kept.
     """
     steps, warmup, peak, crop, splits = TRANSFER[dataset]
     augmentation, weight_decay, dropout, on_imagenet = RECOMMENDED[model]

@@ -149,9 +149,10 @@ def pretraining(model: str, dataset: str, size: int = 224) -> Config:
 def fine_tuning(model: str, dataset: str, size: int = 384) -> Config:
     """Fine-tuning: Table 4, appendix B.1.1, and the authors' vit_jax/configs and input_pipeline.py.
 
-    The head is replaced by a single linear layer, and the positions are resampled. As in the paper, the model is
-    trained on the whole training split; to choose the learning rate, hold out 1 % of ImageNet, 2 % of CIFAR and 10 % of
-    Pets and Flowers: `--config.data.train_split='train[:99%]' --config.data.eval_split='train[99%:]'`.
+    The head is a single linear layer, and the positions are resampled. As in the paper, the model is trained on the
+    whole training split; to choose the learning rate, hold out 1 % of ImageNet, 2 % of CIFAR and 10 % of Pets and
+    Flowers: `--config.data.train_split='train[:99%]' --config.data.eval_split='train[99%:]'`.
+    Deviation: if the classes are those of the pre-training, its head is kept, without its hidden layer.
     """
     steps, warmup, peak = FINE_TUNING[dataset]
     config = default_config()

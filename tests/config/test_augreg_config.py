@@ -13,7 +13,7 @@ from vit_jax.data.image.randaugment import RandAug
 FILE = "augreg.py"
 load = recipes.load
 
-# Figure 4: layers and magnitude of RandAugment, alpha of mixup
+# Section 3: layers and magnitude of RandAugment, alpha of mixup
 AUGMENTATIONS = {
     "none": (0, 0, 0.0),
     "light1": (2, 0, 0.0),
