@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import VARIANTS, ViT
-from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained import image_processors, preprocessing
 from vit_jax.pretrained.formats import resnet
 from vit_jax.pretrained.names import (
     Config,
@@ -265,7 +265,7 @@ HUGGING_FACE = Format(
     rules=_hugging_face_rules,
     given=("image_size", "num_heads"),
     positions=_hugging_face_positions,
-    preprocessing=lambda image_size, config: preprocessing.from_hugging_face(config, image_size),
+    preprocessing=lambda image_size, config: image_processors.from_hugging_face(config, image_size),
     resample="bicubic_plain",
     config=_hugging_face_config,
     container="folder",
