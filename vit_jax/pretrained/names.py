@@ -71,6 +71,8 @@ class Format:
       container: `npz` (one file) or `folder` (`config.json` and `model.safetensors`); None if the format is read-only.
       normalise: Renames and reshapes the tensors of other versions of the format to those of the table.
       ignored: Regular expression for tensors outside the table that the model does not need.
+      wrapper: Prefix of all names in the authors' files. Files of another family with the same tensors may have it too:
+        the format is recognised by it only if the caller wants its family.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Format:
     container: str | None = None
     normalise: Callable[[Tensors], Tensors] = lambda tensors: tensors
     ignored: str = r"(?!)"
+    wrapper: str | None = None
 
 
 # rules: layouts

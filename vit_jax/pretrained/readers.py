@@ -163,9 +163,6 @@ def _read_safetensors(file: IO[bytes], shapes_only: bool) -> dict[str, np.ndarra
 def _read_torch(file: IO[bytes], entry: str | None, shapes_only: bool) -> dict[str, np.ndarray]:
     state = _find_state(torch_pickle.load(file), entry)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch_pickle.Tensor)}
-    for prefix in ("module.", "_orig_mod."):  # added by torch's DataParallel and compile
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     if shapes_only:
         return {name: _zeros(value.shape, value.storage.dtype) for name, value in tensors.items()}
     return {name: value.numpy() for name, value in tensors.items()}

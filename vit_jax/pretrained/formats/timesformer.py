@@ -131,14 +131,14 @@ AUTHORS = Format(
     base=BASE,
     recognise=lambda names, config: any(
         re.fullmatch(r"(model\.)?time_embed|model\.blocks\.0\.attn\.qkv\.weight", name) for name in names
-    ),
+    ),  # for `space_only`, the tensors are a ViT's
     architecture=lambda tensors, config: _architecture(tensors, _AUTHORS),
     rules=lambda model: _rules(model, _AUTHORS),
     given=GIVEN,
     positions=lambda tensors: _positions(tensors, _AUTHORS),
     preprocessing=_preprocessing,
     resample="nearest",
-    normalise=lambda tensors: {name.removeprefix("model."): value for name, value in tensors.items()},
+    wrapper="model.",
 )
 
 
