@@ -203,8 +203,8 @@ def test_split_tokens(randomised):
 
 
 PREFIXES = [
-    {"pool": "gap", "class_token": True},
-    {"pool": "map", "class_token": True, "num_registers": 2, "prefix_pos_embed": False},
+    {"pool": "gap", "unpooled_class_token": True},
+    {"pool": "map", "unpooled_class_token": True, "num_registers": 2, "prefix_pos_embed": False},
     {"distillation_token": True, "num_registers": 2},
     {"pool": "gap", "num_registers": 1, "pos_embed": "relative"},
     {"num_registers": 2, "pos_embed_at": "every_layer"},
@@ -271,7 +271,7 @@ def test_where_the_last_norm_is(pool, randomised):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"class_token": False}, "pool='cls' needs a class token"),
+        ({"unpooled_class_token": True}, "unpooled_class_token needs pool='gap' or 'map'"),
         ({"num_registers": -1}, "num_registers must be at least 0, got -1"),
         ({"final_norm": "first"}, "final_norm must be one of before_pool, after_pool, none, got 'first'"),
         ({"distillation_token": True, "pool": "gap"}, "distillation_token needs pool='cls', got 'gap'"),

@@ -101,7 +101,7 @@ _TIMM_VARIATIONS = {  # the fields of ViT that timm's plain models use: timm's n
     "mae": (
         "vit_tiny_patch16_224",
         {"global_pool": "avg"},
-        {"pool": "gap", "class_token": True, "final_norm": "after_pool"},
+        {"pool": "gap", "unpooled_class_token": True, "final_norm": "after_pool"},
     ),
     "deit_distilled": ("deit_tiny_distilled_patch16_224", {}, {"distillation_token": True}),
     "deit3": ("deit3_small_patch16_224", {}, {"prefix_pos_embed": False, "layer_scale_init": 1e-6}),

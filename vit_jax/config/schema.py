@@ -46,7 +46,7 @@ _MODEL_MEANINGS = {
         "position embedding; ViT: learned, learned2d, sincos2d, relative or none; TnT: learned or none; "
         "TimeSformer: space_time, space or none; Transformer: sinusoidal or learned"
     ),
-    "class_token": "start the tokens with a class token; unset: only if pool is cls",
+    "unpooled_class_token": "add a class token although pool is gap or map (MAE's fine-tuned models)",
     "distillation_token": "add DeiT's distillation token, with a second head; the logits are the mean of both",
     "num_registers": "number of register tokens: learned tokens that are not pooled",
     "prefix_pos_embed": "learn positions of the class, distillation and register tokens as well (DeiT III: false)",

@@ -109,8 +109,8 @@ class ViT(VisionModel):
       `representation_dim=hidden_dim`;
     - DeiT (arXiv:2012.12877): `gelu="exact"`, `distillation_token=True`; DeiT III (arXiv:2204.07118): `gelu="exact"`,
       `layer_scale_init=1e-6`, `prefix_pos_embed=False`;
-    - MAE (arXiv:2111.06377) after fine-tuning: `gelu="exact"`, `pool="gap"`, `class_token=True`,
-      `final_norm="after_pool"`;
+    - MAE (arXiv:2111.06377) after fine-tuning: `gelu="exact"`, `pool="gap"`,
+      `unpooled_class_token=True`, `final_norm="after_pool"`;
     - the image encoder of CLIP (arXiv:2103.00020): `gelu="quick"`, `patch_bias=False`, `stem_norm=True`,
       `norm_epsilon=1e-5`;
     - registers (arXiv:2309.16588): `num_registers=4`.
@@ -125,7 +125,7 @@ class ViT(VisionModel):
     Attributes:
       patch_size: (height, width) in pixels; in a hybrid, in positions of the feature map.
       pool: `cls` (the class token), `gap` (mean of the patches) or `map` (`AttentionPool` of the patches).
-      class_token: Whether the tokens start with a class token; None for a class token only if `pool` is `cls`.
+      unpooled_class_token: Whether a class token takes part in the attention although `pool` is not `cls`.
       distillation_token: Whether a second class token follows it, with a head of its own (DeiT, section 4). The logits
         are the mean of both heads' (timm and Hugging Face: the same), and `pooled` is the mean of both tokens (timm's).
         DeiT trains the second head on a teacher's decisions, this code on the labels.
@@ -146,7 +146,7 @@ class ViT(VisionModel):
     """
 
     pool: str = "cls"
-    class_token: bool | None = None
+    unpooled_class_token: bool = False
     distillation_token: bool = False
     num_registers: int = 0
     pos_embed: str = "learned"
@@ -173,7 +173,7 @@ class ViT(VisionModel):
     @property
     def has_class_token(self) -> bool:
         """Whether the tokens start with a class token."""
-        return self.pool == "cls" if self.class_token is None else self.class_token
+        return self.pool == "cls" or self.unpooled_class_token
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -326,8 +326,8 @@ def build(variant: str, **overrides: Any) -> ViT:
 
 def _check_tokens(model: ViT) -> None:
     """Raise ValueError if the tokens before the patches do not fit the way in which they are pooled."""
-    if model.pool == "cls" and not model.has_class_token:
-        raise ValueError("pool='cls' needs a class token: leave class_token unset, or use pool='gap' or 'map'")
+    if model.pool == "cls" and model.unpooled_class_token:
+        raise ValueError("unpooled_class_token needs pool='gap' or 'map': pool='cls' pools the class token")
     if model.num_registers < 0:
         raise ValueError(f"num_registers must be at least 0, got {model.num_registers}")
     if model.distillation_token:
