@@ -46,7 +46,14 @@ _MODEL_MEANINGS = {
         "position embedding; ViT: learned, learned2d, sincos2d, relative or none; TnT: learned or none; "
         "TimeSformer: space_time, space or none; Transformer: sinusoidal or learned"
     ),
+    "unpooled_class_token": "add a class token although pool is gap or map (MAE's fine-tuned models)",
+    "distillation_token": "add DeiT's distillation token, with a second head; the logits are the mean of both",
+    "num_registers": "number of register tokens: learned tokens that are not pooled",
+    "prefix_pos_embed": "learn positions of the class, distillation and register tokens as well (DeiT III: false)",
     "pos_embed_at": "where positions are added: stem, every_layer or every_layer_shared (ViT paper, Table 8)",
+    "patch_bias": "add a bias in the patch embedding",
+    "stem_norm": "add a layer norm before the first block (CLIP)",
+    "final_norm": "where the last layer norm is: before_pool, after_pool (MAE's fine-tuned models) or none",
     "representation_dim": "width of the tanh layer before the head; no such layer if unset",
     "resnet_stages": "hybrid: number of ResNet units in each stage before the patches",
     "resnet_width": "hybrid: channels of the ResNet's root convolution",
@@ -68,7 +75,7 @@ _MODEL_MEANINGS = {
     "out_bias": "add a bias in the attention's output projection",
     "share_embeddings": "use one matrix for the source and target embeddings and for the logits",
     "max_length": "maximum number of tokens, for learned positions",
-    "gelu": "GELU approximation: tanh or exact",
+    "gelu": "form of the GELU: exact, tanh (google-research) or quick (CLIP)",
     "qkv_bias": "add a bias in the query, key and value projections",
     "norm_epsilon": "epsilon of the layer norms",
     "layer_scale_init": "initial value of layer scale; no layer scale if unset",

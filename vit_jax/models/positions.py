@@ -1,7 +1,7 @@
 """Position embeddings: learned, fixed and relative ones, and resampling to another grid."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 METHODS = ("bicubic", "bicubic_plain", "zoom", "nearest")
+CLASS_POSITION = ("cls_pos", ())  # the learned position of a class token, as `token_positions` takes it
 
 
 def sincos2d(
@@ -42,7 +43,7 @@ def token_positions(
     kind: str,
     grid: tuple[int, int],
     hidden_dim: int,
-    has_class_token: bool,
+    prefix: Sequence[tuple[str | None, tuple[int, ...]]],
     param_dtype: Any = jnp.float32,
 ) -> Float[Array, "tokens hidden_dim"]:
     """Return position embeddings to add to the tokens of a grid (ViT, appendix D.4).
@@ -54,14 +55,16 @@ def token_positions(
       parameters are `pos_embed_x`, `(grid_width, hidden_dim / 2)`, and `pos_embed_y`, `(grid_height, hidden_dim / 2)`.
     - `sincos2d`: fixed, see `sincos2d`.
 
-    A class token comes first. It has no place on the grid: with learned positions it learns one of its own, `cls_pos`,
-    `(hidden_dim,)`; with fixed positions its position is zero. For two dimensions the paper leaves this open.
+    The tokens before the patches, such as the class token, come first. They have no place on the grid: with learned
+    positions each learns one of its own (`cls_pos`, `(hidden_dim,)`, for the class token) or has none (DeiT III,
+    arXiv:2204.07118); with fixed positions theirs are zero. For two dimensions the paper leaves this open.
 
     Args:
       param: Method `param` of the module that owns the parameters. They start as N(0, 0.02).
       kind: `learned`, `learned2d` or `sincos2d`.
       grid: Number of patches in a column and in a row.
-      has_class_token: Whether a class token precedes the patches.
+      prefix: The tokens before the patches: for each kind, the name of the parameter that holds the learned positions
+        (None for positions of zero) and the axes of that parameter before the last, as in `CLASS_POSITION`.
 
     Raises:
       ValueError: `hidden_dim` is odd (`learned2d`) or not divisible by 4 (`sincos2d`).
@@ -79,10 +82,11 @@ def token_positions(
     else:
         positions = sincos2d(grid, hidden_dim)
     positions = positions.reshape(-1, hidden_dim)
-    if not has_class_token:
-        return positions
-    first = jnp.zeros(hidden_dim) if kind == "sincos2d" else learn("cls_pos", (hidden_dim,))
-    return jnp.concatenate([first[None], positions])
+    first = [
+        jnp.zeros((*axes, hidden_dim)) if name is None or kind == "sincos2d" else learn(name, (*axes, hidden_dim))
+        for name, axes in prefix
+    ]
+    return jnp.concatenate([*(x.reshape(-1, hidden_dim) for x in first), positions])
 
 
 def relative_positions(

@@ -15,6 +15,7 @@ wrong shape.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -180,10 +181,17 @@ def class_and_grid_positions(cls: str, ours: str, theirs: str, grid: tuple[int, 
 
 
 def positions(model: Any, theirs: str) -> list[Rule]:
-    """Maps the positions of an image model: patches, preceded by the class token's if the model has one."""
-    if model.pool == "cls":
-        return [class_and_grid_positions("cls_pos", "pos_embed", theirs, model.grid)]
-    return [grid_positions("pos_embed", theirs, model.grid)]
+    """Maps the positions of an image model: patches, preceded by those tokens before them that learn one."""
+    prefix = [(name, axes) for name, axes in model.prefix if name is not None]
+    ends = np.cumsum([math.prod(axes) for _, axes in prefix])
+
+    def read(x):
+        *first, grid = np.split(x[0], ends)
+        tokens = [part.reshape(*axes, -1) for part, (_, axes) in zip(first, prefix, strict=True)]
+        return (*tokens, grid.reshape(*model.grid, -1))
+
+    names = (*(name for name, _ in prefix), "pos_embed")
+    return [Rule(names, (theirs,), read, lambda *x: (np.concatenate([a.reshape(-1, a.shape[-1]) for a in x])[None],))]
 
 
 def absent(ours: str, shape: tuple[int, ...]) -> Rule:
