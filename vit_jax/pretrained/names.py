@@ -67,7 +67,8 @@ class Format:
       positions: Returns how many patch positions the file stores, or None if it stores none. They are checked against
         the grid of the image.
       preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
-      resample: How the authors resample positions: a method of `models.positions.resample`.
+      resample: How the authors resample positions: a method of `models.positions.resample`, or a function that returns
+        it, given the tensors with their values and the config.
       config: Returns the `config.json` from which a reader can rebuild the model; None if the format has none.
       container: `npz` (one file) or `folder` (`config.json` and `model.safetensors`); None if the format is read-only.
       normalise: Renames and reshapes the tensors of other versions of the format to those of the table.
@@ -86,7 +87,7 @@ class Format:
     given: tuple[str, ...]
     positions: Callable[[Tensors], int | None]
     preprocessing: Callable[[Size, Config], str | None]
-    resample: str
+    resample: str | Callable[[Tensors, Config], str]
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None
     normalise: Callable[[Tensors], Tensors] = lambda tensors: tensors

@@ -115,7 +115,7 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
             model=model,
             params=params,
             shapes=shapes,
-            resample=format.resample,
+            resample=format.resample if isinstance(format.resample, str) else format.resample(tensors, config),
             skipped=tuple(Row("skipped", name, x.shape, None) for name, x in tensors.items() if name not in needed),
             notes=(f"positions: assumed to lie on a {grid} grid, which the file does not say",) if is_assumed else (),
             labels=_labels(config, model.num_classes),
