@@ -69,11 +69,14 @@ class Format:
       positions: Returns how many patch positions the file stores, or None if it stores none. They are checked against
         the grid of the image.
       preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
-      resample: How the authors resample positions: a method of `models.positions.resample`.
+      resample: How the authors resample positions: a method of `models.positions.resample`, or a function that returns
+        it, given the tensors with their values and the config.
       config: Returns the `config.json` from which a reader can rebuild the model; None if the format has none.
       container: `npz` (one file) or `folder` (`config.json` and `model.safetensors`); None if the format is read-only.
       normalise: Renames and reshapes the tensors of other versions of the format to those of the table.
       ignored: Regular expression for tensors outside the table that the model does not need.
+      wrapper: Prefix of all names in the authors' files. Files of another family with the same tensors may have it too:
+        the format is recognised by it only if the caller wants its family.
     """
 
     name: str
@@ -86,11 +89,12 @@ class Format:
     given: tuple[str, ...]
     positions: Callable[[Tensors], int | None]
     preprocessing: Callable[[Size, Config], str | None]
-    resample: str
+    resample: str | Callable[[Tensors, Config], str]
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None
     normalise: Callable[[Tensors], Tensors] = lambda tensors: tensors
     ignored: str = r"(?!)"
+    wrapper: str | None = None
 
 
 # rules: layouts
@@ -180,10 +184,17 @@ def class_and_grid_positions(cls: str, ours: str, theirs: str, grid: tuple[int, 
 
 
 def positions(model: Any, theirs: str) -> list[Rule]:
-    """Maps the positions of an image model: patches, preceded by the class token's if the model has one."""
-    if model.pool == "cls":
-        return [class_and_grid_positions("cls_pos", "pos_embed", theirs, model.grid)]
-    return [grid_positions("pos_embed", theirs, model.grid)]
+    """Maps the positions of an image model: patches, preceded by those tokens before them that learn one."""
+    prefix = [(name, axes) for name, axes in model.prefix if name is not None]
+    ends = np.cumsum([math.prod(axes) for _, axes in prefix])
+
+    def read(x):
+        *first, grid = np.split(x[0], ends)
+        tokens = [part.reshape(*axes, -1) for part, (_, axes) in zip(first, prefix, strict=True)]
+        return (*tokens, grid.reshape(*model.grid, -1))
+
+    names = (*(name for name, _ in prefix), "pos_embed")
+    return [Rule(names, (theirs,), read, lambda *x: (np.concatenate([a.reshape(-1, a.shape[-1]) for a in x])[None],))]
 
 
 def absent(ours: str, shape: tuple[int, ...]) -> Rule:
