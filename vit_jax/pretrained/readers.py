@@ -92,15 +92,10 @@ def read(path: epath.PathLike, entry: str | None = None, *, shapes_only: bool = 
 
 def _read_folder(path: epath.Path, entry: str | None, shapes_only: bool) -> File:
     config = _read_json(path / "config.json")
-<<<<<<< HEAD
     _check_types(path / "config.json", config)
-    if (path / "preprocessor_config.json").exists():
-        config["preprocessor_config"] = _read_json(path / "preprocessor_config.json")
-=======
     for name in PREPROCESSORS:
         if (path / f"{name}.json").exists():
             config[name] = _read_json(path / f"{name}.json")
->>>>>>> hf
     for name in _WEIGHTS:
         if (path / name).exists():
             return File(_read_file(path / name, entry, shapes_only), config)
@@ -229,16 +224,9 @@ def _read_safetensors(file: IO[bytes], size: int, shapes_only: bool) -> dict[str
 def _read_torch(saved: Any, size: int, entry: str | None, shapes_only: bool) -> dict[str, np.ndarray]:
     state = _find_state(saved, entry)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch_pickle.Tensor)}
-<<<<<<< HEAD
     for name, value in tensors.items():
         check_name(name)
         value.check()
-    check_expansion(sum(_bytes(value.shape, value.storage.dtype) for value in tensors.values()), size)
-    for prefix in ("module.", "_orig_mod."):  # added by torch's DataParallel and compile
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-=======
->>>>>>> hf
     if shapes_only:
         return {name: _zeros(value.shape, value.storage.dtype) for name, value in tensors.items()}
     return {name: value.numpy() for name, value in tensors.items()}
