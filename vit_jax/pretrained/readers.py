@@ -227,6 +227,7 @@ def _read_torch(saved: Any, size: int, entry: str | None, shapes_only: bool) -> 
     for name, value in tensors.items():
         check_name(name)
         value.check()
+    check_expansion(sum(_bytes(value.shape, value.storage.dtype) for value in tensors.values()), size)
     if shapes_only:
         return {name: _zeros(value.shape, value.storage.dtype) for name, value in tensors.items()}
     return {name: value.numpy() for name, value in tensors.items()}
