@@ -116,7 +116,7 @@ class Experiment:
             extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
         config = complete(config, own)
         start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
-        return cls.assemble(config, open_data(config, start))
+        return cls.assemble(config, open_data(config, start, origin["labels"] if origin else ()))
 
     @classmethod
     def assemble(cls, config: Config, data: Data) -> "Experiment":
