@@ -149,7 +149,7 @@ def _names(folder: Path) -> set[str]:
     for name in names:
         if printable(name) != name:
             raise UserError(
-                f"{printable(folder)}: the class folder {printable(name)!r} has a name that is not valid UTF-8, or has "
+                f"{printable(folder)}: the class folder '{printable(name)}' has a name that is not valid UTF-8, or has "
                 "a control character. Rename it"
             )
     return names

@@ -67,7 +67,7 @@ def test_a_class_that_training_lacks_is_refused(tmp_path, write_images):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("test", "has no split 'test': its class folders are at the first level, so that all of it is the split 'train'. Divide"),
+        ("test", "has no split 'test': its class folders are at the first level, so that all of it is the split"),
         ("train[:x]", "split 'train[:x]' is not of the form"),
         ("train+val", "ids count within one split"),
         ("train[:0]", "has no readable images"),
