@@ -23,6 +23,7 @@ from vit_jax.state import TrainState
 from vit_jax.tasks import Batch, Sum, Task, group_of
 from vit_jax.workdir.checkpoint import Checkpoints, has_checkpoints, load_meta
 from vit_jax.workdir.claim import check_same_run, write_config
+from vit_jax.workdir.diagnosis import prng_impl
 from vit_jax.workdir.lock import Lock
 from vit_jax.workdir.metrics import Metrics, Window
 from vit_jax.workdir.trace import Trace
@@ -195,8 +196,12 @@ class _Training:
         """Starts to save a checkpoint, with the evaluation at `step` if there is one."""
         self.window.flush()  # raises if a value of this step is not finite, so that such a state is never saved
         self._lock.check()
-        progress = {"train_examples": len(self._data.train), "window": self.window.sums, "metrics": result or {}}
-        progress["prng"] = jax.config.read("jax_default_prng_impl")
+        progress = {
+            "train_examples": len(self._data.train),
+            "window": self.window.sums,
+            "metrics": result or {},
+            "prng": prng_impl(),
+        }
         self.checkpoints.save(step, self._parallel.globalise(self.state), {**self._described, **progress}, result)
 
     def stopped(self, step: int) -> Interrupted:

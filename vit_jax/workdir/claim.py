@@ -10,6 +10,7 @@ from vit_jax import config as schema
 from vit_jax.config import Config
 from vit_jax.errors import RunError, UserError
 from vit_jax.workdir import files
+from vit_jax.workdir.diagnosis import prng_impl
 
 
 def check_same_run(workdir: epath.PathLike, saved: dict[str, Any], described: dict[str, Any]) -> None:
@@ -39,10 +40,10 @@ def check_same_run(workdir: epath.PathLike, saved: dict[str, Any], described: di
                 f"the data have changed since {workdir} was trained: their {what} differ from those in its checkpoint. "
                 "Restore the old data, or use another --workdir."
             )
-    impl = jax.config.read("jax_default_prng_impl")
-    if (was := saved.get("prng", impl)) != impl:
+    now = prng_impl()
+    if (was := saved.get("prng", now)) != now:
         raise UserError(
-            f"{workdir} was trained with another PRNG implementation: {was!r}, now {impl!r}. "
+            f"{workdir} was trained with another PRNG implementation: {was!r}, now {now!r}. "
             f"Set JAX_DEFAULT_PRNG_IMPL={was}, or use another --workdir."
         )
 

@@ -56,10 +56,9 @@ def check_same_state(checkpoint: epath.Path, saved: dict[str, str], abstract_sta
     if was == now:
         return
     if (rng := was.get("rng")) != now.get("rng") and rng is not None:
-        impl = jax.config.read("jax_default_prng_impl")
         raise UserError(
             f"{checkpoint} was saved with another PRNG implementation: its key is {rng}, but {now.get('rng')} with "
-            f"{impl!r}. Set JAX_DEFAULT_PRNG_IMPL as it was, or use another --workdir."
+            f"{prng_impl()!r}. Set JAX_DEFAULT_PRNG_IMPL as it was, or use another --workdir."
         )
     differences = [
         f"{name}: {was.get(name, 'none')} -> {now.get(name, 'none')}"
@@ -80,3 +79,8 @@ def describe(tree: PyTree) -> dict[str, str]:
         names = [str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path]
         described["/".join(names)] = f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "shape") else repr(leaf)
     return described
+
+
+def prng_impl() -> str:
+    """Returns the name of JAX's implementation of random numbers, on which every value of a run depends."""
+    return jax.config.jax_default_prng_impl  # pyright: ignore[reportAttributeAccessIssue]
