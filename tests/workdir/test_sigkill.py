@@ -1,8 +1,8 @@
 """One run that is killed a hundred times, at random moments, ends like one that was never killed.
 
 Every tenth life of the run is a command of its own; the others are forked from a process that has imported everything,
-which saves their time. One in four prepares its batches in worker processes. `sigkill.log` was written by this test: one
-line for each kill.
+which saves their time. One in four prepares its batches in worker processes. This test wrote `sigkill.log`: one line for
+each kill.
 """
 
 import multiprocessing
