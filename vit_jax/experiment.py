@@ -16,7 +16,7 @@ from vit_jax.architecture import architecture_of
 from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
 from vit_jax.data.start import check_start, start_notes
-from vit_jax.errors import UserError, nearest
+from vit_jax.errors import UserError, counted, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import Parallel, check_batch_size, make_parallel
@@ -33,7 +33,8 @@ class Plan:
 
     Attributes:
       total: Length of the run.
-      eval_every, checkpoint_every, log_every: Intervals of at least one step.
+      eval_every, checkpoint_every, log_every: Intervals of at least one step. A run that is shorter than
+        `config.log_every` writes a line of training metrics at every evaluation instead.
       profile: First and last step to trace; (0, 0) for none.
       steps_per_epoch: Number of training batches per epoch, not necessarily an integer.
     """
@@ -67,11 +68,12 @@ class Plan:
                 f"config.profile={profile} traces steps beyond the end of the run, which has {total:,} steps "
                 f"(config.duration={config.duration!r})"
             )
+        eval_every, log_every = steps("eval_every", config.eval_every), steps("log_every", config.log_every)
         return cls(
             total=total,
-            eval_every=steps("eval_every", config.eval_every),
+            eval_every=eval_every,
             checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
-            log_every=steps("log_every", config.log_every),
+            log_every=log_every if log_every <= total else min(eval_every, total),
             profile=profile or (0, 0),
             steps_per_epoch=steps_per_epoch,
         )
@@ -121,7 +123,7 @@ class Experiment:
             extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
         config = complete(config, own)
         start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
-        experiment = cls.assemble(config, open_data(config, start))
+        experiment = cls.assemble(config, open_data(config, start, origin["labels"] if origin else ()))
         check_start(config, experiment.data, experiment.task)
         return experiment
 
@@ -203,9 +205,10 @@ class Experiment:
             when = f"every {scored:,} steps" if scored < plan.total else "only at the end"
             notes = [f"the best checkpoint is chosen among those saved at an evaluation: {when}", *notes]
         return [
-            f"{config.model.name}: {num_params:,} parameters; {data}",
-            f"{plan.total:,} steps of {config.batch_size} {unit} = {share} x {devices} {kind} device(s) x "
-            f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
+            f"{config.model.name}: {counted(num_params, 'parameters')}; {data}",
+            f"{counted(plan.total, 'steps')} of {config.batch_size} {unit} = {share} x "
+            f"{counted(devices, f'{kind} devices')} x {counted(config.accum_steps, 'micro-batches')}, "
+            f"on {counted(jax.process_count(), 'processes')}",
             *notes,
         ]
 

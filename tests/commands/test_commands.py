@@ -156,7 +156,7 @@ def test_the_files_that_are_skipped_are_listed(images):
 
 def test_quiet_prints_the_result_only(trained, images):
     lines = train(trained[0], "--quiet", data__path=images, **FOLDER).splitlines()
-    assert [line.split()[0] for line in lines] == ["val", "to"]
+    assert [line.split()[0] for line in lines] == ["val", "wrote"]
 
 
 def test_the_result_is_printed_before_a_picture_can_fail(trained, images, monkeypatch, capsys):

@@ -118,6 +118,29 @@ def test_answers_come_before_all_sentences_are_read(run, found):
     assert len(read) < 100
 
 
+def test_a_sentence_alone_is_not_a_list_of_letters(run):
+    with pytest.raises(UserError, match="takes a list or another iterable of sentences, got one str"):
+        translate(run, "save the file")
+    with pytest.raises(UserError, match=r"input 1 is a int, but must be a sentence \(str\)"):
+        translate(run, ["save", 3])
+
+
+def test_a_beam_beyond_its_range_is_refused(run):
+    for beam_size in (0, -1, 100_000, 1.5, float("nan")):
+        with pytest.raises(UserError, match="beam_size must be a whole number from 1 to 1,000"):
+            translate(run, ["save"], beam_size=beam_size)
+
+
+def test_a_terminal_is_told_that_sentences_are_read_from_it(run, stdin, monkeypatch, capsys, own_home):
+    monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
+    for is_terminal in (True, False):
+        stdin(b"page\n")
+        monkeypatch.setattr("sys.stdin.isatty", lambda is_terminal=is_terminal: is_terminal)
+        assert main(["predict", "run"]) == 0
+        said = "vit_jax: reading sentences from standard input; end with Ctrl-D\n" in capsys.readouterr().err
+        assert said == is_terminal
+
+
 def test_nothing_to_translate(run):
     assert translate(run, []) == []
     assert translate(run, [" "]) == [("", 0.0)]

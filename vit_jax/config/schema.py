@@ -76,9 +76,7 @@ DATA = {
         "video: how the frames of a clip are chosen: stride(frames=), stride(frames=, fps=), stride(seconds=), "
         "segments or first",
     ),
-    "eval_clips": Key(
-        1, "video: number of clips per example in evaluation; their probabilities are averaged", Whole(1, 1_000)
-    ),
+    "eval_clips": Key(1, "video: number of clips per example in evaluation; see task.average_views", Whole(1, 1_000)),
     "eval_crops": Key(1, "video: number of crops per evaluation clip, along the longer side", Whole(1, 100)),
     "frames_fps": Key(
         30.0,
@@ -139,6 +137,11 @@ TASK = {
         Number("[0, 1000]", zero="disables CutMix"),
     ),
     "mix_probability": Key(1.0, "probability that a batch is mixed", Number("[0, 1]")),
+    "average_views": Key(
+        "probabilities",
+        "video: what is averaged over the clips and crops of an example in evaluation",
+        Choice(probabilities="the TimeSformer paper", logits="its authors' code, and their published numbers"),
+    ),
     "beam_size": Key(4, "translation: number of beam-search hypotheses; 1 is greedy decoding", Whole(1, 1_000)),
     "length_penalty": Key(0.6, "translation: exponent alpha of the length penalty", Number("[0, 10]")),
     "extra_length": Key(
@@ -239,7 +242,12 @@ SCHEMA = {
         "1 epochs", "duration between evaluations; the last step is always evaluated", INTERVAL, affects_results=False
     ),
     "eval_batch_size": Key(int, "evaluation batch size; batch_size if unset", _BATCH, affects_results=False),
-    "log_every": Key("50 steps", "duration between lines of training metrics", INTERVAL, affects_results=False),
+    "log_every": Key(
+        "50 steps",
+        "duration between lines of training metrics; a shorter run writes one at every evaluation",
+        INTERVAL,
+        affects_results=False,
+    ),
     "parallel": Key(
         "pmap",
         "how the work is distributed over devices",

@@ -1,6 +1,7 @@
 """Labelled examples: what images and clips have in common as modalities."""
 
 import itertools
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -11,9 +12,9 @@ from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data import pipeline
+from vit_jax.data.layout import named, printable
 from vit_jax.data.modality import check_labels
-from vit_jax.data.source import open_split
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 from vit_jax.parallel import check_batch_size
 
 
@@ -56,11 +57,15 @@ class LabelledData:
         return self.modality.eval_batches(self.config, self.eval, self.encoder)[0]
 
     def summary(self) -> list[str]:
+        recognised = dict.fromkeys(getattr(source, "recognised", "") for source in (self.train, self.eval))
+        return [*self._counts(), f"classes: {named(self.labels)}", *filter(None, recognised)]
+
+    def _counts(self) -> list[str]:
         unit, skipped = self.modality.unit, len(self.train.skipped)
         return [
             f"{self.train.name}: {len(self.train):,} training and {len(self.eval):,} evaluation {unit}, "
-            f"{len(self.labels)} classes",
-            *([f"skipped {skipped} unreadable {unit}"] if skipped else []),
+            f"{counted(len(self.labels), 'classes')}",
+            *([f"skipped {counted(skipped, f'unreadable {unit}')}"] if skipped else []),
         ]
 
 
@@ -76,9 +81,14 @@ class LabelledModality:
     key: ClassVar[str]
     input_name: ClassVar[str]
     inputs: ClassVar[str]
+    input_type: ClassVar[str]
     unit: ClassVar[str]
     shown: ClassVar[int]
     picture: ClassVar[str] = "contact_sheet"
+
+    def is_input(self, stored: Any) -> bool:
+        """Returns whether an object is an image or a video."""
+        raise NotImplementedError
 
     def make_encoder(self, config: Config, *, train: bool) -> Any:
         """Builds the encoder for training, or for evaluation, from `config.data`."""
@@ -126,7 +136,7 @@ class LabelledModality:
         first = next(files, None)
         if first is None:
             raise UserError(f"no {self.inputs} in {', '.join(paths)}")
-        return ((str(path), self._opened(path, config)) for path in itertools.chain([first], files))
+        return ((printable(path), self._opened(path, config)) for path in itertools.chain([first], files))
 
     def _named(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
         return self.files(path) if path.is_dir() else iter([path])
@@ -162,18 +172,18 @@ class LabelledModality:
 
         titles = [run.task.title(answer) for *_, answer in shown]
         pictures = [self.thumbnail(stored) for _, stored, _ in shown]
-        heading = f"step {run.step}: {len(shown)} {self.inputs}"
-        contact_sheet(path, pictures, titles, [GREY] * len(shown), heading)
+        heading = f"step {run.step:,}: {counted(len(shown), self.inputs)}"
+        contact_sheet(path, pictures, _distinct([name for name, *_ in shown]), titles, [GREY] * len(shown), heading)
 
     def preview(self, run: Any, workdir: Any) -> list[Any]:
-        """Draws examples spread evenly over the evaluation split.
+        """Draws examples spread evenly over the evaluation split, with the names of their files, or else their ids.
 
         The title is green if the prediction is correct, red with the true label if it is wrong, and grey if that does
         not apply.
         """
         from vit_jax.plots import GREEN, GREY, RED, contact_sheet
 
-        source = open_split(run.config, run.config.data.eval_split)
+        source = run.open_split()
         count = min(self.shown, len(source))
         examples = source.__getitems__([i * len(source) // count for i in range(count)])
         batch_size = (run.config.eval_batch_size or run.config.batch_size) // jax.device_count()
@@ -183,11 +193,21 @@ class LabelledModality:
         titles, colours = [], []
         for example, answer in zip(examples, answers, strict=True):
             is_right, truth = run.task.compare(answer, example["label"], run.labels)
-            titles.append(run.task.title(answer) + ("" if is_right or not truth else f"\nis {truth}"))
+            titles.append(run.task.title(answer) + ("" if is_right or not truth else f"\ntrue: {truth}"))
             colours.append(GREY if is_right is None else GREEN if is_right else RED)
-        heading = f"{source.name} {source.split}: {count} of {len(source)} {self.inputs}, spread evenly"
+        total = counted(len(source), self.inputs)
+        shown = total if count == len(source) else f"{count} of {total}, spread evenly"
+        heading = f"{source.name} {source.split}: {shown}"
+        files, ids = getattr(source, "files", None), [int(example["id"]) for example in examples]
+        names = [files[i] for i in ids] if files else [f"id {i}" for i in ids]
         pictures = [self.thumbnail(example[self.key]) for example in examples]
-        return [contact_sheet(workdir / "predictions.png", pictures, titles, colours, heading)]
+        return [contact_sheet(workdir / "predictions.png", pictures, names, titles, colours, heading)]
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """Returns paths without the folders that all of them share."""
+    above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [os.path.relpath(path, above) for path in paths]
 
 
 def _whole_examples(rows: int, views: int) -> int:

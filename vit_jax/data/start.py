@@ -7,9 +7,10 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.config import Config
+from vit_jax.data.layout import SPLITS
 from vit_jax.data.pipeline import check_deterministic
 from vit_jax.data.source import ROOTS, open_split
-from vit_jax.data.splits import SPLITS, Slice, overlap, parse_slice
+from vit_jax.data.splits import Slice, overlap, parse_slice
 from vit_jax.errors import UserError
 
 LARGEST_TRIED = 50_000_000  # pixels; larger images are not tried, because this takes seconds
@@ -79,7 +80,8 @@ def _slices(split: str) -> list[Slice]:
 
 def _share(config: Config, ours: Slice, theirs: Slice) -> bool:
     """Returns whether two slices share examples. Opens the whole split if this depends on its size."""
-    if theirs.base not in SPLITS.get(ours.base, (ours.base,)):
+    bases = {ours.base, theirs.base}
+    if len(bases) > 1 and not any(bases <= {*names} for names in SPLITS.values()):
         return False
     shared = overlap(ours, theirs)
     if shared is None:

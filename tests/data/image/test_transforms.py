@@ -94,13 +94,13 @@ def test_a_random_chain_without_a_generator_is_refused():
 
 
 def test_a_result_of_another_size_is_refused():
-    with pytest.raises(UserError, match="a 10x8 image became 10x8, not 8x8: end the crops and resizes"):
+    with pytest.raises(UserError, match="an image of 10x8 pixels became 10x8, not 8x8: end the crops and resizes"):
         Preprocessing((8, 8), 3, NORMALIZE)(noise(10, 8), None)
 
 
 @pytest.mark.parametrize("name", ["center_crop", "random_crop"])
 def test_a_crop_larger_than_the_image_is_refused(name):
-    with pytest.raises(UserError, match=f"{name}: a 8x8 image is smaller than 9x9: put 'resize'"):
+    with pytest.raises(UserError, match=rf"{name}: the image \(8x8\) is smaller than 9x9: put 'resize'"):
         Preprocessing((9, 9), 3, f"{name}|{NORMALIZE}")(noise(8, 8), rng())
 
 
@@ -250,7 +250,7 @@ def test_rot90_turns_by_each_quarter_as_often():
     quarters = [np.rot90(image, turn).tobytes() for turn in range(4)]
     turned = [quarters.index(np.asarray(geometry.Rot90()(image, rng(seed))).tobytes()) for seed in range(400)]
     assert min(np.bincount(turned, minlength=4)) > 70
-    with pytest.raises(UserError, match="rot90: a 3x4 image is not square"):
+    with pytest.raises(UserError, match=r"rot90: the image is not square \(3x4\)"):
         geometry.Rot90()(noise(3, 4), rng())
 
 

@@ -42,6 +42,10 @@ MUTANTS = {
         ('"ShearX": (1, strength, 0, 0, 1, 0)', '"ShearX": (1, 0, 0, strength, 1, 0)'),
         ("rng.random() < config[\"p\"]", "rng.random() > config[\"p\"]"),
     ],
+    ("vit_jax/data/image/randaugment.py", "tests/data/image/test_randaugment.py"): [
+        ('"SolarizeAdd": lambda level: int(11 * level)', '"SolarizeAdd": lambda level: min(128, int(11 * level))'),
+        ("strength = min(128, strength)", "pass"),
+    ],
     ("vit_jax/data/image/values.py", TRANSFORMS): [
         ("if rng.random() >= self.p:", "if rng.random() < self.p:"),
         ("h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))",
