@@ -24,6 +24,12 @@ SHIPPED = (
     "finetune.py:384",
     *(f"timesformer.py:{arg}" for arg in ("k400", "k600", "ssv2", "diving48", "howto100m", "motion", "runlocal")),
     *(f"timesformer.py:{arg}" for arg in ("k400,hr", "ssv2,l", "motion,object", "motion,frames", "runlocal,object")),
+    *(f"vit.py:{arg}" for arg in ("B/16,imagenet2012", "H/14,jft", "B/16,cifar10,384", "B/16,imagenet2012,runlocal")),
+    *(f"augreg.py:{arg}" for arg in ("B/16,imagenet2012,medium2", "S/16,imagenet21k", "B/16,cifar100,224")),
+    *(f"deit.py:{arg}" for arg in ("S", "B,384", "Ti,runlocal")),
+    *(f"tnt.py:{arg}" for arg in ("S", "S,cifar10,384", "S,runlocal")),
+    *(f"plain_vit.py:{arg}" for arg in ("90ep", "300ep,cls", "runlocal")),
+    *(f"noisy_student.py:{arg}" for arg in ("teacher,S/16", "student,B/16", "teacher,runlocal")),
     *(f"transformer.py:{arg}" for arg in ("wmt14_en_de", "wmt14_en_de,big", "wmt14_en_fr", "messages", "runlocal")),
 )
 
