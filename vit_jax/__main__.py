@@ -97,6 +97,11 @@ def _run(module, args) -> int:
         if error.errno is None or (error.filename is None and not error.strerror):
             raise
         return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
+    except RuntimeError as error:  # JAX's, which cannot be imported here: its import is slow
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        advice = "Use a smaller batch size; docs/devices.md lists what else saves memory."
+        return _fail(f"out of memory on the devices ({str(error).splitlines()[0]}). {advice}", 1)
 
 
 def _fail(message: str, status: int) -> int:
