@@ -118,7 +118,7 @@ def test_an_option_that_the_task_has_not_is_named(trained):
     ("options", "message"),
     [
         ({"top": 0}, "top must be at least 1, got 0"),
-        ({"average_views": "logit"}, "average_views must be probabilities"),
+        ({"average_views": "logit"}, "unknown average_views .logit.; did you mean .logits."),
         ({"batch_size": 0}, "batch_size must be a whole number from 1"),
         ({"per_frame": True}, "per_frame applies to videos; this model takes images"),
     ],
