@@ -12,7 +12,7 @@ from typing import Any
 import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
-COMMANDS = ("train", "evaluate", "predict", "convert", "data")
+COMMANDS = ("train", "evaluate", "predict", "convert", "data", "reproduce")
 
 
 class Parser(argparse.ArgumentParser):

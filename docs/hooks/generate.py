@@ -26,7 +26,8 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     outside = {"changelog.md": ROOT / "CHANGELOG.md"}
-    outside |= {f"figures/{file.name}": file for file in sorted((ROOT / "experiments" / "results").glob("*.png"))}
+    results = ROOT / "experiments" / "results"
+    outside |= {f"figures/{file.relative_to(results)}": file for file in sorted(results.rglob("*.png"))}
     for name, source in outside.items():
         files.append(File.generated(config, name, abs_src_path=str(source)))
     return files

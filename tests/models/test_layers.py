@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit_jax.models.blocks import BlockStack, EncoderBlock
-from vit_jax.models.layers import GELU, MLP, Dense, DropPath, LayerScale, PatchEmbed
+from vit_jax.models.layers import GELU, MLP, Dense, DropPath, LayerScale, PatchEmbed, torch_uniform
 
 
 def normal(*shape, seed=0):
@@ -61,6 +61,13 @@ def test_patch_embed_is_a_strided_convolution(image, patch_size, randomised):
     got, expected = values_and_gradients(ours), values_and_gradients(conv)
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_torch_s_initial_values_are_uniform_on_both_sides_of_0():
+    values = np.asarray(torch_uniform(16)(jax.random.key(0), (10_000,)))
+    assert -0.25 <= values.min() < -0.249
+    assert 0.249 < values.max() <= 0.25
+    assert abs(values.mean()) < 4 * 0.25 / math.sqrt(3 * 10_000)  # four standard errors
 
 
 def test_both_gelus():
