@@ -123,7 +123,7 @@ class Experiment:
             extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
         config = complete(config, own)
         start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
-        experiment = cls.assemble(config, open_data(config, start))
+        experiment = cls.assemble(config, open_data(config, start, origin["labels"] if origin else ()))
         check_start(config, experiment.data, experiment.task)
         return experiment
 

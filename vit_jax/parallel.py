@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vit_jax import job
 from vit_jax.errors import UserError, counted, nearest
 
 PyTree = Any
@@ -77,7 +78,8 @@ def initialize_distributed(coordinator: str | None = None, processes: int | None
 
     `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU; the arguments override what it detects. Without
     a cluster, or with a single process, nothing is started. Call this before any computation: once JAX has initialised
-    its devices, this function does nothing, or fails if arguments are given.
+    its devices, this function does nothing, or fails if arguments are given. Processes that are joined end together:
+    see `job.watch`.
 
     Args:
       coordinator: `HOST:PORT` of process 0.
@@ -105,6 +107,7 @@ def initialize_distributed(coordinator: str | None = None, processes: int | None
                 raise UserError(message) from error
         message = f"Cannot join the processes of this job: {reason}. Use --num_processes=1 to run a single process."
         raise UserError(message) from error
+    job.watch()
 
 
 def make_parallel(name: str) -> Parallel:

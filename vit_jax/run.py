@@ -13,7 +13,7 @@ from vit_jax import config as schema
 from vit_jax.config import Config, extensions
 from vit_jax.config.forms import refusal
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
-from vit_jax.data.source import open_split
+from vit_jax.data.source import in_order_of, open_split
 from vit_jax.errors import UserError, counted
 from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.experiment import make_model, make_task
@@ -159,7 +159,7 @@ class Run:
         source = open_split(self.config, split or self.config.data.eval_split, **other)
         if source.kind != self.encoder.key:
             raise UserError(f"{source.name} holds {source.kind} data; this run was trained on {self.encoder.key} data")
-        return source
+        return in_order_of(self.labels, source)
 
     def batches(self, source: Any, batch_size: int | None = None) -> tuple[Any, int]:
         """Returns batches that hold every example of a source once, and the number of examples that are skipped.

@@ -104,7 +104,7 @@ def test_an_interrupted_check_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (("info", "folder", "--path", "/nowhere"), "/nowhere is not a folder"),
         (("info", "cifar10"), "is not prepared under"),
         (("prepare", "video"), "data check DIR"),
-        (("info", "video", "--path", "clips"), "data check clips"),
+        (("info", "video", "--path", "clips"), "clips is not a folder"),
         (("check", "/nowhere"), "/nowhere is not a folder"),
     ],
 )

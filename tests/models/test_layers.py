@@ -70,13 +70,14 @@ def test_torch_s_initial_values_are_uniform_on_both_sides_of_0():
     assert abs(values.mean()) < 4 * 0.25 / math.sqrt(3 * 10_000)  # four standard errors
 
 
-def test_both_gelus():
+def test_gelus():
     x = np.linspace(-4, 4, 101, dtype=np.float32)
     exact = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x]
     tanh = [v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) / 2 for v in x]
     assert np.abs(np.subtract(exact, tanh)).max() > 1e-4
     np.testing.assert_allclose(GELU["exact"](x), exact, atol=1e-6)
     np.testing.assert_allclose(GELU["tanh"](x), tanh, atol=1e-6)
+    np.testing.assert_allclose(GELU["quick"](x), [v / (1 + math.exp(-1.702 * v)) for v in x], atol=1e-6)
 
 
 @pytest.mark.parametrize("gelu", GELU)

@@ -238,7 +238,7 @@ def test_names_of_no_known_format(tmp_path):
 
 def test_objects_in_an_npz_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.array([{}], object))
-    with pytest.raises(UserError, match=r"x\.npz: damaged .npz .*allow_pickle=False"):
+    with pytest.raises(UserError, match=r"x\.npz: array a\.npy has dtype object, which is not a type of numbers"):
         from_pretrained(tmp_path / "x.npz")
 
 

@@ -7,6 +7,7 @@ python -m vit_jax data prepare messages --path DEBS    # English-Italian text, f
 python -m vit_jax data prepare cifar10          # convert TFRecords to ArrayRecord, without TensorFlow
 python -m vit_jax data info fashion_mnist
 python -m vit_jax data info folder --path ~/photos --json
+python -m vit_jax data info video --path ~/clips
 python -m vit_jax data info text --path ~/parallel --languages=en,de
 python -m vit_jax data check ~/clips            # decode every video and record which are broken
 """
@@ -30,8 +31,9 @@ _PREPARE = """Prepare one of the project's own sets (digits; fashion_mnist; moti
 drawn from these), or convert a set that TFDS has prepared as TFRecord files to ArrayRecord. Neither needs TensorFlow,
 and the TFRecords are kept. 'messages' is parallel text for data.name=text: the interface strings in the packages in
 --path, or if it is not given, in the installed Python packages."""
-_INFO = """Print splits, classes and their counts, image sizes, files that cannot be read and checksums of a data set;
-for text, the number of sentence pairs. Sets above 1 GiB are read in full only with --full."""
+_INFO = """Print splits, classes and their counts, image sizes, files that cannot be read or are unusual, and checksums
+of a data set; for lists of clips, how they were read; for text, the number of sentence pairs. Sets above
+1 GiB are read in full only with --full."""
 _CHECK = """Decode every clip of a folder, given by its lists or its class folders, and write the status of each to
 manifest.csv. Clips with status ok, variable-rate or few-frames are used; training and evaluation skip those that are
 truncated, empty, audio-only, unreadable or missing. Clips that have not changed since the last check are not decoded
@@ -49,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("--data_dir", metavar="DIR", type=common.given, help=_DATA_DIR)
 
     info = actions.add_parser("info", help="print what a set contains", description=_INFO)
-    info.add_argument("name", metavar="NAME", type=common.given, help=f"{_NAME}; or folder, text or messages")
-    info.add_argument("--path", metavar="DIR", type=common.given, help="root folder, for folder and text")
+    info.add_argument("name", metavar="NAME", type=common.given, help=f"{_NAME}; or folder, video, text or messages")
+    info.add_argument("--path", metavar="DIR", type=common.given, help="root folder, for folder, video and text")
     info.add_argument(
         "--languages",
         default="en,it",
@@ -113,13 +115,15 @@ def _progress(what: str, done: int, total: int) -> None:
 
 def _info(args: argparse.Namespace) -> None:
     from vit_jax.data.describe import report
+    from vit_jax.data.layout import printable
 
     languages = args.languages.split(",")
     info, lines = report(args.name, path=args.path, data_dir=args.data_dir, languages=languages, full=args.full)
-    print(json.dumps(info, indent=2) if args.json else "\n".join(lines))
+    print(json.dumps(info, indent=2) if args.json else "\n".join(map(printable, lines)))
 
 
 def _check(args: argparse.Namespace) -> int:
+    from vit_jax.data.layout import printable
     from vit_jax.data.scan import BROKEN, USABLE
     from vit_jax.data.video.check import Check
 
@@ -144,7 +148,7 @@ def _check(args: argparse.Namespace) -> int:
         "counts": {status: counts[status] for status in USABLE + BROKEN if counts[status]},
         "broken": [{"path": record.path, "status": record.status, "detail": record.detail} for record in broken],
     }
-    print(json.dumps(summary, indent=2) if args.json else "\n".join(_check_lines(summary)))
+    print(json.dumps(summary, indent=2) if args.json else "\n".join(map(printable, _check_lines(summary))))
     return 1 if broken else 0
 
 

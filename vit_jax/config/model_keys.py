@@ -42,9 +42,19 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
             none="not Transformer",
         ),
     ),
+    "unpooled_class_token": "add a class token although pool is gap or map (MAE's fine-tuned models)",
+    "distillation_token": "add DeiT's distillation token, with a second head; the logits are the mean of both",
+    "num_registers": ("number of register tokens: learned tokens that are not pooled", Whole(0, 1_000)),
+    "prefix_pos_embed": "learn positions of the class, distillation and register tokens as well (DeiT III: false)",
     "pos_embed_at": (
         "where positions are added (ViT paper, Table 8)",
         Choice("stem", "every_layer", "every_layer_shared"),
+    ),
+    "patch_bias": "add a bias in the patch embedding",
+    "stem_norm": "add a layer norm before the first block (CLIP)",
+    "final_norm": (
+        "where the last layer norm is",
+        Choice("before_pool", "none", after_pool="MAE's fine-tuned models"),
     ),
     "representation_dim": ("width of the tanh layer before the head; no such layer if unset", _WIDTH),
     "resnet_stages": (
@@ -76,7 +86,7 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
     "out_bias": "add a bias in the attention's output projection",
     "share_embeddings": "use one matrix for the source and target embeddings and for the logits",
     "max_length": ("maximum number of tokens, for learned positions", Whole(1, 2**20)),
-    "gelu": ("GELU approximation", Choice("tanh", "exact")),
+    "gelu": ("form of the GELU", Choice("exact", tanh="google-research", quick="CLIP")),
     "qkv_bias": "add a bias in the query, key and value projections",
     "norm_epsilon": ("epsilon of the layer norms", Number("(0, 1]")),
     "layer_scale_init": ("initial value of layer scale; no layer scale if unset", Number("[0, inf)")),

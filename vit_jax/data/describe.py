@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_jax.data import source, splits
+from vit_jax.data import layout, source
+from vit_jax.data.image.notices import notices_of, notices_of_files
+from vit_jax.data.image.reading import SUFFIXES
+from vit_jax.data.scan import MANIFEST
 from vit_jax.data.sets import tfds
 from vit_jax.data.sets.prepare import data_root
 from vit_jax.data.source import Source
 from vit_jax.data.text import source as text
-from vit_jax.data.video.decode import Video
+from vit_jax.data.video import lists
+from vit_jax.data.video.decode import VIDEO_SUFFIXES, Video
 from vit_jax.errors import UserError, counted
 
 Info = dict[str, Any]
 
 QUICK_BYTES = 2**30  # larger sets are read in full only on request
 SAMPLE = 200
+CLIPS = 20  # as SAMPLE, for video files, which take longer to decode
 
 
 def report(
@@ -37,8 +42,6 @@ def report(
     Raises:
       UserError: The set does not exist, or nothing can be said about it.
     """
-    if name == "video":
-        raise UserError(f"data info does not support video; use python -m vit_jax data check {path or 'DIR'}")
     if name in ("text", "messages"):
         info = describe_text(_text_folder(name, path, data_dir), languages)
         return info, _text_lines(info)
@@ -50,12 +53,14 @@ def describe(name: str, *, path: str | None = None, data_dir: str | None = None,
     """Returns what is known about a set of images or clips, as JSON-compatible values.
 
     Class counts and checksums need to read the whole set; above 1 GiB they are left out (None, and an empty dict)
-    unless `full`. The sizes of the images are those of the first 200 examples, or of all images of a folder.
+    unless `full`. The sizes of the images are those of the first 200 examples, or of all images of a folder, or of the
+    first 20 clips. Up to 200 images of a split, spread evenly, are looked at for what is unusual: see `image.notices`.
     """
     names, root = _splits(name, path, data_dir)
+    is_own = name in ("folder", "video")
     opened = {split: source.open_source(name, split, path=path, data_dir=data_dir) for split in names}
     labels = next(iter(opened.values())).labels
-    files = [] if name == "folder" else sorted(entry for entry in root.iterdir() if entry.is_file())
+    files = [] if is_own else sorted(entry for entry in root.iterdir() if entry.is_file())
     size = sum(file.stat().st_size for file in files)
     read_all = full or size <= QUICK_BYTES
     return {
@@ -65,7 +70,10 @@ def describe(name: str, *, path: str | None = None, data_dir: str | None = None,
         "classes": list(labels),
         "bytes": size if files else None,
         "splits": {split: _describe_split(found, read_all) for split, found in opened.items()},
-        "missing_classes": splits.missing_classes(root) if name == "folder" else {},
+        "missing_classes": layout.missing_classes(root)
+        if is_own and not (name == "video" and lists.list_splits(root))
+        else {},
+        "not_read": _not_read(name, root) if is_own else [],
         "sha256": {file.name: sha256(file) for file in files} if read_all else {},
     }
 
@@ -95,29 +103,72 @@ def sha256(path: Path) -> str:
 
 def _splits(name: str, path: str | None, data_dir: str | None) -> tuple[list[str], Path]:
     """Returns the splits of a data set, and its folder."""
-    if name == "folder":
+    if name in ("folder", "video"):
         root = Path(path or "").expanduser()
-        is_there = path and root.is_dir()  # if it is not, opening it raises the appropriate error
-        return list(splits.split_folders(root)) if is_there else ["train"], root
+        if not path or not root.is_dir():
+            return ["train"], root  # opening it raises the appropriate error
+        listed = lists.list_splits(root) if name == "video" else []
+        folders = layout.split_folders(root)
+        labelled = [split for split, folder in folders.items() if layout.subfolders(folder)]
+        return listed or labelled or list(folders), root
     directory = tfds.directory_of(name, data_dir)
     return tfds.split_names(directory), directory
 
 
+def _not_read(name: str, root: Path) -> list[str]:
+    """Returns what lies in a folder of images or clips but belongs to no split or class, in sentences."""
+    unit, suffixes = ("image(s)", SUFFIXES) if name == "folder" else ("clip(s)", VIDEO_SUFFIXES)
+    if name == "video" and lists.list_splits(root):
+        return []
+    folders = layout.split_folders(root)
+    notes = [
+        f"{root / file} is not read: a list has the name of a split, such as train.csv"
+        for file in (layout.files_outside(root, lists.SUFFIXES) if name == "video" else [])
+        if file not in (*lists.NAMES, MANIFEST)
+    ]
+    for folder in layout.subfolders(root) if folders != {"train": root} else []:
+        if folder not in folders.values():
+            notes.append(f"{folder} is not read: its name is not that of a split")
+        elif not layout.subfolders(folder):
+            notes.append(f"{folder} is not read: it has no class folders")
+    for folder in folders.values():
+        count = len(layout.files_outside(folder, suffixes))
+        if count and layout.subfolders(folder):
+            notes.append(f"{count:,} {unit} directly in {folder} are not read: they are in no class folder")
+    return notes
+
+
 def _describe_split(opened: Source, read_all: bool) -> dict[str, Any]:
     known: Any = opened
+    looked_at, found = _notices(known)
     return {
         "examples": len(opened),
         "images": dict(_image_formats(opened).most_common(10)),
         "class_counts": known.class_counts() if read_all else None,
         "skipped": [list(entry) for entry in opened.skipped],
+        "recognised": getattr(known, "recognised", ""),
+        "looked_at": looked_at,
+        "notices": dict(found),
     }
+
+
+def _notices(opened: Any) -> tuple[int, Counter[str]]:
+    """Looks at up to `SAMPLE` images, spread evenly; returns their number, and how many have each notice."""
+    if opened.kind != "image":
+        return 0, Counter()
+    count = min(SAMPLE, len(opened))
+    chosen = [index * len(opened) // count for index in range(count)]
+    if hasattr(opened, "path_of"):
+        return count, notices_of_files(opened.path_of(index) for index in chosen)
+    return count, Counter(notice for example in opened.__getitems__(chosen) for notice in notices_of(example["image"]))
 
 
 def _image_formats(opened: Source) -> Counter[str]:
     """Counts images by "width x height mode", and clips likewise: all of a folder, or else the first examples."""
     formats: Any = getattr(opened, "image_formats", None)
     if formats is None:
-        examples = opened.__getitems__(range(min(SAMPLE, len(opened))))
+        is_decoded = opened.name == "video"  # from files
+        examples = opened.__getitems__(range(min(CLIPS if is_decoded else SAMPLE, len(opened))))
         if opened.kind == "video":
             return Counter(_clip_format(example["video"]) for example in examples)
         images = [example["image"] for example in examples]
@@ -126,7 +177,10 @@ def _image_formats(opened: Source) -> Counter[str]:
 
 
 def _clip_format(video: Video) -> str:
-    (frame,) = video.read([0])
+    try:
+        (frame,) = video.read([0])
+    except UserError:
+        return "unreadable"
     return f"{counted(video.num_frames, 'frames')} of {frame.width}x{frame.height} {frame.mode}"
 
 
@@ -162,6 +216,11 @@ def _lines(info: Info) -> list[str]:
         lines.append(f"{split} has no folder for {', '.join(classes)}")
     for name, split in info["splits"].items():
         lines += [f"skipped in {name}: {file} ({reason})" for file, reason in split["skipped"]]
+    lines += info["not_read"]
+    for name, split in info["splits"].items():
+        lines += [split["recognised"]] if split["recognised"] else []
+        looked_at = f"{split['looked_at']:,} images looked at in {name}"
+        lines += [f"{count:,} of the {looked_at} are {notice}" for notice, count in split["notices"].items()]
     if info["sha256"]:
         lines += ["", *(f"{digest}  {file}" for file, digest in info["sha256"].items())]
     return lines

@@ -12,8 +12,8 @@ from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data import pipeline
+from vit_jax.data.layout import named, printable
 from vit_jax.data.modality import check_labels
-from vit_jax.data.source import open_split
 from vit_jax.errors import UserError, counted
 from vit_jax.parallel import check_batch_size
 
@@ -57,6 +57,10 @@ class LabelledData:
         return self.modality.eval_batches(self.config, self.eval, self.encoder)[0]
 
     def summary(self) -> list[str]:
+        recognised = dict.fromkeys(getattr(source, "recognised", "") for source in (self.train, self.eval))
+        return [*self._counts(), f"classes: {named(self.labels)}", *filter(None, recognised)]
+
+    def _counts(self) -> list[str]:
         unit, skipped = self.modality.unit, len(self.train.skipped)
         return [
             f"{self.train.name}: {len(self.train):,} training and {len(self.eval):,} evaluation {unit}, "
@@ -132,7 +136,7 @@ class LabelledModality:
         first = next(files, None)
         if first is None:
             raise UserError(f"no {self.inputs} in {', '.join(paths)}")
-        return ((str(path), self._opened(path, config)) for path in itertools.chain([first], files))
+        return ((printable(path), self._opened(path, config)) for path in itertools.chain([first], files))
 
     def _named(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
         return self.files(path) if path.is_dir() else iter([path])
@@ -178,7 +182,7 @@ class LabelledModality:
         """
         from vit_jax.plots import GREEN, GREY, RED, contact_sheet
 
-        source = open_split(run.config, run.config.data.eval_split)
+        source = run.open_split()
         count = min(self.shown, len(source))
         examples = source.__getitems__([i * len(source) // count for i in range(count)])
         batch_size = (run.config.eval_batch_size or run.config.batch_size) // jax.device_count()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from vit_jax.config import Config
 from vit_jax.data.pipeline import Batches, Encoder
-from vit_jax.data.source import open_split
+from vit_jax.data.source import in_order_of, open_split
 from vit_jax.errors import UserError, counted, nearest
 
 _MODALITIES = ("image", "video", "text")
@@ -144,13 +144,17 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     return {"key": encoder.key, **encoder.to_dict()}
 
 
-def open_data(config: Config, start: Encoder | None = None) -> Data:
+def open_data(config: Config, start: Encoder | None = None, labels: Sequence[str] = ()) -> Data:
     """Opens both splits of `config.data`; see `Modality.make_data` for `start`.
+
+    Args:
+      labels: The classes of the checkpoint that training resumes or starts from: see `source.in_order_of`.
 
     Raises:
       UserError: The data set, a split or the transforms are wrong, or the two splits have different labels.
     """
-    train, evaluation = (open_split(config, split) for split in (config.data.train_split, config.data.eval_split))
+    wanted = (config.data.train_split, config.data.eval_split)
+    train, evaluation = (in_order_of(labels, open_split(config, split)) for split in wanted)
     return get_modality(train.kind).make_data(config, train, evaluation, start)
 
 

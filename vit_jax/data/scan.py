@@ -78,10 +78,31 @@ class Record(NamedTuple):
 
 
 def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Like `os.walk`, but follows links and leaves out hidden files and folders."""
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    """Like `os.walk`, but follows links and leaves out hidden files and folders.
+
+    Raises:
+      UserError: A folder cannot be read, or is a link to a folder that contains it.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise UserError(f"{error.filename} cannot be read ({error.strerror})")
+
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "."]
+        for name in folders:
+            _check_link(os.path.join(parent, name), str(folder))
         yield parent, folders, [name for name in files if name[0] != "."]
+
+
+def _check_link(folder: str, root: str) -> None:
+    """Raises UserError if `folder` is a link to one of the folders through which the walk from `root` came to it."""
+    if os.path.islink(folder):
+        target, parent = os.path.realpath(folder), folder
+        while parent != root:
+            parent = os.path.dirname(parent)
+            if os.path.realpath(parent) == target:
+                raise UserError(f"{folder} is a link to {parent}, which contains it: remove the link")
 
 
 def list_classes(
@@ -186,10 +207,10 @@ def cached_manifest(name: str, folder: Path) -> Path:
     """Returns the manifest of a folder in the user's cache, `$XDG_CACHE_HOME/vit_jax` or `~/.cache/vit_jax`.
 
     Args:
-      name: The kind of data set: "folder" or "video".
+      name: The kind of data set: "images" or "video".
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     return cache / "vit_jax" / f"{name}-{digest}.csv"
 
 

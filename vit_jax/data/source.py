@@ -211,6 +211,44 @@ class InMemory:
         return [{"image": Image.fromarray(self._pixels[index]), **(self._rest[index] or {})} for index in indices]
 
 
+class Relabelled:
+    """The examples of a source with its classes numbered as in `labels`, which has the same names in another order."""
+
+    def __init__(self, source: Any, labels: Sequence[str]):
+        self._source, self.kind, self.labels = source, source.kind, tuple(labels)
+        self.name, self.split, self.skipped = source.name, source.split, source.skipped
+        self._new = np.array([self.labels.index(name) for name in source.labels])  # by the source's own number
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(self._source, attribute)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [
+            {**example, "label": int(self._new[example["label"]])} for example in self._source.__getitems__(indices)
+        ]
+
+    def all_labels(self) -> np.ndarray:
+        return self._new[self._source.all_labels()]
+
+    def class_counts(self) -> list[int]:
+        return np.bincount(self.all_labels(), minlength=len(self.labels)).tolist()
+
+
+def in_order_of(labels: Sequence[str], source: Any) -> Any:
+    """Returns a source with its classes in the order of a checkpoint, if this has the same names, sorted as text.
+
+    Checkpoints of earlier versions have numeric class folders in this order: 0, 1, 10, 2. Any other difference is left
+    for `modality.check_labels` to refuse.
+    """
+    as_text = tuple(sorted(source.labels))
+    return Relabelled(source, labels) if tuple(labels) == as_text != tuple(source.labels) else source
+
+
 class Subset:
     """The examples of a source at `indices`, in this order; their ids do not change."""
 

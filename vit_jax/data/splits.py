@@ -1,18 +1,15 @@
-"""Split names and slices such as `train[:80%]`, and the folders that hold the splits of a data set on disk.
+"""Split names and slices such as `train[:80%]`.
 
 Images, clips and text all parse their splits here. TFDS sets use the same notation, which TFDS parses itself.
 """
 
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.errors import UserError, nearest
+from vit_jax.errors import UserError
 
-# The common names of splits; for each, the names of folders and lists that may hold it, preferred first.
-SPLITS = {"train": ("train",), "val": ("val", "validation"), "validation": ("validation", "val"), "test": ("test",)}
 SHUFFLE_SEED = 0  # part of the meaning of `train[:80%]`: changing it would change every sliced split
 
 _SLICE = re.compile(r"\s*(\w+)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*")
@@ -101,63 +98,3 @@ def _position(bound: str, count: int) -> int:
     """Converts a bound to a position from 0 to `count`; percentages round to the nearest example, as in TFDS."""
     position = round(int(bound[:-1]) * count / 100) if bound.endswith("%") else int(bound)
     return max(0, min(count, position + count if position < 0 else position))
-
-
-def split_folders(path: Path) -> dict[str, Path]:
-    """Returns the folders of the splits by name; `{"train": path}` if the class folders are directly in `path`."""
-    found = {entry.name: entry for entry in _subfolders(path) if entry.name in SPLITS}
-    if "train" in found or (found and len(found) == len(_subfolders(path))):
-        return found
-    return {"train": path}
-
-
-def folder_of(path: Path, split: str, folders: dict[str, Path]) -> Path:
-    """Returns the folder of a split, one of `split_folders(path)`.
-
-    Raises:
-      UserError: There is no such split.
-    """
-    for name in SPLITS.get(split, (split,)):
-        if name in folders:
-            return folders[name]
-    if folders == {"train": path}:
-        raise UserError(
-            f"{path} has no split {split!r}: its class folders are at the first level, so that all of it is the split "
-            "'train'. Divide it into disjoint slices: --config.data.train_split='train[:80%]' "
-            "--config.data.eval_split='train[80%:]'"
-        )
-    raise UserError(f"{path} has no split {split!r}{nearest(split, folders)}")
-
-
-def class_names(folders: dict[str, Path]) -> tuple[str, ...]:
-    """Returns the sorted names of the class folders in `split_folders`; a class's number is its index.
-
-    A split may lack classes of `train`; their numbers do not change.
-
-    Raises:
-      UserError: A split has no class folders, or a class that `train` lacks, which training could not learn.
-    """
-    names = {split: {entry.name for entry in _subfolders(folder)} for split, folder in folders.items()}
-    for split, folder in folders.items():
-        if not names[split]:
-            raise UserError(
-                f"{folder} has no sub-folders. Put the files of each class in a folder, such as "
-                f"{folder / 'cat' / 'a.jpg'}"
-            )
-    known = names.get("train") or set().union(*names.values())
-    for split, present in names.items():
-        if extra := sorted(present - known):
-            raise UserError(f"{folders[split]} has classes that {folders['train']} lacks: {', '.join(extra)}")
-    return tuple(sorted(known))
-
-
-def missing_classes(path: str | Path) -> dict[str, list[str]]:
-    """Returns the classes that each split lacks, for the splits that lack any."""
-    folders = split_folders(Path(path).expanduser())
-    known = class_names(folders)
-    lacks = {split: sorted(set(known) - {e.name for e in _subfolders(folder)}) for split, folder in folders.items()}
-    return {split: names for split, names in lacks.items() if names}
-
-
-def _subfolders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))

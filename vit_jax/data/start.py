@@ -1,5 +1,6 @@
 """Checks of the data before a run starts: mistakes that would otherwise show after hours, or not at all."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.config import Config
+from vit_jax.data.layout import SPLITS
 from vit_jax.data.pipeline import check_deterministic
 from vit_jax.data.source import ROOTS, open_split
-from vit_jax.data.splits import SPLITS, Slice, overlap, parse_slice
+from vit_jax.data.splits import Slice, overlap, parse_slice
 from vit_jax.errors import UserError
 
 LARGEST_TRIED = 50_000_000  # pixels; larger images are not tried, because this takes seconds
@@ -69,7 +71,10 @@ def _same_base(train: str, evaluation: str) -> Iterator[tuple[Slice, Slice]]:
         ours, theirs = ([parse_slice(part) for part in split.split("+")] for split in (train, evaluation))
     except UserError:
         return
-    yield from ((a, b) for a in ours for b in theirs if b.base in SPLITS.get(a.base, (a.base,)))
+    synonyms = [*map(set, SPLITS.values())]
+    for a, b in itertools.product(ours, theirs):
+        if a.base == b.base or any({a.base, b.base} <= names for names in synonyms):
+            yield a, b
 
 
 def _share(config: Config, ours: Slice, theirs: Slice) -> bool:

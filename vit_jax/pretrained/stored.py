@@ -1,10 +1,9 @@
 """Weights as a file holds them, and the model they belong to: nothing resized, replaced or guessed."""
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,9 +13,11 @@ from flax.traverse_util import flatten_dict
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.pretrained.formats import recognise
+from vit_jax.pretrained.limits import naming
 from vit_jax.pretrained.names import Config, Format, Size, Tensors, shapes_of, to_params
 from vit_jax.pretrained.readers import read
 from vit_jax.pretrained.report import Row
+from vit_jax.pretrained.wrappers import unwrapped
 
 _NAMED = ("hidden_dim", "mlp_dim", "num_layers", "num_heads", "patch_size")  # the sizes that a variant's name implies
 
@@ -114,11 +115,11 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
             model=model,
             params=params,
             shapes=shapes,
-            resample=format.resample,
+            resample=format.resample if isinstance(format.resample, str) else format.resample(tensors, config),
             skipped=tuple(Row("skipped", name, x.shape, None) for name, x in tensors.items() if name not in needed),
             notes=(f"positions: assumed to lie on a {grid} grid, which the file does not say",) if is_assumed else (),
             labels=_labels(config, model.num_classes),
-            preprocessing=lambda image_size: format.preprocessing(image_size, config),
+            preprocessing=_preprocessing(path, format, config),
         )
 
 
@@ -139,24 +140,15 @@ def read_header(path: epath.PathLike, known: Known) -> Header:
             base=_variant_of(format, fields),
             fields=fields,
             labels=_labels(config, fields["num_classes"]),
-            preprocessing=lambda image_size: format.preprocessing(image_size, config),
+            preprocessing=_preprocessing(path, format, config),
         )
-
-
-@contextlib.contextmanager
-def naming(path: epath.PathLike) -> Iterator[None]:
-    """Turns what unexpected tensors can raise into a `UserError` that names the path."""
-    try:
-        yield
-    except KeyError as error:
-        raise UserError(f"{path}: tensor {error} is missing") from error
-    except (UserError, ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, Tensors, dict[str, Any]]:
     """Returns the format, the tensors under its names, and every field but perhaps `image_size`."""
-    format = recognise(tensors.keys(), config, known.name and known.name.partition(":")[0])
+    tensors, prefix = unwrapped(tensors)
+    family = known.name and known.name.partition(":")[0]
+    format = recognise(tensors.keys(), config, family, prefix=prefix, wanted=_wanted(known))
     variant = model_like(format.model, known.like)
     tensors = format.normalise(tensors)
     fields = format.architecture(tensors, config)
@@ -170,6 +162,12 @@ def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, T
             )
         fields[field] = known.fields.get(field, getattr(variant, field, None))
     return format, tensors, fields
+
+
+def _wanted(known: Known) -> str | None:
+    """Returns "timesformer" if the caller gave a field that only videos have, or a model that does not mix frames."""
+    is_video = "num_frames" in known.fields or any(getattr(x, "attention_type", "") == "space_only" for x in known.like)
+    return "timesformer" if is_video else None
 
 
 def model_like(family: type, like: Sequence[nn.Module]) -> Any:
@@ -228,6 +226,14 @@ def _variant_of(format: Format, fields: Mapping[str, Any]) -> str:
         if all(getattr(variant, field) == fields[field] for field in _NAMED if field in fields):
             return name
     return format.base
+
+
+def _preprocessing(path: epath.PathLike, format: Format, config: Config) -> Callable[[Size], str | None]:
+    def chain(image_size):
+        with naming(path):
+            return format.preprocessing(image_size, config)
+
+    return chain
 
 
 def _labels(config: Config, num_classes: int | None) -> tuple[str, ...]:

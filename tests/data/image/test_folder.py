@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from test_source import error, read_all
 
-from vit_jax.data import splits
 from vit_jax.data.image import folder
+from vit_jax.data.layout import missing_classes
 from vit_jax.data.source import InMemory, open_source
 from vit_jax.errors import UserError
 
@@ -55,7 +55,7 @@ def test_splits_may_be_folders(tmp_path, write_images, name):
         source = open_source("folder", split, path=str(tmp_path))
         assert source.labels == ("a", "b")
         assert [example["label"] for example in read_all(source)] == [1]
-    assert splits.missing_classes(tmp_path) == {name: ["a"]}
+    assert missing_classes(tmp_path) == {name: ["a"]}
 
 
 def test_a_class_that_training_lacks_is_refused(tmp_path, write_images):
@@ -67,7 +67,7 @@ def test_a_class_that_training_lacks_is_refused(tmp_path, write_images):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("test", "has no split 'test': its class folders are at the first level, so slice train"),
+        ("test", "has no split 'test': its class folders are at the first level, so that all of it is the split"),
         ("train[:x]", "split 'train[:x]' is not of the form"),
         ("train+val", "ids count within one split"),
         ("train[:0]", "has no readable images"),

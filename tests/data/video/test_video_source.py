@@ -179,7 +179,7 @@ def test_kinetics_own_lists(touch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"1.mp4;0\n", "line 1: '1.mp4;0' is not a path and a label separated by a space, a comma or a tab"),
+        (b"1.mp4|0\n", "line 1: '1.mp4|0' is not a path and a label separated by a space, a comma or a tab"),
         (b"1.mp4,0\n1.mp4 0\n", "line 2: '1.mp4 0' is not a path and a label separated by a comma"),
         (b"1.mp4\t0\n1.mp4,0\n", "line 2: '1.mp4,0' is not a path and a label separated by a tab"),
         (b"path,label\n1.mp4,0,3\n", "line 2 has 3 columns, but the header has 2"),

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from vit_jax.data.image.reading import DANGLING, opened, read_image, true_levels
+from vit_jax.data.layout import class_names, dangling_links, folder_of, named, split_folders
 from vit_jax.data.scan import Record, cached_manifest, file_states, list_classes, read_records, walk, write_records
-from vit_jax.data.splits import choose, class_names, folder_of, parse_split, split_folders
+from vit_jax.data.splits import choose, parse_split
 from vit_jax.errors import UserError
 
 IGNORED = ("Thumbs.db", "desktop.ini")
 
 
 class FolderSource:
-    """The images in the class folders under `path`; classes are numbered in alphabetical order.
+    """The images in the class folders under `path`; see `layout` for the order of the classes.
 
-    If `path` contains `train/`, `val/` (or `validation/`) or `test/`, these are the splits, and the classes are those
-    of all splits together. Otherwise the whole folder is the split `train`, which can be sliced: `train[:80%]` and
+    If `path` contains folders with the usual names of splits (`layout.SPLITS`), these are the splits, and the classes
+    are those of `train`. Otherwise the whole folder is the split `train`, which can be sliced: `train[:80%]` and
     `train[80%:]`. Slices are taken from a fixed shuffled order, because the sorted order is grouped by class; several
     are joined by `+`. An example's id is its position among all sorted files of its split, whatever the slice. Class
     folders are searched to any depth; hidden files are ignored.
@@ -48,12 +49,13 @@ class FolderSource:
         folders = split_folders(self.path)
         slices = parse_split(split)
         folder = folder_of(self.path, slices[0].base, folders)
-        self.labels = class_names(folders)
+        self.labels = class_names(folders, folder)
         self.files, self._classes = list_classes(folder, self.labels, find_images)
         if not self.files:
-            raise UserError(f"{folder} has no images in its class folders {', '.join(self.labels)}")
+            raise UserError(f"{folder} has no images in its class folders {named(self.labels)}")
         found = scan(folder, self.files)
         self.skipped = [(record.path, record.detail) for record in found if not record.is_usable]
+        self.skipped += [(name, DANGLING) for name in dangling_links(folder)]
         if strict and self.skipped:
             file, reason = self.skipped[0]
             raise UserError(
@@ -73,13 +75,15 @@ class FolderSource:
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self._read(self._ids[index]) for index in indices]
 
+    def path_of(self, index: int) -> Path:
+        """Returns the file of the example at `index`."""
+        return self._folder / self.files[self._ids[index]]
+
     def _read(self, example_id: int) -> dict[str, Any]:
-        path = self._folder / self.files[example_id]
+        path = os.path.join(self._folder, self.files[example_id])
         try:
-            with Image.open(path) as image:
-                image.load()
-                return {"image": image.copy(), "label": self._classes[example_id], "id": example_id}
-        except (OSError, SyntaxError, ValueError) as error:
+            return {"image": read_image(path), "label": self._classes[example_id], "id": example_id}
+        except UserError as error:
             raise UserError(f"{path} was readable when the folder was opened, but no longer is ({error})") from None
 
     def class_counts(self) -> list[int]:
@@ -98,7 +102,7 @@ def find_images(class_folder: Path) -> Iterator[str]:
 
 def scan(folder: Path, files: list[str]) -> list[Record]:
     """Returns a record of each file; decodes the files that are new or changed since the last scan."""
-    manifest = cached_manifest("folder", folder)
+    manifest = cached_manifest("images", folder)
     known: dict[str, Record] = {}
     with contextlib.suppress(OSError, UserError):  # not scanned yet, or the cache is damaged
         known = read_records(manifest)
@@ -119,15 +123,14 @@ def scan(folder: Path, files: list[str]) -> list[Record]:
 def examine(path: Path) -> Record:
     """Decodes an image completely. JPEGs are decoded at an eighth of their size, which still reads the whole file."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             (width, height), mode = image.size, image.mode
             image.draft(None, (1, 1))
             image.load()
+            true_levels(image)
             return Record(str(path), width=width, height=height, mode=mode)
-    except Exception as error:  # Pillow's plugins raise exceptions of any type for damaged files
-        reason = str(error) or type(error).__name__
-        detail = "not an image" if "cannot identify" in reason else reason
-        return Record(str(path), status="unreadable", detail=detail)
+    except UserError as error:
+        return Record(str(path), status="unreadable", detail=str(error))
 
 
 def _with_progress(records: Iterator[Record], total: int, folder: Path) -> Iterator[Record]:

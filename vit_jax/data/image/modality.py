@@ -5,14 +5,13 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data.examples import LabelledModality
+from vit_jax.data.image.reading import SUFFIXES, read_image
 from vit_jax.data.image.transforms import Preprocessing
-from vit_jax.errors import UserError
-
-SUFFIXES = frozenset(Image.registered_extensions())
+from vit_jax.data.scan import walk
 
 
 class ImageModality(LabelledModality):
@@ -35,24 +34,19 @@ class ImageModality(LabelledModality):
 
     def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
         """Yields every file below `path` that has the suffix of an image format, one directory at a time."""
-        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield from self.files(pathlib.Path(entry.path))
-            elif entry.is_file() and pathlib.Path(entry.name).suffix.lower() in SUFFIXES:
-                yield pathlib.Path(entry.path)
+        for parent, folders, files in walk(path):
+            folders.sort()
+            yield from (pathlib.Path(parent, name) for name in sorted(files) if _suffix(name) in SUFFIXES)
 
     def open_file(self, path: pathlib.Path, config: Config) -> Image.Image:
-        try:
-            image = Image.open(path)
-            image.load()
-        except UnidentifiedImageError:
-            raise UserError("not an image") from None
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(str(error)) from None
-        return image
+        return read_image(path)
 
     def thumbnail(self, stored: Image.Image) -> Image.Image:
         return stored
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 MODALITY = ImageModality()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from vit_jax.data.image import chain, geometry, randaugment, values
 from vit_jax.data.image.arguments import Transform
+from vit_jax.data.image.reading import grey_of_floats, grey_of_integers
 from vit_jax.errors import UserError
 
 TRANSFORMS: dict[str, type[Transform]] = {
@@ -110,10 +111,11 @@ class Preprocessing:
         for step in steps:
             result = step(result, rng)
         if result.shape[:2] != self.image_size:
+            key = "config.data.eval_transforms" if rng is None else "config.data.train_transforms"
             raise UserError(
                 f"an image of {image.height}x{image.width} pixels became {result.shape[0]}x{result.shape[1]}, not "
-                f"{self.image_size[0]}x{self.image_size[1]}: "
-                f"end the crops and resizes of {self.transforms!r} with 'resize' without a size"
+                f"{self.image_size[0]}x{self.image_size[1]}: end the crops and resizes of {key}={self.transforms!r} "
+                "with 'resize' without a size"
             )
         return result
 
@@ -130,17 +132,22 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Converts any image to 8-bit grey (mode "L", 1 channel) or "RGB" (3 channels).
 
     Transparent images are composited on white; TensorFlow and timm drop the alpha channel, which shows the colour
-    stored under transparent pixels. 16-bit grey keeps its upper byte; Pillow would clip at 255. Colour is converted to
-    grey by the luma of ITU-R 601.
+    stored under transparent pixels. 16-bit grey keeps its upper byte, whatever the brightest level of the image; Pillow
+    would clip at 255. Floats from 0 to 1 are scaled to 255 and rounded. Colour is converted to grey by the luma of
+    ITU-R 601. Colour profiles are not applied.
+
+    Raises:
+      UserError: Integers are outside 0 to 65535 or floats outside 0 to 1, so that their scale is not known.
     """
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode and not image.has_transparency_data:
         return image
-    if image.mode.startswith("I"):  # 16-bit grey, which some formats load as 32 bits
-        upper_bytes = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(np.clip(upper_bytes, 0, 255).astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = grey_of_integers(image)
+    elif image.mode == "F":
+        image = grey_of_floats(image)
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     elif image.mode in ("CMYK", "HSV", "LAB", "YCbCr"):
         image = image.convert("RGB")  # Pillow cannot convert all of them to grey directly

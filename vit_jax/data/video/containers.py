@@ -18,6 +18,7 @@ from vit_jax.errors import UserError
 
 # A title in another encoding must not make a video unreadable. From version 19 on, PyAV ignores it by itself.
 LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+OPTIONS = {"protocol_whitelist": "file"}  # a playlist must not make FFmpeg connect to a server
 NO_INDEX = "truncated: the index of the MP4, usually at its end, is missing"
 
 
@@ -65,12 +66,14 @@ def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
         raise UserError(f"{name}: there is no such file" if not path.exists() else f"{name} is not a file")
     _check_size(path, name)
     try:
-        container = av.open(str(path), **LENIENT)
+        container = av.open(str(path.absolute()), options=OPTIONS, **LENIENT)  # "a:b.mp4" would be a protocol
     except (av.error.FFmpegError, OSError) as error:
         if _head(path)[4:8] == b"ftyp":
             raise BrokenVideo(name, "truncated", NO_INDEX) from None
         raise BrokenVideo(name, "unreadable", f"cannot be read as a video ({_reason(error)})") from None
     with container:
+        if _is_image(container):
+            raise BrokenVideo(name, "no video", "a single image, not a video. Frames are given as a folder of images")
         streams = [stream for stream in container.streams if stream.codec_context is not None]
         if not streams and container.format.name.startswith("mov"):
             raise BrokenVideo(name, "truncated", NO_INDEX)
@@ -84,6 +87,16 @@ def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
             raise BrokenVideo(name, "no video", f"contains no video, only {kinds}")
         videos[0].codec_context.thread_count = 1  # several clips are decoded at the same time
         yield container, videos[0]
+
+
+def _is_image(container: Any) -> bool:
+    """Whether FFmpeg took a file for one image: `png_pipe`, `image2`, an icon, or an AVIF or HEIC of one frame."""
+    format = container.format.name
+    return (
+        format.endswith("_pipe")
+        or format in ("image2", "ico")
+        or container.metadata.get("major_brand") in ("avif", "heic", "mif1")
+    )
 
 
 def _check_size(path: Path, name: str) -> None:

@@ -7,7 +7,9 @@ hundredth of the time of decoding it. The length in the header of a container is
 
 import bisect
 import functools
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +17,21 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from vit_jax.data.image.reading import read_image
 from vit_jax.data.image.transforms import to_channels
+from vit_jax.data.layout import named
 from vit_jax.data.video.containers import BrokenVideo, Converter, FrameTable, decoded, opened, read_table
+from vit_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv", ".mov"),
+    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+)
 SEEK_FRAMES = 16  # seek to a key frame at least this far ahead; seeking costs about as much as decoding these frames
+
+_NUMBER = re.compile(r"([0-9]+)")
+_FLOW = re.compile(r"(flow|(flow_)?[xyuv])[_-]?#")  # names of optical flow as TSN writes them, with "#" for numbers
 
 
 class Video(Protocol):
@@ -152,7 +164,8 @@ class _UnexpectedStampError(Exception):
 class FrameFolder:
     """A folder of images, one per frame, in the order of the numbers in their names: frame_9 precedes frame_10.
 
-    A folder does not store its frame rate, so `fps` must be given.
+    A folder does not store its frame rate, so `fps` must be given. Images of optical flow, `flow_x_00001.jpg` or
+    `x_00001.jpg` as in TSN's folders, are left out; see `frame_files`.
     """
 
     def __init__(self, path: str | Path, fps: float = 30.0, name: str | None = None):
@@ -160,7 +173,7 @@ class FrameFolder:
 
     @functools.cached_property
     def files(self) -> list[Path]:
-        files = frame_files(self.path)
+        files = frame_files(self.path, self.name)
         if not files:
             raise BrokenVideo(self.name, "empty", f"no images ({', '.join(IMAGE_SUFFIXES)}) in the folder")
         return files
@@ -182,18 +195,48 @@ class FrameFolder:
 
     def _read(self, file: Path) -> Image.Image:
         try:
-            with Image.open(file) as image:
-                return to_channels(image, 1 if image.mode in ("1", "L") else 3).copy()
-        except (OSError, SyntaxError, ValueError) as error:
+            image = read_image(file)
+            return to_channels(image, 1 if image.mode in ("1", "L") else 3)
+        except UserError as error:
             raise BrokenVideo(self.name, "unreadable", f"frame {file.name} cannot be read ({error})") from None
 
 
-def frame_files(folder: Path) -> list[Path]:
-    """Returns the images directly in a folder, sorted by the numbers in their names."""
-    files = (file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != ".")
-    return sorted(
-        files, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
-    )
+def frame_files(folder: Path, name: str = "") -> list[Path]:
+    """Returns the frames in a folder: its images, sorted by the numbers in their names.
+
+    If the names are alike but for their numbers, all images are frames. Otherwise those whose names say that they are
+    optical flow are left out, and the names of the others must be alike.
+
+    Raises:
+      BrokenVideo: It is not clear which of the images are the frames.
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name[0] != "." and is_image(entry.name)]
+    kinds = Counter(_kind(file) for file in names)
+    frames = [kind for kind in kinds if not _FLOW.fullmatch(kind)] or [kind for kind in kinds if kind[0] != "f"]
+    if names and len(frames) != 1:
+        found = named(f"{kind} ({kinds[kind]:,})" for kind in sorted(frames or kinds))
+        reason = f"it is not clear which of its images are the frames, found {found}: keep one kind"
+        raise BrokenVideo(name or str(folder), "unreadable", reason)
+    kept = [file for file in names if _kind(file) in frames]
+    numbers = Counter(tuple(_NUMBER.findall(os.path.splitext(file)[0])) for file in kept)
+    if twice := [" ".join(number) for number, count in numbers.items() if count > 1]:
+        raise BrokenVideo(name or str(folder), "unreadable", f"several images have the number {named(twice)}: keep one")
+    return [folder / file for file in sorted(kept, key=_in_order)]
+
+
+def is_image(name: str) -> bool:
+    """Returns whether the name of a file has the suffix of an image format in which frames are stored."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _kind(file: str) -> str:
+    """Returns the name of an image without its suffix, with "#" for numbers."""
+    return _NUMBER.sub("#", os.path.splitext(file)[0].lower())
+
+
+def _in_order(file: str) -> list[str | int]:
+    return [int(part) if index % 2 else part for index, part in enumerate(_NUMBER.split(file))]
 
 
 class ArrayVideo:

@@ -1,27 +1,24 @@
-"""Lists of clips: `SPLIT.csv`, `.txt` or `.tsv` with one clip per line, as in Kinetics and Something-Something."""
+"""Lists of clips: `SPLIT.csv`, `.txt` or `.tsv` with one clip per line, as in Kinetics and Something-Something.
 
-import csv
+The dialect of a list (separator, columns) is recognised from its first lines by `dialects.py`; class names and numbers
+are resolved here.
+"""
+
 import json
 import math
 import os
-import re
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from vit_jax.data.splits import SPLITS
+from vit_jax.data.layout import SPLITS, candidates, named, split_of
+from vit_jax.data.video.dialects import Dialect, Line, is_number, read_lines, texts
 from vit_jax.errors import UserError, nearest
 
 SUFFIXES = (".csv", ".txt", ".tsv")
-MOST_NAMED = 10  # files or lines named in a message; the rest are counted
-
-COLUMNS = {  # accepted names of the columns in the header of a list
-    "path": ("path", "file", "filename", "video", "video_path"),
-    "youtube_id": ("youtube_id",),
-    "label": ("label", "class"),
-    "start": ("start", "start_time", "time_start"),
-    "end": ("end", "end_time", "time_end"),
-}
+UCF101 = "classInd.txt"
+NAMES = ("labels.txt", "labels.json", UCF101)  # files that may have the names of the classes, preferred first
+_JSON = 'a list of names, or {"name": number} with consecutive numbers from 0 or 1'
 
 
 class ClipEntry(NamedTuple):
@@ -37,202 +34,151 @@ class ClipEntry(NamedTuple):
         return self.start == 0 and self.end == math.inf
 
 
-class Line(NamedTuple):
-    """A line of a list, its label still as written."""
+class Classes(NamedTuple):
+    """The classes of the lists of a folder: their names, the number of the first one, and the file they are from."""
 
-    number: int
-    file: str
-    label: str
-    start: float
-    end: float
+    names: tuple[str, ...]
+    first: int
+    source: str
+
+
+class Entries(NamedTuple):
+    """A list as read: its clips in order, the class names, and what was recognised, for people to read."""
+
+    clips: list[ClipEntry]
+    labels: tuple[str, ...]
+    recognised: str
 
 
 def list_file(folder: Path, split: str) -> Path | None:
-    """Returns the list of a split, or None; `val` and `validation` are the same split.
+    """Returns the list of a split, or None. It may have any usual name of the split: see `layout.SPLITS`.
 
     Raises:
       UserError: There are several lists.
     """
-    names = [name + suffix for name in SPLITS.get(split, (split,)) for suffix in SUFFIXES]
-    found = [folder / name for name in names if (folder / name).is_file()]
+    files = _files(folder)
+    stems = {stem for stem, _ in files if stem == split or stem.lower() in SPLITS.get(split_of(stem), ())}
+    chosen = candidates(split, stems)
+    found = sorted(stem + suffix for stem, suffix in files if stem in chosen)
     if len(found) > 1:
-        raise UserError(f"{folder} has several lists of split {split!r}, keep one: {named(f.name for f in found)}")
-    return found[0] if found else None
+        raise UserError(f"{folder} has several lists of split {split!r}, keep one: {named(found)}")
+    return folder / found[0] if found else None
 
 
 def list_splits(folder: Path) -> list[str]:
-    """Returns the names of the common splits (`SPLITS`) that have a list."""
-    found = {name: list_file(folder, name) for name in SPLITS}
-    return [name for name, file in found.items() if file is not None and file.stem == name]
+    """Returns the usual names of splits that have a list, in the order of `layout.SPLITS`."""
+    stems = {stem for stem, _ in _files(folder)}
+    return [stem for names in SPLITS.values() for stem in sorted(stems) if stem.lower() in names]
 
 
-def read_entries(folder: Path, split: str) -> tuple[list[ClipEntry], tuple[str, ...]]:
-    """Returns the clips of a split in the order of its list, and the class names.
+def _files(folder: Path) -> list[tuple[str, str]]:
+    """Returns the files of a folder that may be lists, as (name, suffix)."""
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                os.path.splitext(entry.name)
+                for entry in entries
+                if entry.name.endswith(SUFFIXES) and entry.is_file() and entry.name[0] != "."
+            ]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror})") from None
 
-    If every label is a whole number, labels are class numbers from 0; otherwise they are class names. The classes are
-    those in `labels.txt` (one name per line) or `labels.json` (a list of names, or an object of names and numbers) if
-    there is one, else those of the list of `train`, or of the list itself if there is no `train`.
+
+def read_entries(folder: Path, split: str) -> Entries:
+    """Reads the list of a split.
+
+    If every label is a whole number, labels are class numbers; otherwise they are class names. The classes are those in
+    `labels.txt` (one name per line), `labels.json` (a list of names, or an object of names and numbers) or UCF101's
+    `classInd.txt` (a number from 1 and a name per line) if there is one, else those of the list of `train`, or of the
+    list itself if there is no `train`. Numbers count from 0, or from 1 if the file of names says so, or if the numbers
+    in the list are from 1 to the number of names.
 
     Raises:
-      UserError: There is no such list, or a line cannot be read; the message names file and line.
+      UserError: There is no such list, a line cannot be read, or it is doubtful what the labels mean; the message names
+        file and line, and says what to do.
     """
     file = list_file(folder, split)
     if file is None:
         raise UserError(f"{folder} has no list {split}.csv{nearest(split, list_splits(folder))}")
-    lines = read_lines(file)
-    train = file if split == "train" else list_file(folder, "train") or file
-    names, source = _class_names(folder, lines if train == file else read_lines(train), train)
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = _numbered(lines, file, numbers, source)
-    return [ClipEntry(line.file, label, line.start, line.end) for line, label in zip(lines, labels, strict=True)], names
+    lines, dialect = read_lines(file)
+    train = file if split_of(split) == "train" else list_file(folder, "train") or file
+    classes = _classes(folder, lines if train == file else read_lines(train)[0], train)
+    labels = _numbered(lines, file, classes)
+    clips = [ClipEntry(line.file, label, line.start, line.end) for line, label in zip(lines, labels, strict=True)]
+    return Entries(clips, classes.names, _described(file, dialect, lines, classes))
 
 
-def read_lines(file: Path) -> list[Line]:
-    """Reads a list; blank lines are ignored.
+def _described(file: Path, dialect: Dialect, lines: list[Line], classes: Classes) -> str:
+    numbers = f"numbers from {classes.first}" if all(is_number(line.label) for line in lines) else "names"
+    return f"{file.name} was read as {dialect.describe()}; labels are {numbers}, the classes those of {classes.source}"
 
-    Columns are separated by tabs if the first line contains one, else by commas if it contains one (with the usual
-    quoting of CSV), else by spaces, in which case a path may contain spaces. The columns are path and label, or path,
-    label, start and end in seconds, unless the first line is a header (see `COLUMNS`). A `youtube_id` stands for the
-    file `ID_START_END.mp4`, with six digits each, in the folder of the list or in a sub-folder named like the split:
-    downloads of Kinetics are named in this way and are already cut.
+
+def _classes(folder: Path, lines: list[Line], file: Path) -> Classes:
+    """Returns the classes of the lists of a folder, given the lines of the list of `train`.
 
     Raises:
-      UserError: A line cannot be read; the message names file and line.
+      UserError: The names cannot be read, or the numbers in the list do not say where they begin.
     """
-    texts = _texts(file)
-    if not texts:
-        raise UserError(f"{file} is empty. It must contain one clip per line, such as 'clip.mp4 3'")
-    separator = next((mark for mark in "\t," if mark in texts[0][1]), " ")
-    cells = [(number, _split(text, separator)) for number, text in texts]
-    columns = _header(file, cells[0][1])
-    if columns:
-        cells = cells[1:]
-    return [_line(file, number, values, columns, separator) for number, values in cells]
-
-
-def _line(file: Path, number: int, values: list[str], columns: list[str], separator: str) -> Line:
-    if not columns:
-        columns = ["path", "label", "start", "end"][: len(values)]
-        if len(values) not in (2, 4) or not all(values[:2]):
-            mark = {"\t": "a tab", ",": "a comma"}.get(separator, "a space, a comma or a tab")
-            raise UserError(
-                f"{file} line {number}: {separator.join(values)!r} is not a path and a label separated by {mark}"
-                f"{', optionally followed by start and end in seconds' if separator != ' ' else ''}"
-            )
-    elif len(values) != len(columns):
-        raise UserError(f"{file} line {number} has {len(values)} columns, but the header has {len(columns)}")
-    cells = dict(zip(columns, values, strict=True))
-    start, end = (_seconds(file, number, key, cells.get(key, "")) for key in ("start", "end"))
-    start = 0.0 if start is None else start
-    end = math.inf if end is None else end
-    if not 0 <= start < end:
+    found = [name for name in NAMES if (folder / name).is_file()]
+    numbers = {int(line.label) for line in lines if is_number(line.label)}
+    are_numbers = all(is_number(line.label) for line in lines)
+    if found:
+        names, first = _read_names(folder / found[0])
+        if first is None:
+            first = int(are_numbers and min(numbers) == 1 and max(numbers) == len(names))
+        return Classes(names, first, found[0])
+    if not are_numbers:
+        return Classes(tuple(sorted({line.label for line in lines})), 0, file.name)
+    if min(numbers) == 1:
         raise UserError(
-            f"{file} line {number}: the end of a clip ({end:g} s) must be later than its start ({start:g} s)"
+            f"{file}: its labels are numbers from 1 to {max(numbers)}, and it is doubtful whether they count from 0 or "
+            f"1. Write labels.txt next to it, with one name per line: {max(numbers)} names if they count from 1, "
+            f"{max(numbers) + 1} if class 0 has no clips"
         )
-    if "path" in cells:
-        return Line(number, cells["path"], cells["label"], start, end)
-    return Line(number, _youtube_file(file, cells["youtube_id"], start, end), cells["label"], 0.0, math.inf)
+    return Classes(tuple(str(number) for number in range(max(numbers) + 1)), 0, file.name)
 
 
-def _texts(file: Path) -> list[tuple[int, str]]:
-    """Returns the lines that are not blank, with their numbers from 1."""
-    texts = []
-    for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(" \r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{file} line {number}: not valid UTF-8 at byte {error.start + 1}; save the list as UTF-8"
-            ) from None
-        if text.strip():
-            texts.append((number, text))
-    return texts
-
-
-def _split(text: str, separator: str) -> list[str]:
-    if separator != " ":
-        return [value.strip() for value in next(csv.reader([text], delimiter=separator))]
-    words = text.split()
-    if len(words) == 4 and all(re.fullmatch(r"\d+(\.\d*)?", word) for word in words[1:]):
-        return words
-    return text.rsplit(None, 1)
-
-
-def _header(file: Path, values: list[str]) -> list[str]:
-    """Returns the columns as keys of `COLUMNS` ("" for others), or an empty list if the line is not a header."""
-    known = {name: key for key, names in COLUMNS.items() for name in names}
-    columns = [known.get(value.lower(), "") for value in values]
-    if not {"path", "youtube_id"} & set(columns):
-        return []
-    if "label" not in columns and not any(_is_number(value) for value in values):
-        raise UserError(
-            f"{file} line 1: no column is called {' or '.join(COLUMNS['label'])}; found {', '.join(values)}"
-        )
-    return columns if "label" in columns else []
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?\d+", text) is not None
-
-
-def _seconds(file: Path, number: int, key: str, text: str) -> float | None:
+def _read_names(file: Path) -> tuple[tuple[str, ...], int | None]:
+    """Returns the class names in a file, and the number of the first if the file says it."""
+    first = None
     try:
-        value = float(text) if text else None
-    except ValueError:
-        value = math.nan
-    if value is not None and not 0 <= value < math.inf:
-        raise UserError(f"{file} line {number}: {key} must be a number of seconds, 0 or more, not {text!r}")
-    return value
-
-
-def _youtube_file(file: Path, video: str, start: float, end: float) -> str:
-    name = f"{video}_{start:06.0f}_{end:06.0f}.mp4"
-    inside = os.path.join(file.stem, name)
-    return inside if (file.parent / inside).exists() else name
-
-
-def _class_names(folder: Path, lines: list[Line], file: Path) -> tuple[tuple[str, ...], str]:
-    """Returns the class names, and the name of the file they come from."""
-    for name in ("labels.txt", "labels.json"):
-        if (folder / name).is_file():
-            return _read_names(folder / name), name
-    if all(_is_number(line.label) for line in lines):
-        return tuple(str(number) for number in range(max(int(line.label) for line in lines) + 1)), file.name
-    return tuple(sorted({line.label for line in lines})), file.name
-
-
-def _read_names(file: Path) -> tuple[str, ...]:
-    if file.suffix == ".txt":
-        names = [text for _, text in _texts(file)]
-    else:
-        try:
-            content = json.loads(file.read_text("utf-8"))
-            numbered = content.items() if isinstance(content, dict) else ((name, i) for i, name in enumerate(content))
-            by_number = {int(number): str(name) for name, number in numbered}
-            names = [by_number[number] for number in range(len(by_number))]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(
-                f'{file} must contain a list of names, or {{"name": number}} with consecutive numbers from 0'
-            ) from None
-    if len(set(names)) < len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        if file.name == UCF101:
+            by_number = {int(number): name for number, name in (text.split(None, 1) for _, text in texts(file))}
+            names, first = [by_number[index + 1] for index in range(len(by_number))], 1
+        elif file.suffix == ".txt":
+            names = [text for _, text in texts(file)]
+        else:
+            content = json.loads(file.read_text("utf-8-sig"))
+            pairs = content.items() if isinstance(content, dict) else ((name, i) for i, name in enumerate(content))
+            by_number = {int(number): str(name) for name, number in pairs}
+            first = min(by_number, default=0) if isinstance(content, dict) else None
+            names = [by_number[(first or 0) + index] for index in range(len(by_number))]
+            if first not in (None, 0, 1):
+                raise ValueError(first)
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        form = "lines of a number from 1 and a name" if file.name == UCF101 else _JSON
+        raise UserError(f"{file} must contain {form}") from None
+    if not names:
+        raise UserError(f"{file} is empty. It must contain one class name per line")
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise UserError(f"{file} names these classes more than once: {named(repeated)}")
-    return tuple(names)
+    return tuple(names), first
 
 
-def _numbered(lines: list[Line], file: Path, numbers: dict[str, int], source: str) -> list[int]:
-    are_numbers = all(_is_number(line.label) for line in lines)
-    labels = [int(line.label) if are_numbers else numbers.get(line.label, -1) for line in lines]
-    wrong = [line for line, label in zip(lines, labels, strict=True) if not 0 <= label < len(numbers)]
+def _numbered(lines: list[Line], file: Path, classes: Classes) -> list[int]:
+    """Returns the class number of each line, from 0."""
+    names, first, source = classes
+    if all(is_number(line.label) for line in lines):
+        labels = [int(line.label) - first for line in lines]
+    else:
+        numbers = {name: number for number, name in enumerate(names)}
+        labels = [numbers.get(line.label, -1) for line in lines]
+    wrong = [line for line, label in zip(lines, labels, strict=True) if not 0 <= label < len(names)]
     if wrong:
-        known = f"0 to {len(numbers) - 1}" if are_numbers else f"{len(numbers)} names"
+        are_numbers = all(is_number(line.label) for line in lines)
+        known = f"{first} to {first + len(names) - 1}" if are_numbers else f"{len(names)} names"
         places = named(f"line {line.number} {line.label!r}" for line in wrong)
         raise UserError(f"{file} has labels that are not in {source} ({known}): {places}")
     return labels
-
-
-def named(items: Iterable[str]) -> str:
-    """Joins the first `MOST_NAMED` items and counts the rest."""
-    items = list(items)
-    more = len(items) - MOST_NAMED
-    return ", ".join(items[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")

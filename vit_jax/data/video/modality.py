@@ -1,5 +1,6 @@
 """Clips as a modality: the preprocessing of a config, and the user's video files and folders of frames."""
 
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from PIL import Image
 from vit_jax.config import Config
 from vit_jax.data.examples import LabelledModality
 from vit_jax.data.video.clips import ClipPreprocessing
-from vit_jax.data.video.decode import Video, frame_files
+from vit_jax.data.video.decode import Video, is_image
 from vit_jax.data.video.lists import ClipEntry
 from vit_jax.data.video.source import open_clip, walk_clips
 from vit_jax.errors import UserError
@@ -45,14 +46,16 @@ class VideoModality(LabelledModality):
     def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
         """Yields the videos and folders of frames below `path`, or `path` itself if it is a folder of frames."""
         found = sorted(map(pathlib.Path, walk_clips(path)))
-        yield from found or ([path] if frame_files(path) else [])
+        yield from found or ([path] if any(is_image(name) for name in os.listdir(path)) else [])
 
     def open_file(self, path: pathlib.Path, config: Config) -> Video:
         try:
             video = open_clip(path, ClipEntry(str(path), 0), config.data.frames_fps)
             self.thumbnail(video)  # fails for a truncated file; other damage shows when the damaged frames are read
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(str(error)) from None
+        except UserError:
+            raise
+        except Exception as error:  # one file must not end the prediction of the others
+            raise UserError(str(error) or type(error).__name__) from None
         return video
 
     def thumbnail(self, stored: Video) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,35 +12,38 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
+from vit_jax.data.image.reading import DANGLING
+from vit_jax.data.layout import class_names, dangling_links, folder_of, named, printable, split_folders
 from vit_jax.data.scan import Record, file_states, list_classes, read_manifest, walk
-from vit_jax.data.splits import choose, class_names, folder_of, parse_split, split_folders
+from vit_jax.data.splits import choose, parse_split
 from vit_jax.data.video import lists
-from vit_jax.data.video.decode import IMAGE_SUFFIXES, FrameFolder, Video, VideoFile
-from vit_jax.data.video.lists import ClipEntry, named
+from vit_jax.data.video.decode import VIDEO_SUFFIXES, FrameFolder, Video, VideoFile, is_image
+from vit_jax.data.video.lists import ClipEntry
 from vit_jax.errors import UserError
 
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv", ".mov"),
-    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
-)
+FLOW_FOLDER = re.compile(r"(optical_?)?flow(_?[xyuv])?", re.IGNORECASE)
 
 Answer = TypeVar("Answer")
 
 
 class Listing(NamedTuple):
-    """The clips of one split: files are relative to `root`; in the manifest, `prefix` precedes them."""
+    """The clips of one split: files are relative to `root`; in the manifest, `prefix` precedes them.
+
+    `recognised` says how a list was read; it is empty for class folders.
+    """
 
     root: Path
     prefix: str
     clips: list[ClipEntry]
     labels: tuple[str, ...]
+    recognised: str = ""
 
 
 class VideoSource:
     """The clips of one split under `path`: those in the list of the split, or else those in the class folders.
 
-    In a list, `train.csv` or similar (see `lists.read_lines`), paths are relative to `path`, and an example's id is its
-    position in the list. Without lists, splits, classes, slices and ids are those of a folder of images (see
+    In a list, `train.csv` or similar (see `dialects.read_lines`), paths are relative to `path`, and an example's id is
+    its position in the list. Without lists, splits, classes, slices and ids are those of a folder of images (see
     `FolderSource`). A clip is a file with the suffix of a video format, or a folder that contains images and no videos;
     its images are the frames, `frames_fps` per second. Other files are ignored.
 
@@ -62,11 +66,13 @@ class VideoSource:
             raise UserError(f"config.data.frames_fps must be above 0, not {frames_fps}")
         self.path, self.split, self._frames_fps = Path(path).expanduser(), split, frames_fps
         slices = parse_split(split)
-        self._root, prefix, self._clips, self.labels = list_clips(self.path, slices[0].base)
+        self._root, prefix, self._clips, self.labels, self.recognised = list_clips(self.path, slices[0].base)
         self.files = [clip.file for clip in self._clips]
         chosen = choose(len(self._clips), slices)
         problems = self._problems(chosen, prefix)
         self.skipped = [(self.files[index], problems[index]) for index in sorted(problems)]
+        if not self.recognised:
+            self.skipped += [(name, DANGLING) for name in dangling_links(self._root)]
         self._ids = [index for index in chosen if index not in problems]
         found = f"{self.path}: split {split!r} has {len(self.skipped)} of {len(chosen)} clips that cannot be used"
         some = named(f"{file} ({reason})" for file, reason in self.skipped)
@@ -92,7 +98,8 @@ class VideoSource:
         if missing:
             raise UserError(
                 f"{self.path}: {len(missing):,} of {len(chosen):,} clips of {self.split!r} are missing: "
-                f"{named(missing)}. Run {_check(self.path)} to have them recorded and skipped"
+                f"{named(map(printable, missing))}. Run {_check(self.path)} to have them recorded and skipped"
+                f"{f'. {self.recognised}' if self.recognised else ''}"
             )
         if records and unchecked:
             print(
@@ -215,10 +222,11 @@ def list_clips(path: Path, split: str) -> Listing:
     if lists.list_splits(path) or lists.list_file(path, split):
         return Listing(path, "", *lists.read_entries(path, split))
     folders = split_folders(path)
-    root, labels = folder_of(path, split, folders), class_names(folders)
+    root = folder_of(path, split, folders)
+    labels = class_names(folders, root)
     clips = [ClipEntry(file, label) for file, label in zip(*list_classes(root, labels, walk_clips), strict=True)]
     if not clips:
-        raise UserError(f"{root} has no videos and no folders of frames in its class folders {', '.join(labels)}")
+        raise UserError(f"{root} has no videos and no folders of frames in its class folders {named(labels)}")
     return Listing(root, "" if root == path else f"{root.name}/", clips, labels)
 
 
@@ -226,9 +234,10 @@ def walk_clips(class_folder: Path) -> Iterator[str]:
     """Yields the video files below a folder, and the folders of frames: those with images and without videos."""
     for parent, folders, files in walk(class_folder):
         videos = [name for name in files if name.lower().endswith(VIDEO_SUFFIXES)]
-        has_images = any(name.lower().endswith(IMAGE_SUFFIXES) for name in files)
-        if not videos and parent != str(class_folder) and has_images:
+        if not videos and parent != str(class_folder) and any(map(is_image, files)):
             folders[:] = []  # a folder of frames is one clip, whatever is in it
+            if FLOW_FOLDER.fullmatch(os.path.basename(parent)):
+                raise UserError(f"{parent} holds optical flow, not frames: move it out of the class folders")
             yield parent
         yield from (os.path.join(parent, name) for name in videos)
 

@@ -11,7 +11,7 @@ from typing import Any
 from vit_jax.errors import UserError
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.models.vit import VARIANTS
-from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained import image_processors, preprocessing
 from vit_jax.pretrained.names import (
     Config,
     Format,
@@ -93,13 +93,13 @@ def _positions(tensors: Tensors, names: Names) -> int | None:
 
 
 def _preprocessing(image_size: Size, config: Config) -> str:
-    """Returns what preprocessor_config.json says; without one, the chain of the published evaluation.
+    """Returns what the preprocessor files say; without them, the chain of the published evaluation.
 
     The published accuracies average three crops, taken after resizing the shorter side to the size of the crop; this is
     the middle crop. To evaluate a single crop of 224 pixels, the authors' code resizes the shorter side to 256.
     """
-    said = preprocessing.from_hugging_face(config, image_size)
-    return said or preprocessing.cropped(min(image_size), "bilinear", MEAN, STD, antialias=False)
+    said = image_processors.from_hugging_face({"model_type": "timesformer", **config}, image_size)
+    return said or preprocessing.cropped(image_size, "bilinear", MEAN, STD, antialias=False)
 
 
 # The authors' code, facebookresearch/TimeSformer. Names in a checkpoint's `model_state` start with "model."
@@ -131,14 +131,14 @@ AUTHORS = Format(
     base=BASE,
     recognise=lambda names, config: any(
         re.fullmatch(r"(model\.)?time_embed|model\.blocks\.0\.attn\.qkv\.weight", name) for name in names
-    ),
+    ),  # for `space_only`, the tensors are a ViT's
     architecture=lambda tensors, config: _architecture(tensors, _AUTHORS),
     rules=lambda model: _rules(model, _AUTHORS),
     given=GIVEN,
     positions=lambda tensors: _positions(tensors, _AUTHORS),
     preprocessing=_preprocessing,
     resample="nearest",
-    normalise=lambda tensors: {name.removeprefix("model."): value for name, value in tensors.items()},
+    wrapper="model.",
 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.models.vit import VARIANTS, ViT
-from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained import image_processors, preprocessing
 from vit_jax.pretrained.formats import resnet
 from vit_jax.pretrained.names import (
     Config,
@@ -42,8 +42,11 @@ def _timm_rules(model: ViT) -> list[Rule]:
     rules = [
         *conv("patch_embed", "patch_embed.proj"),
         leading("cls_token", "cls_token", 2),
+        leading("distillation_token", "dist_token", 2),
+        leading("register_tokens", "reg_token", 1),
         *positions(model, "pos_embed"),
-        *norm("norm", "norm"),
+        *norm("stem_norm", "norm_pre"),
+        *norm("norm", "fc_norm" if model.final_norm == "after_pool" else "norm"),
         leading("pool/probe", "attn_pool.latent", 1),
         *heads_in(["pool/attention/query"], "attn_pool.q", heads),
         *heads_in(["pool/attention/key", "pool/attention/value"], "attn_pool.kv", heads),
@@ -52,6 +55,7 @@ def _timm_rules(model: ViT) -> list[Rule]:
         *linear("pool/mlp/in", "attn_pool.mlp.fc1"),
         *linear("pool/mlp/out", "attn_pool.mlp.fc2"),
         *linear("head", "head"),
+        *linear("distillation_head", "head_dist"),
         *resnet.timm_rules(model),
     ]
     for i in range(model.num_layers):
@@ -265,7 +269,7 @@ HUGGING_FACE = Format(
     rules=_hugging_face_rules,
     given=("image_size", "num_heads"),
     positions=_hugging_face_positions,
-    preprocessing=lambda image_size, config: preprocessing.from_hugging_face(config, image_size),
+    preprocessing=lambda image_size, config: image_processors.from_hugging_face(config, image_size),
     resample="bicubic_plain",
     config=_hugging_face_config,
     container="folder",

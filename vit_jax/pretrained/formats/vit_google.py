@@ -6,10 +6,12 @@ Both imply the tanh GELU and layer norms with epsilon 1e-6. The arrays of their 
 import re
 from typing import Any
 
+from vit_jax.errors import UserError
 from vit_jax.models.vit import VARIANTS, ViT
 from vit_jax.pretrained import preprocessing
 from vit_jax.pretrained.formats import resnet
 from vit_jax.pretrained.names import (
+    MOST_LAYERS,
     Config,
     Format,
     Rule,
@@ -150,6 +152,8 @@ def _normalise_big_vision(tensors: Tensors) -> Tensors:
     for name, value in tensors.items():
         if name.startswith(stacked):
             rest = name.removeprefix(stacked)
+            if len(value) > MOST_LAYERS:
+                raise UserError(f"tensor {name} stacks {len(value)} layers, more than {MOST_LAYERS}")
             unstacked |= {f"Transformer/encoderblock_{i}/{rest}": layer for i, layer in enumerate(value)}
         elif re.match(r"(probe|MlpBlock_0|MultiHeadDotProductAttention_0|LayerNorm_0)(/|$)", name):
             unstacked[f"MAPHead_0/{name}"] = value
