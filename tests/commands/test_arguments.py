@@ -69,6 +69,7 @@ COMMAND_LINES = {
     "evaluate": ["evaluate", "w"],
     "predict": ["predict", "w"],
     "convert": ["convert", "in", "out", "--format=npz"],
+    "reproduce": ["reproduce", "--all"],
 }
 VALUED = [
     (command, option.option_strings[0], option.metavar)
@@ -132,7 +133,7 @@ def test_the_version(capsys):
 
 def test_help_shows_what_is_unset_and_every_default_in_one_way(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "1000")
-    for command in ("train", "evaluate", "predict", "convert"):
+    for command in ("train", "evaluate", "predict", "convert", "reproduce"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         text = " ".join(capsys.readouterr().out.split())
