@@ -33,7 +33,6 @@ NOT_THE_FUNCTION = (
     *("dropout_rate", "attention_dropout_rate", "drop_path_rate", "head_bias_init", "layer_scale_init", "weight_init"),
     *("scan_layers", "remat", "attention_kernel", "dtype", "param_dtype", "parent", "name"),
 )
-_ACTIVATIONS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
 Size = tuple[int, int]  # (height, width) in pixels
 Tensors = Mapping[str, np.ndarray]
@@ -69,6 +68,7 @@ class Format:
       preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
       resample: How the authors resample positions: a method of `models.positions.resample`, or a function that returns
         it, given the tensors with their values and the config.
+      notes: Returns lines for the report, given the tensors and the config.
       config: Returns the `config.json` from which a reader can rebuild the model; None if the format has none.
       container: `npz` (one file) or `folder` (`config.json` and `model.safetensors`); None if the format is read-only.
       normalise: Renames and reshapes the tensors of other versions of the format to those of the table.
@@ -88,6 +88,7 @@ class Format:
     positions: Callable[[Tensors], int | None]
     preprocessing: Callable[[Size, Config], str | None]
     resample: str | Callable[[Tensors, Config], str]
+    notes: Callable[[Tensors, Config], tuple[str, ...]] = lambda tensors, config: ()
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None
     normalise: Callable[[Tensors], Tensors] = lambda tensors: tensors
@@ -287,23 +288,6 @@ def shape(tensors: Tensors, name: str, rank: int) -> tuple[int, ...]:
 def pair(size: int | Sequence[int]) -> Size:
     """Returns (height, width) for what a config gives as one number or two."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def read_gelu(config: Config) -> str:
-    """Returns the `gelu` that corresponds to `hidden_act` in Hugging Face's config.json.
-
-    Raises:
-      UserError: `hidden_act` is not a GELU.
-    """
-    activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        raise UserError(f"config.json: hidden_act {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[activation]
-
-
-def write_gelu(gelu: str) -> str:
-    """Returns the `hidden_act` that corresponds to this `gelu`."""
-    return next(activation for activation, meant in _ACTIVATIONS.items() if meant == gelu)
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

@@ -108,6 +108,7 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
         params = flatten_dict(to_params(format, model, tensors, shapes), sep="/")
         needed = {tensor for rule in format.rules(model) if rule.ours for tensor in rule.theirs}
         grid = "x".join(map(str, model.grid))
+        assumed = [f"positions: assumed to lie on a {grid} grid, which the file does not say"] if is_assumed else []
         return Stored(
             format=format.name,
             base=format.base,
@@ -117,7 +118,7 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
             shapes=shapes,
             resample=format.resample if isinstance(format.resample, str) else format.resample(tensors, config),
             skipped=tuple(Row("skipped", name, x.shape, None) for name, x in tensors.items() if name not in needed),
-            notes=(f"positions: assumed to lie on a {grid} grid, which the file does not say",) if is_assumed else (),
+            notes=(*assumed, *format.notes(tensors, config)),
             labels=_labels(config, model.num_classes),
             preprocessing=lambda image_size: format.preprocessing(image_size, config),
         )

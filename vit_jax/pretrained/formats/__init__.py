@@ -9,7 +9,7 @@ import flax.linen as nn
 from vit_jax.errors import UserError
 from vit_jax.pretrained.names import Config, Format, listed
 
-FAMILIES = ("vit", "vit_google", "tnt", "timesformer")  # modules of this package
+FAMILIES = ("vit", "vit_huggingface", "dino", "vit_google", "tnt", "timesformer")  # modules of this package
 
 
 @functools.cache
