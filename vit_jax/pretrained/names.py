@@ -64,8 +64,11 @@ class Format:
         values. The fields in `given` may be missing, and no others.
       rules: The table: returns the rules for a model.
       given: Fields that a file may leave open, so that the caller has to give them.
-      positions: Returns how many patch positions the file stores, or None if it stores none. They are checked against
-        the grid of the image.
+      implied: Returns the fields that the name of the architecture in a config implies; what the caller says wins.
+      complete: Returns the fields, once those in `given` are known, with the ones that depend on them.
+      positions: Returns how many patch positions the file stores, which are checked against the grid of the image; {}
+        if it stores none. Where other tokens may have positions too, there are several readings, and each maps its
+        number of patches to the fields that it implies.
       preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
       resample: How the authors resample positions: a method of `models.positions.resample`.
       config: Returns the `config.json` from which a reader can rebuild the model; None if the format has none.
@@ -82,9 +85,11 @@ class Format:
     architecture: Callable[[Tensors, Config], dict[str, Any]]
     rules: Callable[[Any], list[Rule]]
     given: tuple[str, ...]
-    positions: Callable[[Tensors], int | None]
+    positions: Callable[[Tensors], Mapping[int, dict[str, Any]]]
     preprocessing: Callable[[Size, Config], str | None]
     resample: str
+    implied: Callable[[Config], dict[str, Any]] = lambda config: {}
+    complete: Callable[[dict[str, Any], Tensors], dict[str, Any]] = lambda fields, tensors: fields
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None
     normalise: Callable[[Tensors], Tensors] = lambda tensors: tensors
