@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of attention heads, if neither IN nor --name states it",
     )
+    parser.add_argument("--pool", help="how tokens are pooled, if IN does not state it: cls, gap or map")
+    parser.add_argument("--gelu", help="form of the GELU, if IN does not state it: exact, tanh or quick")
+    parser.add_argument("--norm_epsilon", type=float, metavar="X", help="epsilon of the norms, if IN does not state it")
     parser.add_argument(
         "--image_size",
         type=height_width,
@@ -54,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.weights import from_pretrained, save_pretrained
 
     check_absent(args.target)
-    fields = {name: getattr(args, name) for name in ("num_heads", "image_size", "num_frames", "num_classes")}
+    names = ("num_heads", "pool", "gelu", "norm_epsilon", "image_size", "num_frames", "num_classes")
+    fields = {name: getattr(args, name) for name in names}
     loaded = from_pretrained(
         args.source,
         args.name,

@@ -6,9 +6,9 @@ transposes, splits, joins and reshapes, so it loses no bits, and it maps gradien
 function that takes a model and returns a list of rules. A table may name parameters that the model lacks (a bias, a
 layer scale, the head): rules for missing parameters are ignored.
 
-Each family has a module in `formats/` (`formats/vit.py` is the example), whose tuple `FORMATS` holds one `Format` per
-file format. Nothing else in the package knows the name of a tensor. To add a family, write its module and list it in
-`FAMILIES` (`formats/__init__.py`).
+Each family has modules in `formats/` (`formats/vit_huggingface.py` is the example), whose tuples `FORMATS` hold one
+`Format` per file format. Nothing else in the package knows the name of a tensor. To add a family, write its module and
+list it in `FAMILIES` (`formats/__init__.py`).
 
 `to_params` and `to_tensors` apply a format to whole trees. They refuse tensors that are missing, left over or of the
 wrong shape.
@@ -63,8 +63,11 @@ class Format:
         values. The fields in `given` may be missing, and no others.
       rules: The table: returns the rules for a model.
       given: Fields that a file may leave open, so that the caller has to give them.
-      positions: Returns how many patch positions the file stores, or None if it stores none. They are checked against
-        the grid of the image.
+      implied: Returns the fields that the name of the architecture in a config implies; what the caller says wins.
+      complete: Returns the fields, once those in `given` are known, with the ones that depend on them.
+      positions: Returns how many patch positions the file stores, which are checked against the grid of the image; {}
+        if it stores none. Where other tokens may have positions too, there are several readings, and each maps its
+        number of patches to the fields that it implies.
       preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
       resample: How the authors resample positions: a method of `models.positions.resample`, or a function that returns
         it, given the tensors with their values and the config.
@@ -85,9 +88,11 @@ class Format:
     architecture: Callable[[Tensors, Config], dict[str, Any]]
     rules: Callable[[Any], list[Rule]]
     given: tuple[str, ...]
-    positions: Callable[[Tensors], int | None]
+    positions: Callable[[Tensors], Mapping[int, dict[str, Any]]]
     preprocessing: Callable[[Size, Config], str | None]
     resample: str | Callable[[Tensors, Config], str]
+    implied: Callable[[Config], dict[str, Any]] = lambda config: {}
+    complete: Callable[[dict[str, Any], Tensors], dict[str, Any]] = lambda fields, tensors: fields
     notes: Callable[[Tensors, Config], tuple[str, ...]] = lambda tensors, config: ()
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None

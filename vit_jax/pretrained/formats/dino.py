@@ -129,9 +129,9 @@ def _architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
     return fields
 
 
-def _positions(tensors: Tensors) -> int | None:
+def _positions(tensors: Tensors) -> dict[int, dict[str, Any]]:
     name = "embeddings.position_embeddings"
-    return tensors[name].shape[1] - 1 if name in tensors else None
+    return {tensors[name].shape[1] - 1: {}} if name in tensors else {}
 
 
 def _preprocessing(image_size: Size, config: Config) -> str | None:

@@ -85,8 +85,8 @@ def _architecture(tensors: Tensors, names: Names) -> dict[str, Any]:
     return fields
 
 
-def _positions(tensors: Tensors, names: Names) -> int | None:
-    return tensors[names["pos_embed"]].shape[1] - 1 if names["pos_embed"] in tensors else None
+def _positions(tensors: Tensors, names: Names) -> dict[int, dict[str, Any]]:
+    return {tensors[names["pos_embed"]].shape[1] - 1: {}} if names["pos_embed"] in tensors else {}
 
 
 def _preprocessing(image_size: Size, config: Config) -> str:

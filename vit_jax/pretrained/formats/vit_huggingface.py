@@ -110,11 +110,11 @@ def _architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
     return fields
 
 
-def _positions(tensors: Tensors) -> int | None:
+def _positions(tensors: Tensors) -> dict[int, dict[str, Any]]:
     vit = _prefix(tensors)
     embeddings = tensors.get(f"{vit}embeddings.position_embeddings")
     others = 1 + (f"{vit}embeddings.distillation_token" in tensors)
-    return None if embeddings is None else embeddings.shape[1] - others
+    return {} if embeddings is None else {embeddings.shape[1] - others: {}}
 
 
 def _notes(tensors: Tensors, config: Config) -> tuple[str, ...]:
