@@ -267,8 +267,8 @@ def count(names: Iterable[str], pattern: str) -> int:
     number = max(found, default=-1) + 1
     if number > min(len(found) + 1, MOST_LAYERS):
         raise UserError(
-            f"the file has tensors of {len(found)} layers, numbered up to {number - 1}: layers must be numbered without "
-            f"gaps, and at most {MOST_LAYERS} are supported"
+            f"the file has tensors of {len(found)} layers, numbered up to {number - 1}: layers must be numbered "
+            f"without gaps, and at most {MOST_LAYERS} are supported"
         )
     return number
 
