@@ -94,8 +94,10 @@ def test_a_random_chain_without_a_generator_is_refused():
 
 
 def test_a_result_of_another_size_is_refused():
-    with pytest.raises(UserError, match="a 10x8 image became 10x8, not 8x8: end the crops and resizes"):
-        Preprocessing((8, 8), 3, NORMALIZE)(noise(10, 8), None)
+    for generator, split in ((None, "eval"), (rng(), "train")):
+        message = f"a 10x8 image became 10x8, not 8x8: end the crops and resizes of config.data.{split}_transforms="
+        with pytest.raises(UserError, match=message):
+            Preprocessing((8, 8), 3, NORMALIZE)(noise(10, 8), generator)
 
 
 @pytest.mark.parametrize("name", ["center_crop", "random_crop"])
