@@ -118,7 +118,7 @@ def test_an_option_that_the_task_has_not_is_named(trained):
     ("options", "message"),
     [
         ({"top": 0}, "top must be at least 1, got 0"),
-        ({"average_views": "logit"}, "average_views must be probabilities"),
+        ({"average_views": "logit"}, "unknown average_views .logit.; did you mean .logits."),
         ({"batch_size": 0}, "batch_size must be a whole number from 1"),
         ({"per_frame": True}, "per_frame applies to videos; this model takes images"),
     ],
@@ -137,7 +137,7 @@ def test_one_input_alone_is_refused(trained):
 @pytest.mark.parametrize("other", ["image.png", pathlib.Path("image.png"), np.zeros((8, 8), np.uint8), None, ["x"]])
 def test_an_input_of_another_kind_is_named(trained, other):
     (image,) = digits(trained, 1)
-    message = f"input 1 is a {type(other).__name__}, but must be a PIL image, such as Image.open"
+    message = f"input 1 is of type {type(other).__name__}, but must be a PIL image, such as Image.open"
     with pytest.raises(UserError, match=message):
         list(trained.predict([image, other]))
     first, error, last = trained.predict([image, other, image], on_error="yield")
@@ -146,7 +146,7 @@ def test_an_input_of_another_kind_is_named(trained, other):
 
 
 def test_an_array_is_no_list_of_images(trained):
-    with pytest.raises(UserError, match=r"input 0 is a ndarray, but must be a PIL image"):
+    with pytest.raises(UserError, match=r"input 0 is of type ndarray, but must be a PIL image"):
         list(trained.predict(np.zeros((2, 8, 8), np.uint8)))
 
 

@@ -110,6 +110,9 @@ def _run(argv: list[str] | None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and (error.filename is not None or error.strerror):
             return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
+        if "RESOURCE_EXHAUSTED" in str(error):
+            advice = "Use a smaller batch size; docs/devices.md lists what else saves memory."
+            return _fail(f"out of memory on the devices ({str(error).splitlines()[0]}). {advice}", 1)
         if "jax" in sys.modules:
             from vit_jax import job
 

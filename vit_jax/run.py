@@ -14,7 +14,7 @@ from vit_jax.config import Config, extensions
 from vit_jax.config.forms import refusal
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
 from vit_jax.data.source import in_order_of, open_split
-from vit_jax.errors import UserError, counted, nearest
+from vit_jax.errors import UserError, counted
 from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.experiment import make_model, make_task
 from vit_jax.parallel import Parallel, make_parallel
@@ -123,7 +123,7 @@ class Run:
         fields = {field.name for field in dataclasses.fields(self.task)}
         for name in options:
             if name not in fields:
-                raise UserError(f"{name} does not apply to {self.task.name}{nearest(name, fields)}")
+                raise UserError(f"{name} does not apply to {self.task.name}")
             _check(f"task.{name}", name, options[name])
         try:
             return dataclasses.replace(self.task, **options)
@@ -269,7 +269,7 @@ def _of_this_kind(inputs: Any, modality: Modality) -> Iterator[Any]:
         if modality.is_input(stored) or isinstance(stored, UserError):
             yield stored
         else:
-            yield UserError(f"input {position} is a {type(stored).__name__}, but must be {modality.input_type}")
+            yield UserError(f"input {position} is of type {type(stored).__name__}, but must be {modality.input_type}")
 
 
 def _checked(answer: Any, on_error: str) -> Any:

@@ -2,11 +2,15 @@
 
 import argparse
 import importlib
+import importlib.metadata
+import re
 
+import jax
 import pytest
 from refusals import refused
 
-from vit_jax.__main__ import Parser
+from vit_jax.__main__ import Parser, main
+from vit_jax.config import keys
 
 pytestmark = pytest.mark.usefixtures("own_home")
 
@@ -58,15 +62,19 @@ def options_of(command, *action):
 
 
 COMMAND_LINES = {
+    "data check": ["data", "check", "d"],
+    "data info": ["data", "info", "digits"],
+    "data prepare": ["data", "prepare", "digits"],
     "train": ["train", "--config=c.py", "--workdir=w"],
     "evaluate": ["evaluate", "w"],
     "predict": ["predict", "w"],
     "convert": ["convert", "in", "out", "--format=npz"],
+    "reproduce": ["reproduce", "--all"],
 }
 VALUED = [
     (command, option.option_strings[0], option.metavar)
     for command in COMMAND_LINES
-    for option in options_of(command)
+    for option in options_of(*command.split())
     if option.option_strings
 ]
 
@@ -74,10 +82,10 @@ VALUED = [
 @pytest.mark.parametrize("value", ["0", "-3", "nan", "many", "1e3", "", str(2**31), "9" * 5000])
 @pytest.mark.parametrize(("command", "option", "metavar"), [each for each in VALUED if each[2] in ("N", "K", "I")])
 def test_every_number_has_a_range(command, option, metavar, value):
-    if (option, value) in {("--seed", "0"), ("--process_id", "0")}:
+    if (option, value) in {("--seed", "0"), ("--process_id", "0"), ("--workers", "0")}:
         return
     line = refused(*COMMAND_LINES[command], f"{option}={value}")
-    assert line.startswith(f"vit_jax {command}: {option} must be a whole number, at least ")
+    assert f"vit_jax {command}: {option} must be a whole number, at least " in line
     assert line.endswith(f"got {value!r}; see --help")
 
 
@@ -95,10 +103,48 @@ def test_no_option_may_be_empty(command, option, metavar):
         (["predict", "w", "i.png", ""], "INPUT"),
         (["convert", "", "out", "--format=npz"], "IN"),
         (["convert", "in", "", "--format=npz"], "OUT"),
+        (["data", "check", ""], "PATH"),
+        (["data", "info", ""], "NAME"),
+        (["data", "prepare", ""], "NAME"),
     ],
 )
 def test_no_path_may_be_empty(arguments, name):
     assert f"{name} must not be empty" in refused(*arguments)
+
+
+def test_the_memory_of_the_devices_is_used_up(monkeypatch):
+    def run(args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore")
+
+    monkeypatch.setattr("vit_jax.commands.evaluate.run", run)
+    line = refused("evaluate", "w", status=1)
+    assert line.startswith(
+        "vit_jax: out of memory on the devices (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.)"
+    )
+    assert "Use a smaller batch size" in line
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"vit_jax {importlib.metadata.version('vit_jax')}\n"
+
+
+def test_help_shows_what_is_unset_and_every_default_in_one_way(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1000")
+    for command in ("train", "evaluate", "predict", "convert", "reproduce"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert not re.search(r"\[default|\[\d+\]|\(default: (None|\(\)|''|\{\})?\)|<class|default None", text)
+        if command == "train":
+            for name, key in keys().items():
+                shown = re.search(rf" {re.escape(name)}: .*?\(([^()]*(\([^()]*\)[^()]*)*)\)(?= [\w.]+: |$)", text)
+                assert shown, name
+                is_set = not (key.unless_init is None and (isinstance(key.default, type) or key.default == ()))
+                assert ("default: " in shown[1]) == is_set, name
+                assert ("unset by default" in shown[1] or "empty by default" in shown[1]) == (not is_set), name
 
 
 @pytest.mark.parametrize("counts", ["0", "-1", "1,0", "1,", "nan", "1.5", str(2**31)])

@@ -202,7 +202,7 @@ def test_evaluation_repeats_what_training_measured_of_the_moving_average(workdir
     assert result["top1"] == last["top1"]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 9, 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 9, 100, 2**24])
 def test_padding_never_changes_an_evaluation(workdir, batch_size):
     result, reference = evaluate(workdir, f"--batch_size={batch_size}"), evaluate(workdir)
     assert result["examples"] == EVAL_SIZE

@@ -121,7 +121,7 @@ def test_answers_come_before_all_sentences_are_read(run, found):
 def test_a_sentence_alone_is_not_a_list_of_letters(run):
     with pytest.raises(UserError, match="takes a list or another iterable of sentences, got one str"):
         translate(run, "save the file")
-    with pytest.raises(UserError, match=r"input 1 is a int, but must be a sentence \(str\)"):
+    with pytest.raises(UserError, match=r"input 1 is of type int, but must be a sentence \(str\)"):
         translate(run, ["save", 3])
 
 
@@ -216,6 +216,7 @@ def test_attention_is_drawn_whatever_the_signs(run, tmp_path, monkeypatch):
 def test_some_of_the_evaluation_split_is_written(make_run, tmp_path):
     (tmp_path / "test.tsv").write_text("".join(f"{text.strip() or 'x'}\tdi {i}\n" for i, text in enumerate(SENTENCES)))
     run = make_run(tmp_path)
+    assert run.evaluate(batch_size=2**24)["examples"] == len(SENTENCES)  # takes no more memory than the sentences need
     table, picture = write_translations(run, run.open_split(), tmp_path, count=3)
     rows = [line.split("\t") for line in table.read_text().splitlines()]
     assert rows[0] == ["source", "translation", "reference"]

@@ -14,7 +14,7 @@ from vit_jax import config as schema
 from vit_jax.errors import UserError
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
-OTHERS = ("timesformer", "transformer")  # tested in files of their own
+OTHERS = ("augreg", "deit", "plain_vit", "timesformer", "tnt", "transformer", "vit")  # tested in files of their own
 QUICKSTART = str(next(path for path in CONFIGS if path.stem == "quickstart"))
 
 

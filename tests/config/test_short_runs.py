@@ -31,6 +31,12 @@ SHIPPED = (
     *(f"plain_vit.py:{arg}" for arg in ("90ep", "300ep,cls", "runlocal")),
     *(f"noisy_student.py:{arg}" for arg in ("teacher,S/16", "student,B/16", "teacher,runlocal")),
     *(f"transformer.py:{arg}" for arg in ("wmt14_en_de", "wmt14_en_de,big", "wmt14_en_fr", "messages", "runlocal")),
+    *(f"vit.py:{arg}" for arg in ("B/16,jft", "B/16,imagenet2012", "B/16,oxford_iiit_pet,384", "runlocal")),
+    *(f"augreg.py:{arg}" for arg in ("B/16,imagenet21k", "B/16,imagenet2012", "B/16,resisc45,224", "runlocal")),
+    *(f"plain_vit.py:{arg}" for arg in ("90ep", "300ep,4096", "runlocal")),
+    *(f"deit.py:{arg}" for arg in ("S", "B,384", "runlocal")),
+    *(f"tnt.py:{arg}" for arg in ("S", "S,imagenet2012,384", "S,cifar10,384", "runlocal")),
+    *(f"noisy_student.py:{arg}" for arg in ("teacher", "student", "teacher,runlocal")),
 )
 
 

@@ -33,17 +33,21 @@ This page is written by `python -m vit_jax reproduce --all --report`.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="PAPER/TABLE, or the file that defines the table")
+    parser.add_argument(
+        "tables", nargs="*", metavar="TABLE", type=common.given, help="PAPER/TABLE, or the file that defines the table"
+    )
     parser.add_argument("--all", action="store_true", help="compute every table")
     parser.add_argument("--list", action="store_true", help="list the tables and their state")
-    parser.add_argument("--only", metavar="ROW", help="print one row of one table; nothing is written")
+    parser.add_argument(
+        "--only", metavar="ROW", type=common.given, help="print one row of one table; nothing is written"
+    )
     parser.add_argument("--report", action="store_true", help=f"write the computed tables into {REPORT}")
     parser.add_argument(
         "--folder",
-        type=pathlib.Path,
-        default=pathlib.Path("experiments"),
+        type=common.given,
+        default="experiments",
         metavar="DIR",
-        help="folder of the tables [default: experiments]",
+        help="folder of the tables (default: experiments)",
     )
 
 
@@ -56,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.analysis import tables
 
     common.start_jax(args)
-    known = tables.find_tables(args.folder)
+    folder = pathlib.Path(args.folder)
+    known = tables.find_tables(folder)
     if args.list:
-        _list(args.folder, known)
+        _list(folder, known)
         return 0
     names = list(known) if args.all else [_name_of(word, known) for word in args.tables]
     loaded = {name: tables.load_table(known[name]) for name in names}
@@ -69,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{table.markdown(cells)}\n", flush=True)
         unexplained += sum(cell.is_unexplained for cell in cells)
         if not args.only:
-            _write(_results(args.folder, name), table, cells)
+            _write(_results(folder, name), table, cells)
     if args.report:
-        _report(args.folder, known)
+        _report(folder, known)
     return 1 if unexplained else 0
 
 

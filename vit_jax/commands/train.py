@@ -76,10 +76,11 @@ def run(args: argparse.Namespace) -> int:
     with recorded(args.workdir):
         experiment = Experiment.from_config(settings, args.workdir, trust=args.trust)
         result = train_and_evaluate(experiment, args.workdir, quiet=args.quiet)
-    workdir, headline = epath.Path(args.workdir), experiment.task.headline(result)
+    workdir = epath.Path(args.workdir)
+    headline = f"{experiment.config.data.eval_split} {experiment.task.headline(result)}"
     is_main = jax.process_index() == 0
     if is_main:
-        print(f"{experiment.config.data.eval_split} {headline}", flush=True)  # before the pictures, which may fail
+        print(headline, flush=True)  # before the pictures, which may fail
     run = load_run(workdir, own=import_paths(experiment.config))
     files = run.modality.preview(run, workdir)  # all processes predict together
     if is_main:

@@ -120,7 +120,7 @@ class LabelledModality:
         self, config: Config, source: Any, encoder: Any, batch_size: int | None = None
     ) -> tuple[pipeline.Batches, int]:
         rows = batch_size or config.eval_batch_size or config.batch_size
-        examples = _whole_examples(rows, encoder.views)
+        examples = min(_whole_examples(rows, encoder.views), _rounded_up(len(source)))
         batches = pipeline.eval_batches(source, encoder, batch_size=examples, **pipeline.processes_and_workers(config))
         return batches, len(source.skipped)
 
@@ -153,8 +153,7 @@ class LabelledModality:
         views, shape, inputs = run.encoder.views, run.model.input_shape, enumerate(inputs)
         examples = None
         while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
-            devices = jax.device_count()
-            examples = examples or -(-len(chunk) // devices) * devices  # all batches have the shape of the first
+            examples = examples or _rounded_up(len(chunk))  # all batches have the shape of the first
             rows = np.zeros((examples, views, *shape), np.float32)
             ids = np.full((examples, views), -1, np.int32)
             for i, (index, stored) in enumerate(chunk):
@@ -214,3 +213,9 @@ def _whole_examples(rows: int, views: int) -> int:
     """Returns how many examples of `views` rows each fit into `rows` rows, as a multiple of the number of devices."""
     devices = jax.device_count()
     return max(rows // views // devices, 1) * devices
+
+
+def _rounded_up(examples: int) -> int:
+    """Returns the next multiple of the number of devices."""
+    devices = jax.device_count()
+    return max(-(-examples // devices), 1) * devices

@@ -94,8 +94,10 @@ def test_a_random_chain_without_a_generator_is_refused():
 
 
 def test_a_result_of_another_size_is_refused():
-    with pytest.raises(UserError, match="an image of 10x8 pixels became 10x8, not 8x8: end the crops and resizes"):
-        Preprocessing((8, 8), 3, NORMALIZE)(noise(10, 8), None)
+    for generator, split in ((None, "eval"), (rng(), "train")):
+        message = "an image of 10x8 pixels became 10x8, not 8x8: end the crops and resizes of "
+        with pytest.raises(UserError, match=f"{message}config.data.{split}_transforms="):
+            Preprocessing((8, 8), 3, NORMALIZE)(noise(10, 8), generator)
 
 
 @pytest.mark.parametrize("name", ["center_crop", "random_crop"])

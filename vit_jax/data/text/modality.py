@@ -138,11 +138,13 @@ class TextModality:
         most = -(-batch_size // multiple) * multiple
         rows = None
         while window := list(itertools.islice(numbered, WINDOW * most)):
-            blank = {index: {"translation": "", "score": 0.0} for index, sentence in window if not sentence.strip()}
-            settled.update(blank)
             lengths: dict[int, list[tuple[int, list[int]]]] = {}
             for index, sentence in window:
-                if index not in blank:
+                if isinstance(sentence, UserError):
+                    settled[index] = sentence
+                elif not sentence.strip():
+                    settled[index] = {"translation": "", "score": 0.0}
+                else:
                     try:
                         tokens = [*run.encoder.encode(sentence), EOS_ID]
                         length = _padded_length(run, sentence, len(tokens))
@@ -205,6 +207,7 @@ def _divide_for_evaluation(
     config: Config, source: TextSource, vocabulary: Vocabulary, batch_size: int | None = None
 ) -> token_batches.TokenBatches:
     size = batch_size or config.eval_batch_size or config.batch_size
+    size = min(size, max(config.data.buckets) * max(len(source), 1))  # no batch needs more
     return _divide(config, source, vocabulary, size, jax.device_count())
 
 
