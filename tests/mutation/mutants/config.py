@@ -10,7 +10,7 @@ MUTANTS = {
         ('the same update", Whole(1, 65_536))', 'the same update", Whole(1, 65_536), affects_results=False)'),
         ('the last step is always evaluated", INTERVAL, affects_results=False', 'the last step is always evaluated", INTERVAL'),
         ('newest checkpoints to keep", Whole(1, 1_000_000), affects_results=False)', 'newest checkpoints to keep", Whole(1, 1_000_000))'),
-        ('lines of training metrics", INTERVAL, affects_results=False)', 'lines of training metrics", INTERVAL)'),
+        ('at every evaluation",\n        INTERVAL,\n        affects_results=False', 'at every evaluation",\n        INTERVAL'),
         ('"length of training", INTERVAL, affects_results=False)', '"length of training", INTERVAL)'),
         ('Whole(0, 2**32 - 1)', 'Whole(0, 2**32)'),
         ('Number("[0, inf)", zero="disables clipping")', 'Number("(-inf, inf)", zero="disables clipping")'),
