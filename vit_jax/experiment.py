@@ -236,7 +236,7 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
     elif config.init_from:
         keep_model = config.model.name is not None
         wanted = [name for name in schema.FROM_WEIGHTS if not (keep_model and name.startswith("model."))]
-        origin = architecture_of(config.init_from, image_size=config.init_image_size)
+        origin = architecture_of(config.init_from, given=config.model, image_size=config.init_image_size)
         schema.fill(config, origin.as_config(config.data.image_size), wanted)
     return schema.resolve_defaults(config)
 

@@ -46,17 +46,17 @@ def generated(markdown: str) -> str:
 
 
 def config_reference() -> str:
-    """Returns a table of keys, defaults and meanings for each section of the config schema."""
+    """Returns a table of keys, defaults, legal values and meanings for each section of the config schema."""
     from vit_jax import config
 
     sections: dict[str, list[str]] = {}
     for name, key in config.keys().items():
         section, _, _ = name.rpartition(".")
-        cells = (f"`{name}`", _default(key), key.meaning.replace("<", "&lt;"))
+        cells = (f"`{name}`", _default(key), key.values, key.meaning.replace("<", "&lt;"))
         sections.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines = []
     for section in sorted(sections, key=lambda name: (name != "", list(sections).index(name))):
-        lines += [f"## {section or 'The run'}", "", "| key | default | meaning |", "|---|---|---|"]
+        lines += [f"## {section or 'The run'}", "", "| key | default | legal values | meaning |", "|---|---|---|---|"]
         lines += [*sections[section], ""]
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from vit_jax.data.video.sampling import Segments, Stride
 from vit_jax.errors import UserError
 from vit_jax.experiment import Experiment, make_model
 from vit_jax.models.blocks.timesformer import ATTENTIONS
-from vit_jax.optimizer import make_schedule
+from vit_jax.schedule import make_schedule
 from vit_jax.state import initial_state
 
 FILE = str(pathlib.Path(__file__).parents[2] / "configs" / "timesformer.py")

@@ -28,6 +28,11 @@ EXPRESSIBLE = [
     ("timm", {"pool": "map", **EXACT}),
     ("timm", {"pool": "gap", "num_classes": None, **EXACT}),
     ("timm", {"pos_embed": "none", **EXACT}),
+    ("timm", {"pool": "gap", "unpooled_class_token": True, "final_norm": "after_pool"}),
+    ("timm", {"distillation_token": True, **EXACT}),
+    ("timm", {"num_registers": 2, "prefix_pos_embed": False, "final_norm": "none"}),
+    ("timm", {"pool": "map", "num_registers": 2, "unpooled_class_token": True}),
+    ("timm", {"stem_norm": True, "patch_bias": False, "norm_epsilon": 1e-5, "gelu": "quick"}),
     ("huggingface", {"norm_epsilon": 1e-12, **EXACT}),
     ("huggingface", {"qkv_bias": False, "patch_size": (4, 3), "in_channels": 1}),
     ("huggingface", {"num_classes": None, "representation_dim": 6, **EXACT}),
@@ -44,8 +49,8 @@ def equal(ours, theirs):
 def test_the_same_model_and_the_same_bits(format, fields, tiny, tmp_path):
     model, params = tiny(**fields)
     save_pretrained(tmp_path / "out", model, params, format)
-    size = {"stored_image_size": (8, 12)} if format in FILES else {}
-    loaded = from_pretrained(tmp_path / "out", **size)
+    unsaid = {"stored_image_size": (8, 12), "pool": model.pool} if format in FILES else {}
+    loaded = from_pretrained(tmp_path / "out", **unsaid)
     equal(params, loaded.params)
     for field in ViT.__dataclass_fields__:
         if field not in NOT_THE_FUNCTION:
@@ -114,6 +119,16 @@ REFUSED = [
     ("big_vision", {"pos_embed": "none", "pool": "gap"}, "big_vision' cannot hold pos_embed='none'"),
     ("timm", {"representation_dim": 8}, "timm' has no place for representation/bias, representation/kernel"),
     ("timm", {"norm_epsilon": 1e-12}, "timm' cannot hold norm_epsilon=1e-12: it would be read back as 1e-06"),
+    ("timm", {"patch_bias": False}, "timm' cannot hold patch_bias=False with stem_norm=False"),
+    ("timm", {"stem_norm": True}, "timm' cannot hold patch_bias=True with stem_norm=True"),
+    ("timm", {"distillation_token": True, "num_registers": 1}, "timm' cannot hold num_registers=1 with a distillation"),
+    ("timm", {"distillation_token": True, "norm_epsilon": 1e-5}, "timm' cannot hold norm_epsilon=1e-05"),
+    ("npz", {"num_registers": 1}, "npz' has no place for register_pos, register_tokens"),
+    ("npz", {"gelu": "quick"}, "npz' cannot hold gelu='quick'"),
+    ("npz", {"final_norm": "after_pool"}, "npz' cannot hold final_norm='after_pool'"),
+    ("npz", {"stem_norm": True}, "npz' has no place for stem_norm/bias, stem_norm/scale"),
+    ("npz", {"patch_bias": False}, "npz' cannot hold patch_bias=False"),
+    ("npz", {"prefix_pos_embed": False}, "npz' cannot hold prefix_pos_embed=False"),
     ("timm", {"pos_embed": "relative"}, "timm' has no place for .*"),
     ("huggingface", {"pool": "gap"}, "huggingface' cannot hold pool='gap': it would be read back as 'cls'"),
     ("huggingface", {"representation_dim": 8}, "huggingface' has no place for representation/bias"),

@@ -1,8 +1,8 @@
 """One run that is killed a hundred times, at random moments, ends like one that was never killed.
 
 Every tenth life of the run is a command of its own; the others are forked from a process that has imported everything,
-which saves their time. One in four prepares its batches in worker processes. This test wrote `sigkill.log`: one line for
-each kill.
+which saves their time. One in four prepares its batches in worker processes. This test wrote `sigkill.log`, one line
+per kill.
 """
 
 import multiprocessing
@@ -19,11 +19,11 @@ import pytest
 import tiny
 
 KILLS = 100
-STEPS = 600
+STEPS = 400
 FLAGS = {
     "duration": f"{STEPS} steps",
     "log_every": "1 steps",
-    "eval_every": "5 steps",
+    "eval_every": "10 steps",
     "checkpoint.every": "3 steps",
 }
 LOG = pathlib.Path(__file__).with_name("sigkill.log")

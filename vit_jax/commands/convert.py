@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--format", required=True, type=text, help="npz, big_vision, timm or huggingface")
     option("--name", metavar="FAMILY:VARIANT", type=text, help="model, if IN does not state it, such as vit:B/16")
     option("--num_heads", type=count, metavar="N", help="attention heads, if neither IN nor --name states them")
+    option("--pool", type=text, help="how tokens are pooled, if IN does not state it: cls, gap or map")
+    option("--gelu", type=text, help="form of the GELU, if IN does not state it: exact, tanh or quick")
+    option("--norm_epsilon", type=float, metavar="X", help="epsilon of the norms, if IN does not state it")
     option(
         "--image_size",
         type=height_width,
@@ -54,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.weights import from_pretrained, save_pretrained
 
     check_absent(args.target)
-    fields = {name: getattr(args, name) for name in ("num_heads", "image_size", "num_frames", "num_classes")}
+    names = ("num_heads", "pool", "gelu", "norm_epsilon", "image_size", "num_frames", "num_classes")
+    fields = {name: getattr(args, name) for name in names}
     loaded = from_pretrained(
         args.source,
         args.name,

@@ -168,8 +168,10 @@ def _line_in(path: str, error: BaseException) -> str:
 
 def _mistake(error: BaseException) -> str:
     """Returns in one line what a config file did wrong: an unknown key, a value of another type, or an exception."""
-    pattern = r"^[\"']+(\w+)[\"']+$" if isinstance(error, AttributeError) else r'Key "(.+?)" does not exist'
-    if unknown := re.search(pattern, str(error)):
+    unknown = re.search(r'Key "(.+?)" does not exist', str(error))
+    if isinstance(error, AttributeError):  # reading `config.nothing`
+        unknown = unknown or re.search(r"^[\"']+(\w+)[\"']+$", str(error))
+    if unknown:
         return f"unknown key {unknown[1]!r}{nearest(unknown[1], {part for name in keys() for part in name.split('.')})}"
     if typed := re.search(r"Could not override field '(\w+)'.*?\. (.*) is of original type", str(error)):
         named = [name for name, key in keys().items() if name.split(".")[-1] == typed[1] and key.default is not dict]

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator
 
 from vit_jax.config.families import FAMILIES, module_fields
-from vit_jax.config.forms import Choice, Form, Items, Number, Whole
+from vit_jax.config.forms import SIDES, Choice, Form, Items, Number, Whole
 from vit_jax.config.key import Key
 
 _WIDTH, _HEADS = Whole(1, 65_536), Whole(1, 1_024)
@@ -104,6 +104,16 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
         Choice("auto", "reference", "xla", "cudnn", "chunked", "mosaic", "triton"),
     ),
 }
+
+
+def field_forms() -> dict[str, Form]:
+    """Returns the legal values of the sizes of models, whole numbers and tuples, those of the data included.
+
+    Each module checks the choices of words itself, because they depend on the family.
+    """
+    forms = {name: declared[1] for name, declared in _MODEL_MEANINGS.items() if not isinstance(declared, str)}
+    forms |= {"image_size": SIDES, "in_channels": Whole(1), "num_classes": Whole(1), "num_frames": Whole(1)}
+    return {name: form for name, form in forms.items() if isinstance(form, Whole | Items)}
 
 
 def model_keys() -> Iterator[tuple[str, Key]]:

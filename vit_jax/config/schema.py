@@ -13,6 +13,7 @@ from vit_jax.config.key import Key
 from vit_jax.config.model_keys import model_keys
 
 _BATCH = Whole(1, 2**24)
+_LEARNING_RATE = Number("[0, 1e30]")  # float32 must hold it and its sums
 
 
 def _extra(name: str) -> Key:
@@ -153,19 +154,17 @@ SCHEDULE = {
     "name": Key(
         "cosine", "how the learning rate changes", Choice("constant", "cosine", "linear", "step", "rsqrt", "noam")
     ),
-    "peak": Key(
-        1e-3, "peak learning rate; for noam, the factor that multiplies hidden_dim ** -0.5", Number("[0, inf)")
-    ),
+    "peak": Key(1e-3, "peak learning rate; for noam, the factor that multiplies hidden_dim ** -0.5", _LEARNING_RATE),
     "warmup": Key("0 steps", "duration of the linear warm-up from start to peak", DURATION),
-    "start": Key(0.0, "learning rate at the start of the warm-up; not for noam", Number("[0, inf)")),
-    "end": Key(0.0, "final learning rate of cosine and linear, and of a cool-down", Number("[0, inf)")),
+    "start": Key(0.0, "learning rate at the start of the warm-up; not for noam", _LEARNING_RATE),
+    "end": Key(0.0, "final learning rate of cosine and linear, and of a cool-down", _LEARNING_RATE),
     "cooldown": Key("0 steps", "constant, step, rsqrt, noam: duration of a linear cool-down to end", DURATION),
     "boundaries": Key(
         (),
         "step: durations after which the learning rate is multiplied by step_factor",
         Items(DURATION, "a tuple such as ('30 epochs', '60 epochs')", or_empty=True),
     ),
-    "step_factor": Key(0.1, "step: factor applied at each boundary", Number("(0, inf)")),
+    "step_factor": Key(0.1, "step: factor applied at each boundary", Number("(0, 1e30]")),
     "timescale": Key(
         "10_000 steps", "rsqrt: the learning rate decays as 1 / sqrt(1 + (step - warmup) / timescale)", INTERVAL
     ),

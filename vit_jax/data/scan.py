@@ -114,16 +114,19 @@ def list_classes(
       find: Yields the paths of the examples below a class folder, each beginning with the path of the folder.
 
     Returns:
-      Paths relative to `folder`, sorted within each class, and the number of the class of each.
+      Paths relative to `folder`, sorted by class (as text) and path, and the number of the class of each. The order is
+      that of the ids and of slices, and does not depend on the order of `labels`.
     """
 
     def relative(label: str) -> list[str]:
         start = len(str(folder / label))
         return sorted(label + path[start:] for path in find(folder / label))
 
+    ordered = sorted(labels)
     with ThreadPoolExecutor(THREADS) as pool:
-        files = list(pool.map(relative, labels))
-    numbers = [number for number, found in enumerate(files) for _ in found]
+        files = list(pool.map(relative, ordered))
+    number_of = {label: number for number, label in enumerate(labels)}
+    numbers = [number_of[label] for label, found in zip(ordered, files, strict=True) for _ in found]
     return list(itertools.chain.from_iterable(files)), numbers
 
 

@@ -1,6 +1,5 @@
 """Checks of the data before a run starts: mistakes that would otherwise show after hours, or not at all."""
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,12 +23,15 @@ def check_start(config: Config, data: Any, task: Any) -> None:
     extreme sizes in it.
 
     Raises:
-      UserError: The splits overlap; there is a single class to learn; a batch is larger than the training split; the
-        evaluation transforms are random; or transforms fail or give a wrong size.
+      UserError: The splits overlap or are empty; there is a single class to learn; a batch is larger than the training
+        split; the evaluation transforms are random; or transforms fail or give a wrong size.
     """
     _check_splits(config)
     if not hasattr(data, "train_encoder"):  # text: its batches are divided, and thereby checked, when it is opened
         return
+    for source in (data.train, data.eval):
+        if not len(source):
+            raise UserError(f"{source.name}: split {source.split!r} is empty")
     _check_classes(config, data, task)
     repeats, examples = config.data.repeats, len(data.train)
     if config.batch_size // repeats > examples:
@@ -53,9 +55,12 @@ def start_notes(config: Config, data: Any) -> list[str]:
 
 
 def _check_splits(config: Config) -> None:
-    data = config.data
-    train, evaluation = data.train_split, data.eval_split
-    is_shared = train == evaluation or any(_share(config, *pair) for pair in _same_base(train, evaluation))
+    train, evaluation = config.data.train_split, config.data.eval_split
+    for key, split in (("train_split", train), ("eval_split", evaluation)):
+        parts = _slices(split)
+        if any(_share(config, a, b) for i, a in enumerate(parts) for b in parts[:i]):
+            raise UserError(f"config.data.{key}={split!r} names some examples twice: its slices overlap")
+    is_shared = train == evaluation or any(_share(config, a, b) for a in _slices(train) for b in _slices(evaluation))
     if is_shared:
         base = train.split("[")[0].strip()
         raise UserError(
@@ -65,20 +70,19 @@ def _check_splits(config: Config) -> None:
         )
 
 
-def _same_base(train: str, evaluation: str) -> Iterator[tuple[Slice, Slice]]:
-    """Yields the pairs of slices that are parts of the same split; none for a notation that is not ours."""
+def _slices(split: str) -> list[Slice]:
+    """Returns the slices of a split; none if its notation is not ours, as in a data set of the user's own."""
     try:
-        ours, theirs = ([parse_slice(part) for part in split.split("+")] for split in (train, evaluation))
+        return [parse_slice(part) for part in split.split("+")]
     except UserError:
-        return
-    synonyms = [*map(set, SPLITS.values())]
-    for a, b in itertools.product(ours, theirs):
-        if a.base == b.base or any({a.base, b.base} <= names for names in synonyms):
-            yield a, b
+        return []
 
 
 def _share(config: Config, ours: Slice, theirs: Slice) -> bool:
-    """Returns whether two slices of one split share examples. Opens the whole split if this depends on its size."""
+    """Returns whether two slices share examples. Opens the whole split if this depends on its size."""
+    bases = {ours.base, theirs.base}
+    if len(bases) > 1 and not any(bases <= {*names} for names in SPLITS.values()):
+        return False
     shared = overlap(ours, theirs)
     if shared is None:
         whole = open_split(config, ours.base)

@@ -24,7 +24,7 @@ EXPANSION = 5
 ALLOWANCE = 64 * 2**20
 JSON_SIZE = 4 * 2**20  # in bytes; the config of a model with ImageNet-21k's 21,843 class names has 2 MB
 DIRECTORY_SIZE = 4 * 2**20  # in bytes, of a zip archive's list of members; one of 1,000 tensors has 0.1 MB
-PICKLE_STEPS = 2_000_000  # reads by a pickle's instructions, and items copied by its calls; a tensor takes about 60
+PICKLE_STEPS = 1_000_000  # reads by a pickle's instructions, and items copied by its calls; a tensor takes about 60
 
 _INTEGER_DIGITS = 40
 _NAME_LENGTH = 500

@@ -110,7 +110,8 @@ def _read_shards(index: epath.Path, entry: str | None, shapes_only: bool) -> dic
         raise UserError(f"{index} has no weight_map of tensors to files")
     tensors = {}
     for shard in sorted(set(places.values())):
-        if epath.Path(shard).name != shard or not shard.isprintable() or not (index.parent / shard).exists():
+        is_name = shard and shard.isprintable() and epath.Path(shard).name == shard
+        if not is_name or not (index.parent / shard).exists():
             raise UserError(f"{index} names the shard {shard[:100]!r}, which is not in the same folder")
         found = _read_file(index.parent / shard, entry, shapes_only)
         if repeated := sorted(found.keys() & tensors.keys()):

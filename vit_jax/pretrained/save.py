@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,11 +71,12 @@ def check_absent(path: epath.PathLike) -> None:
 
 def _check_read_back(format: Format, model: Any, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
     """Refuses a model that would be read back as a different one."""
-    told = format.architecture(tensors, config)
-    unsaid = {field: getattr(model, field) for field in format.given if field not in told}
-    if format.positions(tensors) is None:
-        unsaid["image_size"] = model.image_size
-    back = build_model(format.base, **{**unsaid, **told})
+    told = format.implied(config) | format.architecture(tensors, config)
+    told = {field: getattr(model, field) for field in format.given if field not in told} | told
+    told = format.complete(told, tensors) | format.positions(tensors).get(math.prod(model.grid), {})
+    if not format.positions(tensors):
+        told["image_size"] = model.image_size
+    back = build_model(format.base, **told)
     for field in dataclasses.fields(model):
         ours, theirs = getattr(model, field.name), getattr(back, field.name)
         if field.name not in NOT_THE_FUNCTION and ours != theirs:

@@ -149,7 +149,8 @@ def _dtype(value):
 
 def _numpy_dtype(code, *_):
     if not isinstance(code, str) or not re.fullmatch(r"b1|[iufc]\d+", code):
-        raise UserError(f"refused: numpy.dtype({str(code)[:20]!r}), which is not a type of numbers")
+        said = repr(code[:20]) if isinstance(code, str) else type(code).__name__
+        raise UserError(f"refused: numpy.dtype({said}), which is not a type of numbers")
     return np.dtype(code)
 
 

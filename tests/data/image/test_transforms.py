@@ -69,7 +69,7 @@ def test_every_transform_works_by_name_on_grey_and_rgb(name, channels):
         ("", "invalid syntax"),
         (f"random_resize|{NORMALIZE}", "random_resize: missing 2 required positional arguments: 'low' and 'high'"),
         (f"random_resize(320, 256)|{NORMALIZE}", "random_resize: high must be at least low (320), not 256"),
-        (f"random_resize(0, 2.5)|{NORMALIZE}", "random_resize: low must be pixels, above 0, not 0"),
+        (f"random_resize(0, 2.5)|{NORMALIZE}", "random_resize: low must be pixels, above 0 and at most 16,384, not 0"),
         (f"randaugment('rand-q9')|{NORMALIZE}", "(not 'q9')"),
         (f"randaugment('augmix-m3')|{NORMALIZE}", "config must be such as"),
         (f"randaug(magnitude=40)|{NORMALIZE}", "magnitude must be 0 to 30"),
@@ -94,8 +94,10 @@ def test_a_random_chain_without_a_generator_is_refused():
 
 
 def test_a_result_of_another_size_is_refused():
-    with pytest.raises(UserError, match="an image of 10x8 pixels became 10x8, not 8x8: end the crops and resizes"):
-        Preprocessing((8, 8), 3, NORMALIZE)(noise(10, 8), None)
+    for generator, split in ((None, "eval"), (rng(), "train")):
+        message = "an image of 10x8 pixels became 10x8, not 8x8: end the crops and resizes of "
+        with pytest.raises(UserError, match=f"{message}config.data.{split}_transforms="):
+            Preprocessing((8, 8), 3, NORMALIZE)(noise(10, 8), generator)
 
 
 @pytest.mark.parametrize("name", ["center_crop", "random_crop"])

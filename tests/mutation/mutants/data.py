@@ -60,8 +60,8 @@ MUTANTS = {
         ('Image.new("RGBA", image.size, "white")', 'Image.new("RGBA", image.size, "black")'),
     ],
     ("vit_jax/data/pipeline.py", PIPELINE): [
-        ("key=[self.seed & _UINT64, position]", "key=[self.seed & _UINT64, position % len(self.source)]"),
-        ("np.random.default_rng([seed & _UINT64, epoch])", "np.random.default_rng([seed & _UINT64])"),
+        ("key=[self.seed, position]", "key=[self.seed, position % len(self.source)]"),
+        ("np.random.default_rng([seed, epoch])", "np.random.default_rng([seed])"),
         ("[place // self.repeats]", "[place]"),
         ("self.process_index * share\n", "0\n"),
         ("batch[\"id\"][len(real) * views :] = -1", "pass"),

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.image.arguments import (
+    LARGEST_SIDE,
     METHODS,
     Size,
     Transform,
@@ -22,6 +23,7 @@ from vit_jax.data.image.arguments import (
     check_range,
     check_size,
     is_number,
+    is_side,
 )
 from vit_jax.errors import UserError
 
@@ -92,7 +94,7 @@ class RandomResize(Transform):
     def __post_init__(self):
         for name in ("low", "high"):
             side = getattr(self, name)
-            check(isinstance(side, int) and not isinstance(side, bool) and side > 0, name, side, "pixels, above 0")
+            check(is_side(side), name, side, f"pixels, above 0 and at most {LARGEST_SIDE:,}")
         check(self.low <= self.high, "high", self.high, f"at least low ({self.low})")
         check(isinstance(self.inverse, bool), "inverse", self.inverse, "True or False")
         check_method(self.method, self.antialias)
@@ -161,7 +163,7 @@ class RandomCrop(Transform):
 
     def __post_init__(self):
         check_size(self.size)
-        check(isinstance(self.padding, int) and self.padding >= 0, "padding", self.padding, "pixels, 0 or more")
+        check(self.padding == 0 or is_side(self.padding), "padding", self.padding, f"from 0 to {LARGEST_SIDE:,} pixels")
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = _pair(self.size)

@@ -236,7 +236,7 @@ def _kind(file: str) -> str:
 
 
 def _in_order(file: str) -> list[str | int]:
-    return [int(part) if index % 2 else part for index, part in enumerate(_NUMBER.split(file))]
+    return [int(part) if index % 2 else part for index, part in enumerate(_NUMBER.split(file.lower()))]
 
 
 class ArrayVideo:

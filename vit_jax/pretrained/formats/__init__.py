@@ -9,7 +9,7 @@ import flax.linen as nn
 from vit_jax.errors import UserError
 from vit_jax.pretrained.names import Config, Format, listed
 
-FAMILIES = ("vit", "vit_google", "tnt", "timesformer")  # modules of this package
+FAMILIES = ("vit_timm", "vit_huggingface", "dino", "vit_google", "tnt", "timesformer")  # modules of this package
 
 
 @functools.cache
@@ -50,6 +50,8 @@ def recognise(
         if wrapper and wrapper in prefix and format.recognise([wrapper + name for name in names], config):
             return format
     known = [format for format in formats() if format.recognise(names, config)]
+    if not known and "architecture" in config and "model_type" not in config:
+        raise UserError(f"timm's {config['architecture']!r} is not supported, only its ViT, DeiT and TNT")
     found = [format for format in known if family in (None, format.base.partition(":")[0])]
     if len(found) == 1:
         return found[0]
