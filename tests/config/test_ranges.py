@@ -86,8 +86,9 @@ def set_and_resolve(name, value):
     durations = {"total_steps": plan.total, "steps_per_epoch": plan.steps_per_epoch}
     rate = make_schedule(section, **durations, hidden_dim=64)
     Durations.of(section, **durations)
-    for step in (0, plan.total - 1):
-        assert float(rate(step)) >= 0
+    if name.startswith("optimizer.schedule."):
+        for step in (0, plan.total - 1):
+            assert float(rate(step)) >= 0
 
 
 def check_value(name, value):

@@ -161,9 +161,9 @@ def test_evaluation_transforms_that_are_random_or_give_a_wrong_size_are_refused(
     line = refused(flat, data__eval_transforms=f"flip|{PLAIN}")
     assert line.startswith("evaluation transforms must be deterministic: remove flip from")
     line = refused(flat, data__eval_transforms="resize(9)|normalize(mean=0.5, std=0.5)")
-    assert line.startswith("config.data.eval_transforms: a 8x8 image became 9x9, not 8x8")
+    assert line.startswith("config.data.eval_transforms: an image of 8x8 pixels became 9x9, not 8x8")
     line = refused(flat, data__train_transforms="resize(9)|normalize(mean=0.5, std=0.5)")
-    assert line.startswith("config.data.train_transforms: a 8x8 image became 9x9, not 8x8")
+    assert line.startswith("config.data.train_transforms: an image of 8x8 pixels became 9x9, not 8x8")
 
 
 @pytest.mark.parametrize("size", [(7, 30), (30, 7), (6, 60)])
@@ -174,7 +174,7 @@ def test_one_image_too_small_for_the_transforms_is_found_among_many(flat, size):
     write(flat, {"dog": 1}, size=size)
     options = {"data__train_split": "train[:39]", "data__eval_split": "train[39:]"}
     in_training = refused(flat, data__train_transforms=crop, data__eval_transforms=PLAIN, **options)
-    assert f"{size[1]}x{size[0]} image is smaller than 8x8" in in_training
+    assert f"the image ({size[1]}x{size[0]}) is smaller than 8x8" in in_training
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ class Number:
 
     def __str__(self) -> str:
         low, high, with_low, with_high = self._limits()
+        if self.interval[0] + self.interval[-1] == "[]":
+            return f"from {low:g} to {high:g}{_special(self.zero)}"
         parts = []
         if low > -math.inf:
             parts.append(f"{'at least' if with_low else 'above'} {low:g}")
