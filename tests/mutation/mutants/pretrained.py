@@ -5,8 +5,13 @@ DEFAULTS = "tests/pretrained/test_pretrained_defaults.py"
 MUTANTS = {
     ("vit_jax/pretrained/formats/vit.py", DEFAULTS): [
         ('config.get("layer_norm_eps", 1e-12)', 'config.get("layer_norm_eps", 1e-6)'),
-        ('"norm_epsilon": 1e-6,\n        **resnet', '"norm_epsilon": 1e-5,\n        **resnet'),
-        ('== "gelu_tanh" else "exact"', '== "gelu_tanh" else "tanh"'),
+    ],
+    ("vit_jax/pretrained/formats/timm_models.py", DEFAULTS + " tests/pretrained/test_timm.py"): [
+        ("EPSILON = 1e-6", "EPSILON = 1e-5"),
+        ('default = pretrained_cfg(config).get("global_pool") or "token"', 'default = "token"'),
+        ('_implied(_ACTIVATIONS, name, "gelu")', '"gelu"'),
+        (', "pool_include_prefix", "dynamic_img_pad"', ', "pool_include_prefix"'),
+        ('(config.get("model_args") or {}).get("img_size") or pretrained_cfg', "pretrained_cfg"),
     ],
     ("vit_jax/pretrained/formats/vit_google.py", DEFAULTS): [
         ('"gelu": "tanh",\n        "norm_epsilon": 1e-6', '"gelu": "exact",\n        "norm_epsilon": 1e-6'),
