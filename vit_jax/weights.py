@@ -8,10 +8,12 @@ A *source* is a weight file, a folder with a `config.json`, a workdir, or one of
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
@@ -24,7 +26,7 @@ from vit_jax.models import build_model
 from vit_jax.models.from_image import image_model
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.pretrained.fit import fit, initial_values
-from vit_jax.pretrained.names import Params, Size, shapes_of
+from vit_jax.pretrained.names import Params, Size, pair, shapes_of
 from vit_jax.pretrained.preprocessing import Recipe
 from vit_jax.pretrained.report import Report
 from vit_jax.pretrained.save import save
@@ -180,6 +182,7 @@ def start_from(
     labels: tuple[str, ...],
     *,
     image_size: Size | None = None,
+    transforms: Mapping[str, str | None] = MappingProxyType({}),
     trust: bool = False,
 ) -> tuple[Params, list[str]]:
     """Fills the initial parameters of a run from `config.init_from`; returns the new tree and lines to print.
@@ -192,6 +195,8 @@ def start_from(
       params: Initial parameters. Their values are used only for a head that is not loaded.
       labels: Names of the run's classes.
       image_size: `config.init_image_size`: the image size at which a bare file was trained.
+      transforms: Chains of transforms by their keys in `config.data`; a line says where they normalize otherwise than
+        the source.
       trust: Whether to import code outside vit_jax that the checkpoint in a workdir names.
 
     Raises:
@@ -202,8 +207,9 @@ def start_from(
         stored, run = _open(path, known, trust)
         keep_head = None if run is None else tuple(run.labels) == tuple(labels)
         filled, report = _fill(stored, model, params, keep_head, config_key)
+        lines = report.lines() + _other_normalization(stored, model, transforms)
     origin = path if run is None else f"{path}, step {run.step}"
-    return filled, [f"from {origin}: {line}" for line in report.lines()]
+    return filled, [f"from {origin}: {line}" for line in lines]
 
 
 def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stored, Any]:
@@ -247,6 +253,40 @@ def _fill(
     )
 
 
+def _other_normalization(stored: Stored, model: Any, transforms: Mapping[str, str | None]) -> list[str]:
+    """Returns a line for each chain that normalizes by another mean and std than that of the source."""
+    try:
+        theirs = _normalization(stored.preprocessing(model.image_size) if hasattr(model, "image_size") else None, model)
+    except UserError:  # the source's preprocessing cannot be expressed: the config had to give another
+        return []
+    lines = []
+    for key, chain in transforms.items():
+        ours = _normalization(chain, model)
+        if ours and theirs and not np.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            numbers = [[_brief(x) for x in pair] for pair in (ours, theirs)]
+            lines.append(
+                f"config.data.{key} normalizes with mean={numbers[0][0]}, std={numbers[0][1]}, but the weights were "
+                f"trained with mean={numbers[1][0]}, std={numbers[1][1]}"
+            )
+    return lines
+
+
+def _normalization(chain: str | None, model: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns mean and std of a chain, one number per channel; None if there is no chain."""
+    if not chain or model.in_channels not in (1, 3):
+        return None
+    steps = Preprocessing(model.image_size, model.in_channels, chain).steps
+    normalize = next(step for step in steps if isinstance(step, Normalize))
+    mean, std = (np.broadcast_to(x, model.in_channels) for x in (normalize.mean, normalize.std))
+    return mean, std
+
+
+def _brief(numbers: np.ndarray) -> str:
+    """Returns one number if all channels share it."""
+    values = [f"{x:.4g}" for x in numbers]
+    return values[0] if len(set(values)) == 1 else f"({', '.join(values)})"
+
+
 def _like(model: nn.Module) -> tuple[nn.Module, ...]:
     """Returns the models whose weights `model` may be filled from."""
     return (model, image_model(model)) if isinstance(model, TimeSformer) else (model,)
@@ -274,15 +314,18 @@ def _recipe(preprocessing: Any) -> Recipe | None:
     resize, *crop, normalize = preprocessing.steps if len(preprocessing.steps) > 1 else (None, None)
     if not isinstance(resize, Resize) or not resize.antialias or not isinstance(normalize, Normalize):
         return None
-    side = resize.size if isinstance(resize.size, int) else None
-    is_squashed = not crop and resize.size == preprocessing.image_size
-    is_cropped = crop == [CenterCrop(preprocessing.image_size)] and side is not None
-    if not is_squashed and not is_cropped:
+    size, whole = preprocessing.image_size, resize.size or preprocessing.image_size
+    scaled, cover = pair(whole), resize.cover or isinstance(whole, int)
+    if len(crop) > 1 or any(not isinstance(step, CenterCrop) or pair(step.size or size) != size for step in crop):
+        return None
+    if not crop and (cover or scaled != size):
         return None
     return Recipe(
-        image_size=preprocessing.image_size,
+        image_size=size,
         channels=preprocessing.channels,
-        shorter_side=side,
+        scaled=scaled,
+        cover=cover,
+        rounding=crop[0].rounding if crop else "even",
         method=resize.method,
         mean=normalize.mean,
         std=normalize.std,

@@ -68,17 +68,35 @@ def test_big_vision_takes_a_class_token_without_a_position(tiny, tmp_path):
     equal(params, from_pretrained(tmp_path / "out", stored_image_size=(8, 12)).params)
 
 
+CROPPED = {
+    "timm": preprocessing.cropped((9, 13), "bicubic", (0.4, 0.5, 0.6), 0.25),
+    "huggingface": preprocessing.cropped(13, "bicubic", (0.4, 0.5, 0.6), 0.25, crop="center_crop(rounding='down')"),
+}
+
+
 @pytest.mark.parametrize("format", FOLDERS)
 def test_labels_and_preprocessing_go_with_a_folder(format, tiny, tmp_path):
     model, params = tiny(**EXACT)
     for i, chain in enumerate([
-        preprocessing.cropped(9, "bicubic", (0.4, 0.5, 0.6), 0.25),
+        CROPPED[format],
         preprocessing.squashed("bilinear", 0.5, 0.5),
     ]):  # fmt: skip
         ours = Preprocessing((8, 12), 3, chain)
         notes = save_pretrained(tmp_path / f"{i}", model, params, format, labels=LABELS, preprocessing=ours)
         loaded = from_pretrained(tmp_path / f"{i}")
         assert (loaded.labels, loaded.preprocessing, notes) == (LABELS, ours, ())
+
+
+@pytest.mark.parametrize("format", FOLDERS)
+def test_a_crop_that_a_format_rounds_otherwise_is_said(format, tiny, tmp_path):
+    model, params = tiny(**EXACT)
+    mine, theirs = {"timm": ("down", "even"), "huggingface": ("even", "down")}[format]
+    ours = Preprocessing((8, 12), 3, CROPPED[format].replace(f"(rounding={theirs!r})", "").replace(
+        "center_crop", f"center_crop(rounding={mine!r})"
+    ))  # fmt: skip
+    notes = save_pretrained(tmp_path / "x", model, params, format, preprocessing=ours)
+    assert notes == (f"format {format!r} rounds an odd margin of center_crop {theirs!r}: some crops shift by a pixel",)
+    assert from_pretrained(tmp_path / "x").preprocessing.transforms == CROPPED[format]
 
 
 @pytest.mark.parametrize("format", [*FILES, *FOLDERS])

@@ -101,7 +101,9 @@ def test_both_bring_the_preprocessing_of_their_evaluation(tnt, authors_file):
     path = authors_file(model, params)
     loaded = from_pretrained(path, **UNSAID)
     assert loaded.preprocessing is not None
-    assert loaded.preprocessing.transforms == "resize(8, method='bicubic')|center_crop|normalize(mean=0.5, std=0.5)"
+    assert loaded.preprocessing.transforms == (
+        "resize((8, 13), method='bicubic', cover=True)|center_crop|normalize(mean=0.5, std=0.5)"
+    )
     resized = from_pretrained(path, **{**UNSAID, "image_size": (224, 224)}, stored_image_size=(8, 12))
     assert resized.report.resized == ["pos_embed"]
     assert resized.preprocessing is not None

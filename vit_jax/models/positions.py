@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-METHODS = ("bicubic", "bicubic_plain", "zoom", "nearest")
+METHODS = {  # how `resample` works, for reports
+    "bicubic": "bicubic interpolation with antialiasing",
+    "bicubic_plain": "bicubic interpolation without antialiasing",
+    "bicubic_dino": "bicubic interpolation without antialiasing, at DINO's scale of (new + 0.1) / old",
+    "zoom": "linear interpolation between fixed corners",
+    "nearest": "taking the nearest",
+}
 CLASS_POSITION = ("cls_pos", ())  # the learned position of a class token, as `token_positions` takes it
 
 
@@ -118,7 +124,9 @@ def resample(
 
     - `bicubic`: Keys's kernel with a = -0.5 and antialiasing (timm: torch's `interpolate` with `antialias=True`;
       Pillow).
-    - `bicubic_plain`: a = -0.75 without antialiasing (Hugging Face ViT, DINO, DeiT: torch's `interpolate`).
+    - `bicubic_plain`: a = -0.75 without antialiasing (Hugging Face ViT, DeiT, MAE: torch's `interpolate`).
+    - `bicubic_dino`: the same at the scale (new + 0.1) / old instead of new / old (DINO, iBOT, DINOv2 without
+      registers). Their code passes it as `scale_factor`, so that rounding cannot lose a row; it shifts every position.
     - `zoom`: linear, with the corners kept in place (google-research, big_vision: `scipy.ndimage.zoom` of order 1).
       Deviation: at some sizes (8 to 26) rounding makes SciPy write zeros into the last row and column, and we do not.
     - `nearest`: value i of n is the old value floor(i * old / n) (TimeSformer: torch's `interpolate`).
@@ -154,8 +162,8 @@ def _zoom(old: int, new: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old)))
 
 
-def _bicubic_plain(old: int, new: int) -> np.ndarray:
-    places = (np.arange(new) + 0.5) * old / new - 0.5
+def _bicubic_plain(old: int, new: int, extra: float = 0.0) -> np.ndarray:
+    places = (np.arange(new) + 0.5) * old / (new + extra) - 0.5
     weights = np.zeros((new, old))
     for tap in range(-1, 3):  # two values on each side, the border being repeated
         taken = np.floor(places).astype(int) + tap
@@ -166,4 +174,9 @@ def _bicubic_plain(old: int, new: int) -> np.ndarray:
     return weights
 
 
-_WEIGHTS = {"bicubic_plain": _bicubic_plain, "zoom": _zoom, "nearest": _nearest}
+_WEIGHTS = {
+    "bicubic_plain": _bicubic_plain,
+    "bicubic_dino": functools.partial(_bicubic_plain, extra=0.1),
+    "zoom": _zoom,
+    "nearest": _nearest,
+}

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_jax.errors import UserError
 from vit_jax.models.from_image import from_image_params, image_model, origin_of
-from vit_jax.models.positions import resample
+from vit_jax.models.positions import METHODS, resample
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.models.vit import ViT
 from vit_jax.pretrained.names import NOT_THE_FUNCTION, Params, listed
@@ -68,7 +68,10 @@ def fit(
         for field, (ours, theirs) in _differences(stored.model, model).items()
         if field in stored.fields and field not in (*_SIZES, *_REPLACEABLE.values())
     )
-    return params, Report(stored.format, (*rows, *stored.skipped), (*stored.notes, *notes, *[_FROM_IMAGE] * is_video))
+    notes = (*stored.notes, *notes, *[_FROM_IMAGE] * is_video)
+    if any(row.status == "resized" for row in rows):
+        notes += (f"positions were resampled by {METHODS['nearest' if is_video else stored.resample]}",)
+    return params, Report(stored.format, (*rows, *stored.skipped), notes)
 
 
 def initial_values(model: Any, paths: Sequence[str]) -> Mapping[str, Any]:

@@ -6,9 +6,9 @@ transposes, splits, joins and reshapes, so it loses no bits, and it maps gradien
 function that takes a model and returns a list of rules. A table may name parameters that the model lacks (a bias, a
 layer scale, the head): rules for missing parameters are ignored.
 
-Each family has a module in `formats/` (`formats/vit.py` is the example), whose tuple `FORMATS` holds one `Format` per
-file format. Nothing else in the package knows the name of a tensor. To add a family, write its module and list it in
-`FAMILIES` (`formats/__init__.py`).
+Each family has modules in `formats/` (`formats/vit_huggingface.py` is the example), whose tuples `FORMATS` hold one
+`Format` per file format. Nothing else in the package knows the name of a tensor. To add a family, write its module and
+list it in `FAMILIES` (`formats/__init__.py`).
 
 `to_params` and `to_tensors` apply a format to whole trees. They refuse tensors that are missing, left over or of the
 wrong shape.
@@ -33,7 +33,6 @@ NOT_THE_FUNCTION = (
     *("dropout_rate", "attention_dropout_rate", "drop_path_rate", "head_bias_init", "layer_scale_init", "weight_init"),
     *("scan_layers", "remat", "attention_kernel", "dtype", "param_dtype", "parent", "name"),
 )
-_ACTIVATIONS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
 
 Size = tuple[int, int]  # (height, width) in pixels
 Tensors = Mapping[str, np.ndarray]
@@ -70,11 +69,15 @@ class Format:
         if it stores none. Where other tokens may have positions too, there are several readings, and each maps its
         number of patches to the fields that it implies.
       preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
-      resample: How the authors resample positions: a method of `models.positions.resample`.
+      resample: How the authors resample positions: a method of `models.positions.resample`, or a function that returns
+        it, given the tensors with their values and the config.
+      notes: Returns lines for the report, given the tensors and the config.
       config: Returns the `config.json` from which a reader can rebuild the model; None if the format has none.
       container: `npz` (one file) or `folder` (`config.json` and `model.safetensors`); None if the format is read-only.
       normalise: Renames and reshapes the tensors of other versions of the format to those of the table.
       ignored: Regular expression for tensors outside the table that the model does not need.
+      wrapper: Prefix of all names in the authors' files. Files of another family with the same tensors may have it too:
+        the format is recognised by it only if the caller wants its family.
     """
 
     name: str
@@ -87,13 +90,15 @@ class Format:
     given: tuple[str, ...]
     positions: Callable[[Tensors], Mapping[int, dict[str, Any]]]
     preprocessing: Callable[[Size, Config], str | None]
-    resample: str
+    resample: str | Callable[[Tensors, Config], str]
     implied: Callable[[Config], dict[str, Any]] = lambda config: {}
     complete: Callable[[dict[str, Any], Tensors], dict[str, Any]] = lambda fields, tensors: fields
+    notes: Callable[[Tensors, Config], tuple[str, ...]] = lambda tensors, config: ()
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None
     normalise: Callable[[Tensors], Tensors] = lambda tensors: tensors
     ignored: str = r"(?!)"
+    wrapper: str | None = None
 
 
 # rules: layouts
@@ -288,23 +293,6 @@ def shape(tensors: Tensors, name: str, rank: int) -> tuple[int, ...]:
 def pair(size: int | Sequence[int]) -> Size:
     """Returns (height, width) for what a config gives as one number or two."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def read_gelu(config: Config) -> str:
-    """Returns the `gelu` that corresponds to `hidden_act` in Hugging Face's config.json.
-
-    Raises:
-      UserError: `hidden_act` is not a GELU.
-    """
-    activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        raise UserError(f"config.json: hidden_act {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[activation]
-
-
-def write_gelu(gelu: str) -> str:
-    """Returns the `hidden_act` that corresponds to this `gelu`."""
-    return next(activation for activation, meant in _ACTIVATIONS.items() if meant == gelu)
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

@@ -14,6 +14,7 @@ from vit_jax.errors import UserError
 from vit_jax.pretrained import torch_pickle
 from vit_jax.pretrained.names import listed
 
+PREPROCESSORS = ("preprocessor_config", "video_preprocessor_config")  # names of files, without .json
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _STATES = ("model", "model_state", "state_dict")  # entries under which training scripts save the weights
 _SAFETENSORS = {
@@ -28,7 +29,7 @@ _SAFETENSORS = {
 
 
 class File(NamedTuple):
-    """Tensors by name, and the folder's `config.json`, with its preprocessor config as `preprocessor_config`."""
+    """Tensors by name, and the folder's `config.json`, with its other configs under the names of `PREPROCESSORS`."""
 
     tensors: dict[str, np.ndarray]
     config: dict[str, Any]
@@ -58,8 +59,9 @@ def read(path: epath.PathLike, entry: str | None = None, *, shapes_only: bool = 
 
 def _read_folder(path: epath.Path, entry: str | None, shapes_only: bool) -> File:
     config = _read_json(path / "config.json")
-    if (path / "preprocessor_config.json").exists():
-        config["preprocessor_config"] = _read_json(path / "preprocessor_config.json")
+    for name in PREPROCESSORS:
+        if (path / f"{name}.json").exists():
+            config[name] = _read_json(path / f"{name}.json")
     for name in _WEIGHTS:
         if (path / name).exists():
             return File(_read_file(path / name, entry, shapes_only), config)
@@ -161,9 +163,6 @@ def _read_safetensors(file: IO[bytes], shapes_only: bool) -> dict[str, np.ndarra
 def _read_torch(file: IO[bytes], entry: str | None, shapes_only: bool) -> dict[str, np.ndarray]:
     state = _find_state(torch_pickle.load(file), entry)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch_pickle.Tensor)}
-    for prefix in ("module.", "_orig_mod."):  # added by torch's DataParallel and compile
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     if shapes_only:
         return {name: _zeros(value.shape, value.storage.dtype) for name, value in tensors.items()}
     return {name: value.numpy() for name, value in tensors.items()}

@@ -17,6 +17,7 @@ from vit_jax.pretrained.formats import recognise
 from vit_jax.pretrained.names import Config, Format, Size, Tensors, shapes_of, to_params
 from vit_jax.pretrained.readers import read
 from vit_jax.pretrained.report import Row
+from vit_jax.pretrained.wrappers import unwrapped
 
 _NAMED = ("hidden_dim", "mlp_dim", "num_layers", "num_heads", "patch_size")  # the sizes that a variant's name implies
 _UNNAMED = ("pool", "gelu", "norm_epsilon")  # what it does not imply
@@ -110,6 +111,7 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
         params = flatten_dict(to_params(format, model, tensors, shapes), sep="/")
         needed = {tensor for rule in format.rules(model) if rule.ours for tensor in rule.theirs}
         grid = "x".join(map(str, model.grid))
+        assumed = [f"positions: assumed to lie on a {grid} grid, which the file does not say"] if is_assumed else []
         return Stored(
             format=format.name,
             base=format.base,
@@ -117,9 +119,9 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
             model=model,
             params=params,
             shapes=shapes,
-            resample=format.resample,
+            resample=format.resample if isinstance(format.resample, str) else format.resample(tensors, config),
             skipped=tuple(Row("skipped", name, x.shape, None) for name, x in tensors.items() if name not in needed),
-            notes=(f"positions: assumed to lie on a {grid} grid, which the file does not say",) if is_assumed else (),
+            notes=(*assumed, *format.notes(tensors, config)),
             labels=_labels(config, model.num_classes),
             preprocessing=lambda image_size: format.preprocessing(image_size, config),
         )
@@ -162,7 +164,9 @@ def naming(path: epath.PathLike) -> Iterator[None]:
 
 def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, Tensors, dict[str, Any]]:
     """Returns the format, the tensors under its names, and every field but perhaps `image_size`."""
-    format = recognise(tensors.keys(), config, known.name and known.name.partition(":")[0])
+    tensors, prefix = unwrapped(tensors)
+    family = known.name and known.name.partition(":")[0]
+    format = recognise(tensors.keys(), config, family, prefix=prefix, wanted=_wanted(known), option=known.option)
     variant = model_like(format.model, known.like)
     tensors = format.normalise(tensors)
     implied = {field: value for field, value in format.implied(config).items() if field not in known.fields}
@@ -179,6 +183,12 @@ def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, T
             )
         fields[field] = known.fields.get(field, getattr(variant, field, None))
     return format, tensors, format.complete(fields, tensors)
+
+
+def _wanted(known: Known) -> str | None:
+    """Returns "timesformer" if the caller gave a field that only videos have, or a model that does not mix frames."""
+    is_video = "num_frames" in known.fields or any(getattr(x, "attention_type", "") == "space_only" for x in known.like)
+    return "timesformer" if is_video else None
 
 
 def model_like(family: type, like: Sequence[nn.Module]) -> Any:

@@ -111,7 +111,7 @@ def _positions(tensors: Tensors, names: Names) -> dict[int, dict[str, Any]]:
 def _preprocessing(image_size: Size, config: Config) -> str:
     """Returns what config.json says; without one, the chain with which both codebases evaluate every TNT."""
     said = preprocessing.from_timm(config, image_size)
-    return said or preprocessing.cropped(preprocessing.timm_side(image_size, CROP), "bicubic", MEAN, STD)
+    return said or preprocessing.cropped(preprocessing.timm_size(image_size, CROP), "bicubic", MEAN, STD)
 
 
 # timm

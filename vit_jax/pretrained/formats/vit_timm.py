@@ -11,7 +11,7 @@ import numpy as np
 from vit_jax.errors import UserError
 from vit_jax.models.vit import VARIANTS, ViT
 from vit_jax.pretrained import preprocessing
-from vit_jax.pretrained.formats import resnet, timm_models
+from vit_jax.pretrained.formats import dino, resnet, timm_models
 from vit_jax.pretrained.names import (
     Config,
     Format,
@@ -181,7 +181,9 @@ TIMM = Format(
     variants=tuple(VARIANTS),
     base="vit:B/16",
     recognise=lambda names, config: (
-        {"blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= set(names) and "time_embed" not in names
+        {"blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= set(names)
+        and "time_embed" not in names
+        and ("mask_token" not in names or bool(config))  # without a config, DINOv2's
     ),
     architecture=_architecture,
     rules=_rules,
@@ -190,7 +192,7 @@ TIMM = Format(
     complete=_with_class_token,
     positions=_positions,
     preprocessing=lambda image_size, config: preprocessing.from_timm(config, image_size),
-    resample="bicubic",
+    resample=dino.resample_bare,
     config=_config,
     container="folder",
 )
