@@ -155,7 +155,7 @@ def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, T
     """Returns the format, the tensors under its names, and every field but perhaps `image_size`."""
     tensors, prefix = unwrapped(tensors)
     family = known.name and known.name.partition(":")[0]
-    format = recognise(tensors.keys(), config, family, prefix=prefix, wanted=_wanted(known))
+    format = recognise(tensors.keys(), config, family, prefix=prefix, wanted=_wanted(known), option=known.option)
     variant = model_like(format.model, known.like)
     tensors = format.normalise(tensors)
     implied = {field: value for field, value in format.implied(config).items() if field not in known.fields}
