@@ -41,7 +41,7 @@ def tensors(dtype: Any = np.float32) -> dict[str, np.ndarray]:
 
 
 CONFIG = {
-    "architecture": "vit_tiny_patch4_12",
+    "architecture": "vit_base_patch16_224",
     "num_classes": 5,
     "global_pool": "token",
     "pretrained_cfg": {
