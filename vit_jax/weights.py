@@ -7,6 +7,7 @@ A *source* is a weight file, a folder with a `config.json`, a workdir, or one of
     logits = loaded.model.apply({"params": loaded.params}, images, train=False)
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -105,10 +106,12 @@ def from_pretrained(
     if chain is None:
         note = "preprocessing: the file does not say it. Give preprocessing=, a chain of transforms"
         report = dataclasses.replace(report, notes=(*report.notes, note))
+    with contextlib.nullcontext() if preprocessing else naming(path):
+        preprocess = _preprocessing(model, chain, encoder)
     return Pretrained(
         model=model,
         params=params,
-        preprocessing=_preprocessing(model, chain, encoder),
+        preprocessing=preprocess,
         labels=stored.labels if model.num_classes == stored.model.num_classes else (),
         report=report,
     )
