@@ -139,7 +139,7 @@ def test_colours_of_a_palette_and_of_a_lab_image():
         image.putpalette([0, 0, 0, 40, 80, 120])
         image.info["transparency"] = transparency
         assert np.abs(np.subtract(to_channels(image, 3).getpixel((0, 0)), wanted)).max() <= 1
-    assert to_channels(Image.new("LAB", (1, 1), (255, 0, 0)), 3).getpixel((0, 0)) == (255, 255, 255)
+    assert to_channels(Image.new("LAB", (1, 1), (255, 128, 128)), 3).getpixel((0, 0)) == (255, 255, 255)
     key = Image.new("RGB", (1, 1), (1, 2, 3))
     key.info["transparency"] = (1, 2, 3)
     assert to_channels(key, 3).getpixel((0, 0)) == (255, 255, 255)
