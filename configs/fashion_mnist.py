@@ -10,7 +10,7 @@ work.
 from vit_jax.config import Config, default_config
 
 
-def get_config(arg: str = "") -> Config:
+def get_config() -> Config:
     config = default_config()
     config.batch_size = 128
     config.duration = "20 epochs"

@@ -15,6 +15,7 @@ lies in the middle of this range.
 """
 
 from vit_jax.config import Config, default_config
+from vit_jax.errors import UserError
 
 
 def get_config(arg: str = "") -> Config:
@@ -27,6 +28,8 @@ def get_config(arg: str = "") -> Config:
     config.data.train_split = "train"
     config.data.eval_split = "val"
     if arg:
+        if not arg.isdecimal():
+            raise UserError(f"configs/finetune.py:{arg}: the argument is the image size in pixels, such as 384")
         config.data.image_size = (int(arg), int(arg))
 
     config.optimizer.name = "sgd"

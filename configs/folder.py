@@ -8,10 +8,17 @@ a trained model, add `--config.init_from=WORKDIR`.
 """
 
 from vit_jax.config import Config, default_config
+from vit_jax.errors import UserError
 
 
 def get_config(arg: str = "") -> Config:
-    variant, _, size = (arg or "B/16,224").partition(",")
+    variant, _, size = arg.partition(",")
+    variant, size = variant or "B/16", size or "224"
+    if not size.isdecimal():
+        raise UserError(
+            f"configs/folder.py:{arg}: the argument is VARIANT,SIZE with the size in pixels, such as S/16,64"
+        )
+    pixels = int(size)
     config = default_config()
     config.batch_size = 64
     config.duration = "30 epochs"
@@ -23,10 +30,10 @@ def get_config(arg: str = "") -> Config:
     config.data.name = "folder"
     config.data.train_split = "train"
     config.data.eval_split = "val"
-    config.data.image_size = (int(size or 224),) * 2
+    config.data.image_size = (pixels, pixels)
     config.data.channels = 3
     config.data.train_transforms = "random_resized_crop|flip|randaug(2, 0)|normalize(mean=0.5, std=0.5)"
-    config.data.eval_transforms = f"resize({int(size or 224) * 8 // 7})|center_crop|normalize(mean=0.5, std=0.5)"
+    config.data.eval_transforms = f"resize({pixels * 8 // 7})|center_crop|normalize(mean=0.5, std=0.5)"
 
     config.optimizer.schedule.peak = 3e-4
     config.optimizer.schedule.warmup = "2 epochs"

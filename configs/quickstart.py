@@ -8,7 +8,7 @@ Accuracy on the 355 test images: between 96.9 and 98.9 % over five seeds, after 
 from vit_jax.config import Config, default_config
 
 
-def get_config(arg: str = "") -> Config:
+def get_config() -> Config:
     config = default_config()
     config.batch_size = 128
     config.duration = "100 epochs"

@@ -185,6 +185,7 @@ def test_the_generated_reference_is_complete():
     for name, key in schema.keys().items():
         assert f"| `{name}` |" in reference
         assert key.meaning.replace("<", "&lt;").replace("|", "\\|") in reference
+        assert f"| {key.values} |" in reference
     commands = generate.generated((ROOT / "docs" / "reference" / "commands.md").read_text())
     for name in command_line.COMMANDS:
         assert f"## {name}\n" in commands

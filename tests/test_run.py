@@ -1,9 +1,12 @@
 """`Run`: it predicts inputs as they arrive, evaluates, computes features, exports, and starts a fine-tuning run."""
 
 import contextlib
+import dataclasses
 import io
 import json
+import pathlib
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -107,8 +110,57 @@ def test_an_input_that_cannot_be_read_raises_or_is_given_in_its_place(trained):
 
 
 def test_an_option_that_the_task_has_not_is_named(trained):
-    with pytest.raises(UserError, match="--beam_size does not apply to a checkpoint of classification"):
+    with pytest.raises(UserError, match="beam_size does not apply to classification"):
         next(trained.predict(digits(trained, 1), beam_size=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top": 0}, "top must be at least 1, got 0"),
+        ({"average_views": "logit"}, "unknown average_views .logit.; did you mean .logits."),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
+        ({"per_frame": True}, "per_frame applies to videos; this model takes images"),
+    ],
+)
+def test_a_value_that_is_not_legal_is_refused(trained, options, message):
+    with pytest.raises(UserError, match=message):
+        next(trained.predict(digits(trained, 1), **options))
+
+
+def test_one_input_alone_is_refused(trained):
+    for alone in (digits(trained, 1)[0], "image.png", pathlib.Path("image.png"), b"bytes", 3, None):
+        with pytest.raises(UserError, match=f"takes a list .* of images, got one {type(alone).__name__}"):
+            next(trained.predict(alone))
+
+
+@pytest.mark.parametrize("other", ["image.png", pathlib.Path("image.png"), np.zeros((8, 8), np.uint8), None, ["x"]])
+def test_an_input_of_another_kind_is_named(trained, other):
+    (image,) = digits(trained, 1)
+    message = f"input 1 is of type {type(other).__name__}, but must be a PIL image, such as Image.open"
+    with pytest.raises(UserError, match=message):
+        list(trained.predict([image, other]))
+    first, error, last = trained.predict([image, other, image], on_error="yield")
+    assert str(error).startswith(message)
+    assert first == last
+
+
+def test_an_array_is_no_list_of_images(trained):
+    with pytest.raises(UserError, match=r"input 0 is of type ndarray, but must be a PIL image"):
+        list(trained.predict(np.zeros((2, 8, 8), np.uint8)))
+
+
+def test_views_are_for_videos(trained):
+    with pytest.raises(UserError, match="clips and crops apply to runs on videos; this run is on images"):
+        trained.with_views(clips=2)
+    with pytest.raises(UserError, match="clips must be a whole number from 1 to 1,000, got 0"):
+        dataclasses.replace(trained, encoder=types.SimpleNamespace(clips=1)).with_views(clips=0)
+
+
+def test_the_names_of_the_package_are_listed_before_they_are_imported():
+    names = {"build_model", "from_pretrained", "load_pretrained", "load_run", "save_pretrained"}
+    assert names <= set(dir(vit_jax))
+    assert all(callable(getattr(vit_jax, name)) for name in names)
 
 
 # ---- evaluate, features, export ----

@@ -302,6 +302,11 @@ def test_what_the_file_does_not_say_is_asked_for_by_its_config_key(tmp_path):
     message = r"does not say num_heads\. Give config\.model\.num_heads=\.\.\., .* config\.model\.name='vit:B/16'"
     with pytest.raises(UserError, match=rf"^config\.init_from={path}: .*{message}"):
         architecture_of(path)
+    with pytest.raises(UserError, match=r"does not say pool\. Give config\.model\.pool=\.\.\.$"):
+        architecture_of(path, given={"name": None, "num_heads": 2})
+    given = {"name": None, "num_heads": 2, "pool": "cls", "gelu": None}
+    assert architecture_of(path, given=given).fields["num_heads"] == 2
+    assert architecture_of(path, given={"name": "vit:Ti/16"}).channels == 3
     with pytest.raises(UserError, match=r"^config\.init_from=nowhere: no such file or folder$"):
         architecture_of("nowhere")
 

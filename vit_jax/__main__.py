@@ -1,16 +1,25 @@
 """The command line, `python -m vit_jax COMMAND`. Each command is a module in `vit_jax/commands/`."""
 
 import argparse
+import contextlib
 import importlib
 import itertools
 import logging
+import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+import types
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
-COMMANDS = ("train", "evaluate", "predict", "convert", "data")
+COMMANDS = ("train", "evaluate", "predict", "convert", "data", "reproduce")
+INTERRUPTED = "interrupted"
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,18 +45,35 @@ class Parser(argparse.ArgumentParser):
         for option in (word.partition("=")[0] for word in before_dashes if word.startswith("--")):
             is_override = option.startswith("--config.") and self.get_default("overrides") is not None
             if option not in known and not is_override:
-                self.error(f"unknown option {option!r}{nearest(option, known)}")
+                self.error(f"unknown option {option!r}{self._config_keys(option) or nearest(option, known)}")
+
+    def _config_keys(self, option: str) -> str:
+        """Returns a hint at the config keys that end in the name of an unknown option, if the command takes keys."""
+        from vit_jax.config import keys
+
+        takes_keys = self.get_default("overrides") is not None
+        found = [f"--config.{key}" for key in keys() if f".{key}".endswith(f".{option[2:]}")] if takes_keys else []
+        return f"; did you mean {' or '.join(found)}?" if found else ""
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        message = re.sub(r"^argument (\S+): (?=must )", r"\1 ", message)
+        hint = " See --help." if message.endswith("?") else "; see --help"
+        self.exit(2, f"{self.prog}: {message}{hint}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 for a failed run, 2 for a user's mistake, 128 + signal."""
+    with _interruptible():
+        return _run(argv)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parses the command line; the function that runs the command is `run` of the result."""
     parser = Parser(prog="vit_jax", description="Transformers for images, video and text, in JAX.")
+    parser.add_argument("--version", action="version", version=f"vit_jax {vit_jax.__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    modules = {name: importlib.import_module(f"vit_jax.commands.{name}") for name in COMMANDS}
-    for name, module in modules.items():
+    for name in COMMANDS:
+        module = importlib.import_module(f"vit_jax.commands.{name}")
         subparser = parsers.add_parser(
             name,
             help=module.HELP,
@@ -56,40 +82,87 @@ def main(argv: list[str] | None = None) -> int:
             allow_abbrev=False,
         )
         module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
     args, overrides = parser.parse_known_args(argv)
     if hasattr(args, "overrides"):
         args.overrides = overrides
     elif overrides:
         parsers.choices[args.command].error(f"unrecognized arguments: {' '.join(overrides)}")
-
-    logging.basicConfig(format="vit_jax: %(message)s", level=logging.WARNING)
-    return _run(modules[args.command], args)
+    return args
 
 
-def _run(module, args) -> int:
+def _run(argv: list[str] | None) -> int:
     try:
-        return module.run(args)
+        args = _parse(argv)
+        logging.basicConfig(format="vit_jax: %(message)s", level=logging.WARNING)
+        return args.run(args)
     except UserError as error:
         return _fail(str(error), 2)
     except RunError as error:
         return _fail(str(error), 1)
     except Interrupted as error:
-        return _fail(str(error), 128 + error.signum)
+        return _say(str(error), 128 + error.signum)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail(INTERRUPTED, 130)
     except BrokenPipeError:  # the program that reads our output, such as `head`, has exited
         sys.stderr.close()
         return 141
-    except OSError as error:
-        if error.errno is None or (error.filename is None and not error.strerror):
-            raise
-        return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and (error.filename is not None or error.strerror):
+            return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
+        if "RESOURCE_EXHAUSTED" in str(error):
+            advice = "Use a smaller batch size; docs/devices.md lists what else saves memory."
+            return _fail(f"out of memory on the devices ({str(error).splitlines()[0]}). {advice}", 1)
+        if "jax" in sys.modules:
+            from vit_jax import job
+
+            if message := job.lost(error):
+                return _fail(message, 1)
+            if job.is_shared():
+                traceback.print_exc()
+                job.end(f"{type(error).__name__}: {error}", 1)
+        raise
 
 
 def _fail(message: str, status: int) -> int:
+    """Reports why a command has failed, here and to the other processes of the job, which end then."""
+    _say(message, status)
+    if "jax" in sys.modules:
+        from vit_jax import job
+
+        job.end(message, status)
+    return status
+
+
+def _say(message: str, status: int) -> int:
     sys.stdout.flush()
     print(f"vit_jax: {message}", file=sys.stderr, flush=True)
     return status
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """A context in which Ctrl-C raises KeyboardInterrupt, but ends the process at once while a module is imported.
+
+    Modules turn a KeyboardInterrupt during their import into an ImportError, or ignore it, and nothing has to be saved.
+    """
+
+    def interrupt(signum: int, frame: types.FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                os.write(sys.stderr.fileno(), f"vit_jax: {INTERRUPTED}\n".encode())
+                os._exit(128 + signum)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":

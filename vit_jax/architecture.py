@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -73,11 +73,15 @@ class Architecture:
         return None if self.image_size is None else self.chain(self.image_size)
 
 
-def architecture_of(path: epath.PathLike, *, image_size: Size | None = None) -> Architecture:
+def architecture_of(
+    path: epath.PathLike, *, given: Mapping[str, Any] | None = None, image_size: Size | None = None
+) -> Architecture:
     """Reads the architecture of `config.init_from` from metadata, without reading parameters or building the model.
 
     Args:
       path: `config.init_from`: any source that `vit_jax.weights` accepts.
+      given: `config.model`. If its name is set, the config does not need the source's fields, and fields that a bare
+        weight file does not state may be missing.
       image_size: `config.init_image_size`: the image size at which a bare weight file was trained.
 
     Raises:
@@ -88,7 +92,13 @@ def architecture_of(path: epath.PathLike, *, image_size: Size | None = None) -> 
         check_exists(path)
         if is_run(path):
             return _architecture_of_run(path)
-        header = read_header(path, Known(stored_image_size=image_size, option=config_key))
+        known = Known(
+            stored_image_size=image_size,
+            fields={field: value for field, value in (given or {}).items() if value is not None},
+            is_partial=bool(given and given["name"]),
+            option=config_key,
+        )
+        header = read_header(path, known)
     variant = build_model(header.base)
     fields = {field: value for field, value in header.fields.items() if field not in _OF_THE_RUN}
     return Architecture(

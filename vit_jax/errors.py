@@ -20,6 +20,18 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+def counted(number: int, nouns: str, noun: str = "") -> str:
+    """Returns a number and its noun: `counted(1442, "images")` is "1,442 images", `counted(1, "classes")` "1 class".
+
+    Args:
+      nouns: The plural.
+      noun: The singular, for plurals that do not end in "s", "sses" or "ches".
+    """
+    if number != 1:
+        return f"{number:,} {nouns}"
+    return f"1 {noun or (nouns[:-2] if nouns.endswith(('sses', 'ches')) else nouns.removesuffix('s'))}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'x'?"` with the closest known word, or a list of all known words if none is close."""
     known = sorted(known)

@@ -15,16 +15,16 @@ from vit_jax import config as schema
 from vit_jax.architecture import architecture_of
 from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
-from vit_jax.errors import UserError, nearest
+from vit_jax.data.start import check_start, start_notes
+from vit_jax.errors import UserError, counted, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
 from vit_jax.parallel import Parallel, check_batch_size, make_parallel
+from vit_jax.schedule import Durations, make_schedule, same_until
 from vit_jax.tasks import TASKS, Task, group_of
-from vit_jax.workdir.checkpoint import load_meta
+from vit_jax.workdir.checkpoint import load_meta, saved_steps
 
 PyTree = Any
-_DTYPES = ("float32", "bfloat16", "float64")
-_LOSSES = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Plan:
 
     Attributes:
       total: Length of the run.
-      eval_every, checkpoint_every, log_every: Intervals of at least one step.
+      eval_every, checkpoint_every, log_every: Intervals of at least one step. A run that is shorter than
+        `config.log_every` writes a line of training metrics at every evaluation instead.
       profile: First and last step to trace; (0, 0) for none.
       steps_per_epoch: Number of training batches per epoch, not necessarily an integer.
     """
@@ -50,24 +51,29 @@ class Plan:
         """Converts the durations of `config` to steps.
 
         Raises:
-          UserError: A duration is malformed, or the run is shorter than one step.
+          UserError: A duration is malformed, the run is shorter than one step, or the profile ends after it.
         """
 
         def steps(key, value):
             return max(schema.steps(key, value, steps_per_epoch), 1)
 
-        profile = tuple(config.profile)
-        if profile and (len(profile) != 2 or not 0 < profile[0] <= profile[1]):
-            raise UserError(f"config.profile must be (first, last), two steps with 1 <= first <= last, got {profile}")
-        if not schema.steps("duration", config.duration, steps_per_epoch):
+        profile, total = tuple(config.profile), schema.steps("duration", config.duration, steps_per_epoch)
+        if not total:
             raise UserError(
-                f"config.duration={config.duration!r} is less than one step; an epoch has {steps_per_epoch:.1f} steps"
+                f"config.duration={config.duration!r} is less than one step: an epoch has {steps_per_epoch:.2g} steps. "
+                "Set --config.duration='1 steps' or more."
             )
+        if profile and profile[1] > total:
+            raise UserError(
+                f"config.profile={profile} traces steps beyond the end of the run, which has {total:,} steps "
+                f"(config.duration={config.duration!r})"
+            )
+        eval_every, log_every = steps("eval_every", config.eval_every), steps("log_every", config.log_every)
         return cls(
-            total=steps("duration", config.duration),
-            eval_every=steps("eval_every", config.eval_every),
+            total=total,
+            eval_every=eval_every,
             checkpoint_every=steps("checkpoint.every", config.checkpoint.every),
-            log_every=steps("log_every", config.log_every),
+            log_every=log_every if log_every <= total else min(eval_every, total),
             profile=profile or (0, 0),
             steps_per_epoch=steps_per_epoch,
         )
@@ -109,6 +115,7 @@ class Experiment:
         Raises:
           UserError: A key has a wrong value, or the data or the weights in `config.init_from` cannot be used.
         """
+        schema.check(config)
         own = load_meta(workdir) if workdir is not None else None
         origin = own or (load_meta(config.init_from) if config.init_from else None)
         if origin:
@@ -116,7 +123,9 @@ class Experiment:
             extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
         config = complete(config, own)
         start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
-        return cls.assemble(config, open_data(config, start, origin["labels"] if origin else ()))
+        experiment = cls.assemble(config, open_data(config, start, origin["labels"] if origin else ()))
+        check_start(config, experiment.data, experiment.task)
+        return experiment
 
     @classmethod
     def assemble(cls, config: Config, data: Data) -> "Experiment":
@@ -152,20 +161,54 @@ class Experiment:
         """Returns the JSON part of a checkpoint, which contains all that `load_run` needs; see `describe`."""
         return describe(self.config, self.data.labels, self.data.encoder)
 
+    def continued(self, workdir: epath.PathLike) -> list[str]:
+        """Checks that the run in a workdir may go on with this `duration`; returns lines that say so if it has changed.
+
+        It may if all updates done had the learning rate that they would have with the new duration, so that the run is
+        the one that it would have been from the start.
+
+        Raises:
+          UserError: The new duration changes the learning rate of an update done, or is shorter than the steps done.
+        """
+        meta, done = load_meta(workdir), max(saved_steps(workdir), default=0)
+        before = schema.from_dict(meta["config"]) if meta else self.config
+        if before.duration == self.config.duration:
+            return []
+        plan, kind = self.plan, self.config.optimizer.schedule.name
+        change = f"config.duration: {before.duration!r} -> {self.config.duration!r}"
+        if plan.total < done:
+            raise UserError(f"{change}: {workdir} has done {done:,} steps, and cannot end at {plan.total:,}")
+        old = make_schedule(
+            before.optimizer.schedule,
+            total_steps=schema.steps("duration", before.duration, plan.steps_per_epoch),
+            steps_per_epoch=plan.steps_per_epoch,
+            hidden_dim=getattr(self.model, "hidden_dim", None),
+        )
+        if not same_until(done, old, self.schedule):
+            raise UserError(
+                f"{change} changes the learning rates of the {done:,} steps done, because of "
+                f"config.optimizer.schedule.name={kind!r}. Undo the change; or start a new run from these weights, "
+                f"with another --workdir and --config.init_from={workdir}"
+            )
+        return [f"{change}, which leaves the learning rates of the {done:,} steps done as they were"]
+
     def summary(self, num_params: int) -> list[str]:
         """Returns the lines printed before training: model size, data, batch layout, which checkpoints can be best."""
         config, plan, devices = self.config, self.plan, jax.device_count()
         share = config.batch_size // devices // config.accum_steps
         unit, kind = get_modality(self.data.encoder.key).unit, jax.devices()[0].device_kind
         data, *notes = self.data.summary()
+        notes += start_notes(config, self.data)
+        notes += Durations.of(config.optimizer.schedule, plan.total, plan.steps_per_epoch).notes
         scored = math.lcm(plan.eval_every, plan.checkpoint_every)  # a checkpoint can be best if it has an evaluation
         if config.checkpoint.keep_best and scored > plan.eval_every:
             when = f"every {scored:,} steps" if scored < plan.total else "only at the end"
             notes = [f"the best checkpoint is chosen among those saved at an evaluation: {when}", *notes]
         return [
-            f"{config.model.name}: {num_params:,} parameters; {data}",
-            f"{plan.total:,} steps of {config.batch_size} {unit} = {share} x {devices} {kind} device(s) x "
-            f"{config.accum_steps} micro-batch(es), on {jax.process_count()} process(es)",
+            f"{config.model.name}: {counted(num_params, 'parameters')}; {data}",
+            f"{counted(plan.total, 'steps')} of {config.batch_size} {unit} = {share} x "
+            f"{counted(devices, f'{kind} devices')} x {counted(config.accum_steps, 'micro-batches')}, "
+            f"on {counted(jax.process_count(), 'processes')}",
             *notes,
         ]
 
@@ -193,7 +236,7 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
     elif config.init_from:
         keep_model = config.model.name is not None
         wanted = [name for name in schema.FROM_WEIGHTS if not (keep_model and name.startswith("model."))]
-        origin = architecture_of(config.init_from, image_size=config.init_image_size)
+        origin = architecture_of(config.init_from, given=config.model, image_size=config.init_image_size)
         schema.fill(config, origin.as_config(config.data.image_size), wanted)
     return schema.resolve_defaults(config)
 
@@ -204,10 +247,9 @@ def make_model(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> nn
     Raises:
       UserError: The name or a field is wrong.
     """
+    schema.check(config, "model.dtype")
     fields = {key: value for key, value in config.model.items() if value is not None and key not in ("name", "extra")}
     dtype = fields.pop("dtype")
-    if dtype not in _DTYPES:
-        raise UserError(f"unknown config.model.dtype {dtype!r}{nearest(dtype, _DTYPES)}")
     if dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError(
             "config.model.dtype='float64' requires 64-bit JAX. Set the environment variable JAX_ENABLE_X64=1."
@@ -238,8 +280,7 @@ def make_task(config: Config, encoder: Any, labels: tuple[str, ...] = ()) -> Tas
         able = [known for known, path in TASKS.items() if encoder.key in extensions.load_object(path, "").modalities]
         hint = f"; {able[0]!r} does" if able else ""
         raise UserError(f"config.task.name={name!r} does not learn from {encoder.key}{hint}")
-    if config.task.loss not in _LOSSES:
-        raise UserError(f"unknown config.task.loss {config.task.loss!r}{nearest(config.task.loss, _LOSSES)}")
+    schema.check(config, "task.loss")
     keys = {key: value for key, value in config.task.items() if key not in ("name", "loss", "extra")}
     offered = {"num_classes": len(labels), "labels": labels, "loss_name": config.task.loss, **keys}
     offered |= get_modality(encoder.key).task_fields(config, encoder)

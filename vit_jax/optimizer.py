@@ -1,4 +1,4 @@
-"""The optimizer: schedule, clipping, weight decay, layer decay and freezing as one optax chain.
+"""The optimizer: clipping, weight decay, layer decay, freezing and the schedule as one optax chain.
 
 One update of the trainable parameters p, from their gradients g at step t:
 
@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax.config import Config, default_config, steps
+from vit_jax.config import Config, default_config
 from vit_jax.config.extensions import accepted, construct, extra_fields, is_import_path, load_object
 from vit_jax.errors import UserError, nearest
+from vit_jax.schedule import make_schedule
 
 Params = dict[str, Any]
 
@@ -64,72 +65,13 @@ def make_optimizer(
     return tx, schedule
 
 
-def make_schedule(
-    config: Config, *, total_steps: int, steps_per_epoch: float, hidden_dim: int | None
-) -> optax.Schedule:
-    """Returns the learning rate as a function of the step t, counted from 0.
-
-    During warm-up, for t < warmup, it is peak * t / warmup. Then, with s = t - warmup and S = total_steps - warmup:
-
-        constant  peak
-        cosine    end + (peak - end) * (1 + cos(pi * s / S)) / 2
-        linear    peak + (end - peak) * s / S
-        step      peak * step_factor ** (number of boundaries passed), boundaries counted from step 0
-        rsqrt     peak / sqrt(1 + s / timescale), as in google-research/big_vision
-
-    `noam` has its own warm-up (Attention Is All You Need, equation 3, which counts steps from 1):
-
-        noam      peak * hidden_dim ** -0.5 * min((t + 1) ** -0.5, (t + 1) * warmup ** -1.5)
-
-    Args:
-      config: The section `optimizer.schedule` of a config.
-
-    Raises:
-      UserError: The name is unknown, a duration is malformed, the warm-up is not shorter than the run, or `noam` is
-        used with a model that has no `hidden_dim`.
-    """
-
-    def duration(key):
-        return steps(f"optimizer.schedule.{key}", config[key], steps_per_epoch)
-
-    peak, warmup = config.peak, duration("warmup")
-    if warmup and warmup >= total_steps:
-        raise UserError(
-            f"config.optimizer.schedule.warmup={config.warmup!r} is {warmup} steps, and must be shorter than the run of"
-            f" {total_steps} steps. For a short trial, set config.optimizer.schedule.warmup='0 steps'."
-        )
-    decay_steps = total_steps - warmup
-    if config.name == "noam":
-        if hidden_dim is None:
-            raise UserError("config.optimizer.schedule.name='noam' requires a model with a field hidden_dim")
-        return lambda step: (
-            peak * hidden_dim**-0.5 * jnp.minimum((step + 1.0) ** -0.5, (step + 1) * max(warmup, 1) ** -1.5)
-        )
-    if config.name == "constant":
-        main = optax.constant_schedule(peak)
-    elif config.name == "cosine":
-        main = optax.cosine_decay_schedule(peak, decay_steps, alpha=config.end / peak if peak else 0.0)
-    elif config.name == "linear":
-        main = optax.linear_schedule(peak, config.end, decay_steps)
-    elif config.name == "step":
-        ends = [steps("optimizer.schedule.boundaries", end, steps_per_epoch) for end in config.boundaries]
-        main = optax.piecewise_constant_schedule(peak, {end - warmup: config.step_factor for end in ends})
-    elif config.name == "rsqrt":
-        timescale = duration("timescale")
-        main = lambda step: peak * (1.0 + step / timescale) ** -0.5  # noqa: E731
-    else:
-        known = ("constant", "cosine", "linear", "step", "rsqrt", "noam")
-        raise UserError(f"unknown optimizer.schedule.name {config.name!r}{nearest(config.name, known)}")
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), main], [warmup]) if warmup else main
-
-
 def _optimizer(config):
     """Returns the function that makes the optimizer from (config, schedule, weight decay mask)."""
     extra_fields(config, "config.optimizer", ours=("learning_rate", "mask"))
     if is_import_path(config.name):
         return _own
     if config.name not in _OPTIMIZERS:
-        raise UserError(f"unknown optimizer.name {config.name!r}{nearest(config.name, _OPTIMIZERS)}")
+        raise UserError(f"unknown config.optimizer.name {config.name!r}{nearest(config.name, _OPTIMIZERS)}")
     return _OPTIMIZERS[config.name]
 
 

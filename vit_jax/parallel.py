@@ -16,7 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.errors import UserError, nearest
+from vit_jax import job
+from vit_jax.errors import UserError, counted, nearest
 
 PyTree = Any
 _AXIS = "batch"
@@ -77,7 +78,8 @@ def initialize_distributed(coordinator: str | None = None, processes: int | None
 
     `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU; the arguments override what it detects. Without
     a cluster, or with a single process, nothing is started. Call this before any computation: once JAX has initialised
-    its devices, this function does nothing, or fails if arguments are given.
+    its devices, this function does nothing, or fails if arguments are given. Processes that are joined end together:
+    see `job.watch`.
 
     Args:
       coordinator: `HOST:PORT` of process 0.
@@ -105,6 +107,7 @@ def initialize_distributed(coordinator: str | None = None, processes: int | None
                 raise UserError(message) from error
         message = f"Cannot join the processes of this job: {reason}. Use --num_processes=1 to run a single process."
         raise UserError(message) from error
+    job.watch()
 
 
 def make_parallel(name: str) -> Parallel:
@@ -132,16 +135,17 @@ def check_batch_size(batch_size: int, accum_steps: int, key: str = "batch_size",
     if batch_size < 1 or accum_steps < 1:
         raise UserError(f"config.{key}={batch_size} and config.accum_steps={accum_steps} must be at least 1")
     devices = jax.device_count()
-    parts = f"{devices} devices" + (f" x {accum_steps} accum_steps" if accum_steps > 1 else "")
+    parts = counted(devices, "devices") + (f" x {accum_steps} accum_steps" if accum_steps > 1 else "")
     shares = devices * accum_steps
     if batch_size % shares:
         whole = max(batch_size // shares, 1) * shares
         raise UserError(f"config.{key}={batch_size} does not divide over {parts}; try {whole}")
     if batch_size // shares % group:
         whole = max(batch_size // (shares * group), 1) * shares * group
+        share = counted(batch_size // shares, "examples")
         raise UserError(
-            f"config.{key}={batch_size} over {parts} leaves {batch_size // shares} examples per share, but mixup and "
-            f"CutMix need a multiple of {group} to form pairs; try {whole}, or set the mixing alphas to 0"
+            f"config.{key}={batch_size} over {parts} leaves {share} per share, but mixup and CutMix need a multiple of "
+            f"{group} to form pairs; try {whole}, or set the mixing alphas to 0"
         )
 
 

@@ -1,8 +1,12 @@
 """Pictures, as PNG files: the curves of a run, images and clips with their predictions, and heat maps."""
 
+import contextlib
 import io
+import logging
+import re
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,74 +15,108 @@ from PIL import Image
 
 GREEN, RED, GREY = "#2a7d3c", "#b3302c", "#555555"
 TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
+FEW_POINTS = 30  # up to this number, every point of a curve has a marker
+CELL = 0.28  # smallest side of a cell of a heat map, in inches
+
+# Fonts with characters that Matplotlib's own font does not have; those that are installed are used
+_MORE_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
+    "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Noto Sans", "FreeSans", "Unifont",
+)  # fmt: skip
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], path: Any, metric: str = "top1", headline: str = "") -> epath.Path:
     """Draws the loss and `metric` against the step, from the rows of a `metrics.jsonl`.
 
     For training rows that have `nll`, the loss without label smoothing, this is drawn as the loss, because evaluation
-    does not smooth labels either.
+    does not smooth labels either. A curve of a single point has its value in the legend.
     """
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    for axis, name, title in zip(axes, ("loss", metric), ("loss", TITLES.get(metric, metric)), strict=True):
-        for split, style in (("train", {"color": GREY, "lw": 1}), ("eval", {"color": GREEN, "lw": 2, "marker": "."})):
-            points = [(row["step"], _value(row, name)) for row in rows if row["split"] == split and name in row]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=split, **style)
-        axis.set(xlabel="step", title=title)
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    figure.suptitle(headline, fontsize=10)
-    return _save(figure, epath.Path(path))
+    styles = {"train": {"color": GREY, "lw": 1}, "eval": {"color": GREEN, "lw": 2}}
+    with _figure(path, 10, 4) as figure:
+        axes = figure.subplots(1, 2)
+        for axis, name, title in zip(axes, ("loss", metric), ("loss", TITLES.get(metric, metric)), strict=True):
+            for split, style in styles.items():
+                points = [(row["step"], *_value(row, name)) for row in rows if row["split"] == split and name in row]
+                if points:
+                    steps, values, notes = zip(*points, strict=True)
+                    label = f"{split}{notes[-1]}" + (f": {values[0]:.4g}" if len(points) == 1 else "")
+                    marker = "o" if len(points) == 1 else "." if len(points) <= FEW_POINTS else None
+                    axis.plot(steps, values, label=label, marker=marker, **style)
+            axis.set(xlabel="step", title=title)
+            axis.set_xlim(0, 1.02 * max([row["step"] for row in rows], default=1))
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.grid(alpha=0.3)
+            if axis.lines:
+                axis.legend(frameon=False)
+            else:
+                axis.text(0.5, 0.5, "no values", transform=axis.transAxes, ha="center", color=GREY)
+        figure.suptitle(headline, fontsize=10)
+    return epath.Path(path)
 
 
-def _value(row: dict[str, Any], name: str) -> float:
-    return row.get("nll", row[name]) if name == "loss" else row[name]
+def _value(row: dict[str, Any], name: str) -> tuple[float, str]:
+    """Returns the value of a row to draw under `name`, and a note for the legend."""
+    return (row["nll"], ", without label smoothing") if name == "loss" and "nll" in row else (row[name], "")
 
 
 def contact_sheet(
-    path: Any, images: Sequence[Image.Image], titles: Sequence[str], colours: Sequence[str], heading: str = ""
+    path: Any,
+    images: Sequence[Image.Image],
+    names: Sequence[str],
+    titles: Sequence[str],
+    colours: Sequence[str],
+    heading: str = "",
 ) -> epath.Path:
-    """Draws images on a grid. Each has a title above it, in the given colour."""
-    plt = _pyplot()
+    """Draws images on a grid. Above each are its name, shortened from the left, and a title in the given colour."""
     wide = images[0].width > 2.5 * images[0].height  # film strips
-    columns, width = (min(len(images), 3), 4.2) if wide else (min(len(images), 8), 1.7)
+    columns, width, letters = (min(len(images), 3), 4.2, 60) if wide else (min(len(images), 8), 1.7, 24)
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(width * columns, (1.5 if wide else 2.0) * rows + 0.4),
-        squeeze=False,
-        constrained_layout=True,
-    )
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, title, colour in zip(axes.flat, images, titles, colours, strict=False):
-        grey = image.mode in ("1", "L", "I", "I;16", "F")
-        axis.imshow(np.asarray(image if grey else image.convert("RGB")), cmap="gray" if grey else None)
-        axis.set_title(title, fontsize=8, color=colour)
-    figure.suptitle(heading, fontsize=10)
-    return _save(figure, epath.Path(path))
+    captions = [_caption(name, title, letters) for name, title in zip(names, titles, strict=True)]
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    tallest = min(max(image.height / image.width for image in images), 1.2)
+    height = width * tallest + 0.16 * lines + 0.15
+    with _figure(path, max(width * columns, 3.4), height * rows + 0.4) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, image, caption, colour in zip(axes.flat, images, captions, colours, strict=False):
+            grey = image.mode in ("1", "L", "I", "I;16", "F")
+            axis.imshow(np.asarray(image if grey else image.convert("RGB")), cmap="gray" if grey else None)
+            axis.set_anchor("N")
+            axis.set_title(caption, fontsize=8, color=colour)
+        figure.suptitle(_drawable(heading), fontsize=10)
+    return epath.Path(path)
+
+
+def _caption(name: str, title: str, letters: int) -> str:
+    """Returns the end of a name, and a title, in lines of at most `letters` letters."""
+    short = name if len(name) <= letters else f"…{name[1 - letters :]}"
+    wrapped = [textwrap.fill(line, letters) for line in title.split("\n")]
+    return "\n".join(map(_drawable, [short, *wrapped]))
 
 
 def heat_maps(
     path: Any, panels: Sequence[tuple[str, np.ndarray, Sequence[str], Sequence[str]]], heading: str = ""
 ) -> epath.Path:
-    """Draws matrices of non-negative values side by side, each given as (title, values, row names, column names)."""
-    plt = _pyplot()
-    longest = max(len(names) for _, _, *both in panels for names in both)
-    side = max(3.5, 0.28 * longest + 1.2)
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(side * len(panels), side + 2), squeeze=False, constrained_layout=True
-    )
-    for axis, (title, values, rows, columns) in zip(axes.flat, panels, strict=True):
-        axis.imshow(values, cmap="Greens", vmin=0, vmax=max(float(values.max()), 1e-9))
-        axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(rows)), rows, fontsize=8)
-        axis.set_title(textwrap.fill(title, int(8 * side)), fontsize=9)  # wrapped, so that titles do not overlap
-    figure.suptitle(heading, fontsize=10)
-    return _save(figure, epath.Path(path))
+    """Draws matrices of non-negative values side by side, each given as (title, values, row names, column names).
+
+    All cells have the same size, and all panels one colour scale, from 0 to the largest value.
+    """
+    most = max(max(float(values.max()) for _, values, *_ in panels), 1e-9)
+    cell = min(max(CELL, 2 / min(len(columns) for *_, columns in panels)), 0.5)
+    widths = [cell * len(columns) for *_, columns in panels]
+    height = cell * max(len(rows) for _, _, rows, _ in panels)
+    with _figure(path, sum(widths) + 1.1 * len(panels) + 0.6, height + 2.4) as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+        for axis, (title, values, rows, columns), width in zip(axes, panels, widths, strict=True):
+            drawn = axis.imshow(values, cmap="Greens", vmin=0, vmax=most)
+            axis.set_anchor("N")
+            axis.set_xticks(range(len(columns)), list(map(_drawable, columns)), rotation=90, fontsize=8)
+            axis.set_yticks(range(len(rows)), list(map(_drawable, rows)), fontsize=8)
+            axis.set_title(textwrap.fill(title, max(int(13 * width), 16)), fontsize=9)
+        figure.colorbar(drawn, ax=list(axes), shrink=0.6, aspect=30, panchor=False)
+        figure.suptitle(_drawable(heading), fontsize=10)
+    return epath.Path(path)
 
 
 def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
@@ -91,18 +129,42 @@ def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
     return strip
 
 
-def _pyplot():
+@contextlib.contextmanager
+def _figure(path: Any, width: float, height: float) -> Iterator[Any]:
+    """Yields a Matplotlib figure of this size, in inches, and then writes it to `path`.
+
+    Text is drawn as it is: `$` does not start a formula, and fonts for other scripts are used where they are installed.
+    """
     import matplotlib
+    from matplotlib.figure import Figure  # without pyplot, which needs a display or changes the caller's backend
+    from matplotlib.font_manager import fontManager
 
-    matplotlib.use("Agg")  # works without a display
-    from matplotlib import pyplot
+    installed = {font.name for font in fontManager.ttflist}
+    fonts = ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
+    with matplotlib.rc_context({"font.family": fonts, "text.parse_math": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        _save(figure, epath.Path(path))
 
-    return pyplot
+
+def _drawable(text: str) -> str:
+    """Replaces what no font can draw: control characters, and bytes of a file name that are not UTF-8."""
+    return re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f]", " ", text.encode("utf-8", "replace").decode())
 
 
-def _save(figure: Any, path: epath.Path) -> epath.Path:
+def _save(figure: Any, path: epath.Path) -> None:
+    """Writes a figure. Characters that no installed font has are named in one line instead of a warning each."""
     content = io.BytesIO()  # Matplotlib writes to local files only, but a workdir may be in an object store
-    figure.savefig(content, dpi=120, format="png")
-    _pyplot().close(figure)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(content, dpi=120, format="png")
+    missing = []
+    for warning in caught:
+        if match := re.match(r"Glyph (\d+) ", str(warning.message)):
+            missing.append(chr(int(match[1])))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        text = "".join(dict.fromkeys(missing))
+        logging.warning("%s: no installed font has the characters %s; they are drawn as boxes", path, text)
     path.write_bytes(content.getvalue())
-    return path

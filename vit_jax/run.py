@@ -11,13 +11,14 @@ from etils import epath
 
 from vit_jax import config as schema
 from vit_jax.config import Config, extensions
+from vit_jax.config.forms import refusal
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
 from vit_jax.data.source import in_order_of, open_split
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.experiment import make_model, make_task
 from vit_jax.parallel import Parallel, make_parallel
-from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint, load_meta
+from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint, load_meta, saved_steps
 
 PyTree = Any
 Track = Callable[[Any, int], Iterable[Any]]  # (batches, their number) -> the same batches
@@ -60,8 +61,8 @@ class Run:
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        classes = f", {len(self.labels)} classes" if self.labels else ""
-        return f"Run({self.config.model.name}, {count:,} parameters, step {self.step:,}{classes})"
+        classes = f", {counted(len(self.labels), 'classes')}" if self.labels else ""
+        return f"Run({self.config.model.name}, {counted(count, 'parameters')}, step {self.step:,}{classes})"
 
     @functools.cached_property
     def parallel(self) -> Parallel:
@@ -91,16 +92,18 @@ class Run:
         processes, all of them must pass the same inputs.
 
         Args:
-          inputs: Images (`PIL.Image`), videos (`data.video.decode.Video`) or sentences.
+          inputs: Images (`PIL.Image`), videos (`data.video.decode.Video`) or sentences. A single one must be in a list.
           batch_size: Rows per batch: images, views of videos, or sentences. It does not change the answers.
           on_error: "raise" raises the UserError of an input that cannot be read; "yield" yields it in place of an
             answer.
           **options: Fields of the task to change: `top` or `per_frame` for classification, `beam_size` for translation.
 
         Raises:
-          UserError: The task has no such field, or an input cannot be read (see `on_error`).
+          UserError: The task has no such field, or an input cannot be read or is of another kind (see `on_error`).
         """
+        _check("eval_batch_size", "batch_size", batch_size)
         task, settled, position = self.task_with(**options), {}, 0
+        inputs = _of_this_kind(inputs, self.modality)
         batches = map(_own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
         for rows in self.evaluator.rows(self.placed, batches, task.predict):
             positions = dict.fromkeys(rows["id"].tolist())  # without repetitions: the views of an input share its id
@@ -115,13 +118,17 @@ class Run:
         """Returns the task with other values of its fields.
 
         Raises:
-          UserError: The task has no such field.
+          UserError: The task has no such field, or refuses its value.
         """
         fields = {field.name for field in dataclasses.fields(self.task)}
         for name in options:
             if name not in fields:
-                raise UserError(f"--{name} does not apply to a checkpoint of {self.task.name}")
-        return dataclasses.replace(self.task, **options) if options else self.task
+                raise UserError(f"{name} does not apply to {self.task.name}")
+            _check(f"task.{name}", name, options[name])
+        try:
+            return dataclasses.replace(self.task, **options)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def with_views(self, clips: int | None = None, crops: int | None = None) -> "Run":
         """Returns the run with another number of evaluation clips per video, or crops per clip.
@@ -131,7 +138,9 @@ class Run:
         """
         asked = {name: count for name, count in (("clips", clips), ("crops", crops)) if count is not None}
         if not all(hasattr(self.encoder, name) for name in asked):
-            raise UserError(f"several clips and crops apply to videos; this checkpoint takes {self.modality.inputs}")
+            raise UserError(f"clips and crops apply to runs on videos; this run is on {self.modality.inputs}")
+        for name, count in asked.items():
+            _check(f"data.eval_{name}", name, count)
         if not asked:
             return self
         encoder: Any = dataclasses.replace(self.encoder, **asked)
@@ -149,11 +158,17 @@ class Run:
         """
         source = open_split(self.config, split or self.config.data.eval_split, **other)
         if source.kind != self.encoder.key:
-            raise UserError(f"{source.name} holds {source.kind} data; this checkpoint takes {self.encoder.key}")
+            raise UserError(f"{source.name} holds {source.kind} data; this run was trained on {self.encoder.key} data")
         return in_order_of(self.labels, source)
 
     def batches(self, source: Any, batch_size: int | None = None) -> tuple[Any, int]:
-        """Returns batches that hold every example of a source once, and the number of examples that are skipped."""
+        """Returns batches that hold every example of a source once, and the number of examples that are skipped.
+
+        Raises:
+          UserError: The batch size is not a positive number.
+        """
+        if batch_size is not None:
+            _check("eval_batch_size", "batch_size", batch_size)
         return self.modality.eval_batches(self.config, source, self.encoder, batch_size)
 
     def evaluate(
@@ -228,10 +243,33 @@ class Run:
         return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
 
 
+def _check(key: str, name: str, value: Any) -> None:
+    """Raises UserError unless a value is legal for a key of the config; `name` is what the caller named it."""
+    known = schema.keys().get(key)
+    if known and not known.form.accepts(value):
+        raise UserError(refusal(name, known.form, value))
+
+
 def _own_rows(batch: dict[str, Any]) -> dict[str, Any]:
     """Returns this process's slice of a global batch."""
     index, count = jax.process_index(), jax.process_count()
     return {name: rows[index * len(rows) // count :][: len(rows) // count] for name, rows in batch.items()}
+
+
+def _of_this_kind(inputs: Any, modality: Modality) -> Iterator[Any]:
+    """Yields the inputs. In place of one of another type, it yields the UserError that says so.
+
+    Raises:
+      UserError: `inputs` is a single input, such as an image or a path, or cannot be iterated over.
+    """
+    if modality.is_input(inputs) or isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+        found = type(inputs).__name__
+        raise UserError(f"predict takes a list or another iterable of {modality.inputs}, got one {found}; use [input]")
+    for position, stored in enumerate(inputs):
+        if modality.is_input(stored) or isinstance(stored, UserError):
+            yield stored
+        else:
+            yield UserError(f"input {position} is of type {type(stored).__name__}, but must be {modality.input_type}")
 
 
 def _checked(answer: Any, on_error: str) -> Any:
@@ -252,6 +290,7 @@ def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own
       UserError: There is no intact checkpoint, there are fewer than `average`, or the checkpoint names code that is not
         trusted.
     """
+    _check_path(epath.Path(path))
     if meta := load_meta(path):
         extensions.check_trust(meta, trust, source=path, own=own)
     params, meta = load_checkpoint(path) if average == 1 else average_checkpoints(path, average)
@@ -266,3 +305,18 @@ def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own
         config=config,
         step=meta["step"],
     )
+
+
+def _check_path(path: epath.Path) -> None:
+    """Raises UserError if a path can be neither a workdir nor a checkpoint; the message says what to name instead."""
+    if path.is_file():
+        raise UserError(
+            f"{path} is a file. Name a workdir, or WORKDIR/checkpoints/STEP; the command `predict` takes the workdir "
+            "before its inputs."
+        )
+    if path.name == "checkpoints" and (steps := saved_steps(path.parent)):
+        raise UserError(
+            f"{path} holds several checkpoints. Name one of them, such as {path}/{steps[0]}, or {path.parent}."
+        )
+    if not path.exists() and path.parent.name != "checkpoints":
+        raise UserError(f"{path}: no such workdir. Name one written by `python -m vit_jax train`.")

@@ -17,11 +17,14 @@ from vit_jax.errors import Interrupted
 from vit_jax.evaluate import Evaluator
 from vit_jax.experiment import Experiment
 from vit_jax.interrupts import Interrupts
+from vit_jax.job import from_first
 from vit_jax.parallel import micro_batches, sum_over
 from vit_jax.state import TrainState
 from vit_jax.tasks import Batch, Sum, Task, group_of
-from vit_jax.workdir.checkpoint import Checkpoints, saved_steps
-from vit_jax.workdir.claim import check_same_data, claim
+from vit_jax.workdir.checkpoint import Checkpoints, has_checkpoints, load_meta
+from vit_jax.workdir.claim import check_same_run, write_config
+from vit_jax.workdir.diagnosis import prng_impl
+from vit_jax.workdir.lock import Lock
 from vit_jax.workdir.metrics import Metrics, Window
 from vit_jax.workdir.trace import Trace
 
@@ -84,96 +87,128 @@ def train_step(
 def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:
     """Trains, or resumes from the newest checkpoint in `workdir`; returns the results of the last evaluation.
 
-    Writes `config.json`, `metrics.jsonl`, `checkpoints/` and `tensorboard/` into `workdir`.
+    Writes `config.json`, `metrics.jsonl`, `checkpoints/` and `tensorboard/` into `workdir`, which is locked meanwhile.
 
     Raises:
-      UserError: The workdir belongs to another run or cannot be written, or the weights in `config.init_from` do not
-        fit the model.
+      UserError: The workdir belongs to another run, is in use or cannot be written, or the weights in
+        `config.init_from` do not fit the model.
       Interrupted: The run received SIGTERM or Ctrl-C, and has saved its state.
-      RunError: A loss or gradient is not finite (nothing of that step is saved), or a checkpoint cannot be written.
+      RunError: A loss or gradient is not finite (nothing of that step is saved), or a file cannot be written.
     """
-    config, data, plan, parallel = experiment.config, experiment.data, experiment.plan, experiment.parallel
-    described, begun = experiment.describe(), bool(saved_steps(workdir))
-    state: Any = None
-    notes: list[str] = []
-    if not begun:  # before the workdir is created, so that a mistake does not leave an empty one
-        state, notes = states.start(experiment)
-    workdir, saved = claim(workdir, config)
-    if saved:
-        check_same_data(workdir, saved, described)
-
+    data, plan, parallel = experiment.data, experiment.plan, experiment.parallel
     with contextlib.ExitStack() as stack:
-        interrupts = stack.enter_context(Interrupts())
-        keep = {name: config.checkpoint[name] for name in ("keep_last", "keep_best", "best")}
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, **keep)))
-        meta: dict[str, Any] = {}
-        if begun:
-            restored, meta = checkpoints.restore_latest(states.abstract_state(experiment)) or (state, meta)
-            state, notes = parallel.put_state(restored), changed_since(meta, data)
-        first_step = int(parallel.fetch(state.step))
-
-        metrics = Metrics(workdir, first_step=first_step, total_steps=plan.total, quiet=quiet)
-        stack.callback(metrics.close)
-        num_params = sum(x.size for x in jax.tree.leaves(state.params))
-        resuming = [f"resuming after step {first_step:,}"] if first_step else []
-        for line in (*experiment.summary(num_params), *resuming, *notes):
-            metrics.say(line)
-        window = Window(parallel, metrics, experiment.schedule, plan.log_every, saved=meta.get("window"))
-        step_fn = compile_step(experiment)
-        evaluator = Evaluator(experiment.model, experiment.task, parallel)
-
-        def evaluate(step):
-            """Returns the evaluation at `step`, made now unless `metrics` has it; None if a signal interrupts it."""
-            if metrics.has(step, "eval"):
-                return metrics.last("eval")
-            started = time.monotonic()
-            result = evaluator.evaluate(state.eval_params, data.eval_batches(), stop=interrupts.requested)
-            if result:
-                result["skipped"] = data.skipped
-                metrics.write(step, "eval", {**result, "seconds": time.monotonic() - started})
-                window.clear_clock()
-            return result
-
-        def save(step, result):
-            window.flush()  # raises if a value of this step is not finite, so that such a state is never saved
-            progress = {"train_examples": len(data.train), "window": window.sums, "metrics": result or {}}
-            checkpoints.save(step, parallel.globalise(state), {**described, **progress}, result)
-
-        def stopped(step):
-            message = f"stopped after step {step} of {plan.total}, which is saved; run the same command to continue"
-            return Interrupted(interrupts.signum, message)
-
-        result = metrics.last("eval")
+        run = _Training(experiment, workdir, stack, quiet=quiet)
+        first_step, result = run.first_step, run.metrics.last("eval")
         if first_step and (first_step % plan.eval_every == 0 or first_step == plan.total):
-            result = evaluate(first_step)  # a previous start may have ended before this evaluation
+            result = run.evaluate(first_step)  # a previous start may have ended before this evaluation
             if result is None:
-                raise stopped(first_step)
+                raise run.stopped(first_step)
         batches = data.train_batches(first_step, plan.total)
         stack.callback(batches.close)
-        trace = stack.enter_context(contextlib.closing(Trace(workdir, plan.profile, first_step)))
-        window.clear_clock()
+        trace = stack.enter_context(contextlib.closing(Trace(epath.Path(workdir), plan.profile, first_step)))
+        step_fn = compile_step(experiment)
+        run.window.clear_clock()
         for step in range(first_step + 1, plan.total + 1):
             trace.begin(step)
             started = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - started
-            state, sums = step_fn(state, parallel.put_batch(batch))
+            run.state, sums = step_fn(run.state, parallel.put_batch(batch))
             examples = int(batch["mask"].sum()) * jax.process_count()
-            window.add(step, sums, examples=examples, waited=waited)
-            trace.end(step, window.flush)
+            run.window.add(step, sums, examples=examples, waited=waited, ids=batch["id"])
+            trace.end(step, run.window.flush)
 
-            last, evaluated, stop = step == plan.total, None, interrupts.requested(step)
+            last, evaluated, stop = step == plan.total, None, run.interrupts.requested(step)
             if not stop and (last or step % plan.eval_every == 0):
-                window.flush()
-                result = evaluated = evaluate(step)
+                run.window.flush()
+                result = evaluated = run.evaluate(step)
                 stop = evaluated is None
             if stop or last or step % plan.checkpoint_every == 0:
-                save(step, evaluated)
+                run.save(step, evaluated)
             if stop:
-                checkpoints.wait()
-                raise stopped(step)
-        checkpoints.wait()
+                run.checkpoints.wait()
+                raise run.stopped(step)
+        run.checkpoints.wait()
     return result or {}
+
+
+class _Training:
+    """A run that has started or resumed: its state, and what it reads and writes between the steps.
+
+    Everything that has to be closed is added to `stack`.
+
+    Attributes:
+      first_step: The step after which the run starts or resumes.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: epath.PathLike, stack: contextlib.ExitStack, *, quiet: bool):
+        config, data, plan, self._parallel = experiment.config, experiment.data, experiment.plan, experiment.parallel
+        self._data, self._plan, self._described = data, plan, experiment.describe()
+        new = None
+        if not has_checkpoints(workdir):  # before the workdir is created, so that a mistake does not leave an empty one
+            new = states.start(experiment)
+        self._lock = stack.enter_context(contextlib.closing(Lock(workdir, jax.process_index() == 0)))
+        begun = has_checkpoints(workdir)  # again, because another run may have ended in the meantime
+        if saved := load_meta(workdir):
+            check_same_run(workdir, saved, self._described)
+        extended = experiment.continued(workdir) if begun else []
+        self.interrupts = stack.enter_context(Interrupts())
+        keep = {name: config.checkpoint[name] for name in ("keep_last", "keep_best", "best")}
+        self.checkpoints = stack.enter_context(Checkpoints(workdir, **keep))
+        meta: dict[str, Any] = {}
+        if begun:
+            restored, meta = self.checkpoints.restore_latest(states.abstract_state(experiment))
+            self.state, notes = self._parallel.put_state(restored), changed_since(meta, data)
+        else:
+            self.state, notes = new or states.start(experiment)
+        notes = [*extended, *notes, *write_config(workdir, config, begun=begun)]
+        self.first_step = int(self._parallel.fetch(self.state.step))
+
+        self.metrics = Metrics(workdir, first_step=self.first_step, total_steps=plan.total, quiet=quiet)
+        stack.callback(self.metrics.close)
+        num_params = sum(x.size for x in jax.tree.leaves(self.state.params))
+        for line in (*experiment.summary(num_params), *self._progress(), *notes):
+            self.metrics.say(line)
+        self.window = Window(
+            self._parallel, self.metrics, experiment.schedule, plan.log_every, saved=meta.get("window")
+        )
+        self._evaluator = Evaluator(experiment.model, experiment.task, self._parallel)
+
+    def _progress(self) -> list[str]:
+        """Returns a line that says where a run resumes, or that it is finished; none for a new run."""
+        if self.first_step >= self._plan.total:
+            return [f"this run is finished: all {self._plan.total:,} steps are done"]
+        return [f"resuming after step {self.first_step:,}"] if self.first_step else []
+
+    def evaluate(self, step: int) -> dict[str, Any] | None:
+        """Returns the evaluation at `step`, made now unless `metrics` has it; None if a signal interrupts it."""
+        if from_first(self.metrics.has(step, "eval")):
+            return self.metrics.last("eval") or {}
+        started = time.monotonic()
+        batches = self._data.eval_batches()
+        result = self._evaluator.evaluate(self.state.eval_params, batches, stop=self.interrupts.requested)
+        if result:
+            result["skipped"] = self._data.skipped
+            self.metrics.write(step, "eval", {**result, "seconds": time.monotonic() - started})
+            self.window.clear_clock()
+        return result
+
+    def save(self, step: int, result: dict[str, Any] | None) -> None:
+        """Starts to save a checkpoint, with the evaluation at `step` if there is one."""
+        self.window.flush()  # raises if a value of this step is not finite, so that such a state is never saved
+        self._lock.check()
+        progress = {
+            "train_examples": len(self._data.train),
+            "window": self.window.sums,
+            "metrics": result or {},
+            "prng": prng_impl(),
+        }
+        self.checkpoints.save(step, self._parallel.globalise(self.state), {**self._described, **progress}, result)
+
+    def stopped(self, step: int) -> Interrupted:
+        """Returns the exception that ends a run which was stopped after `step`."""
+        message = f"stopped after step {step} of {self._plan.total}, which is saved; run the same command to continue"
+        return Interrupted(self.interrupts.signum, message)
 
 
 def compile_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Sum]]]:

@@ -24,7 +24,7 @@ from vit_jax.models import build_model
 from vit_jax.models.from_image import image_model
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.pretrained.fit import fit, initial_values
-from vit_jax.pretrained.names import Params, Size, shapes_of
+from vit_jax.pretrained.names import Params, Size, pair, shapes_of
 from vit_jax.pretrained.preprocessing import Recipe
 from vit_jax.pretrained.report import Report
 from vit_jax.pretrained.save import save
@@ -274,15 +274,18 @@ def _recipe(preprocessing: Any) -> Recipe | None:
     resize, *crop, normalize = preprocessing.steps if len(preprocessing.steps) > 1 else (None, None)
     if not isinstance(resize, Resize) or not resize.antialias or not isinstance(normalize, Normalize):
         return None
-    side = resize.size if isinstance(resize.size, int) else None
-    is_squashed = not crop and resize.size == preprocessing.image_size
-    is_cropped = crop == [CenterCrop(preprocessing.image_size)] and side is not None
-    if not is_squashed and not is_cropped:
+    size, whole = preprocessing.image_size, resize.size or preprocessing.image_size
+    scaled, cover = pair(whole), resize.cover or isinstance(whole, int)
+    if len(crop) > 1 or any(not isinstance(step, CenterCrop) or pair(step.size or size) != size for step in crop):
+        return None
+    if not crop and (cover or scaled != size):
         return None
     return Recipe(
-        image_size=preprocessing.image_size,
+        image_size=size,
         channels=preprocessing.channels,
-        shorter_side=side,
+        scaled=scaled,
+        cover=cover,
+        rounding=crop[0].rounding if crop else "even",
         method=resize.method,
         mean=normalize.mean,
         std=normalize.std,

@@ -26,7 +26,8 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     outside = {"changelog.md": ROOT / "CHANGELOG.md"}
-    outside |= {f"figures/{file.name}": file for file in sorted((ROOT / "experiments" / "results").glob("*.png"))}
+    results = ROOT / "experiments" / "results"
+    outside |= {f"figures/{file.relative_to(results)}": file for file in sorted(results.rglob("*.png"))}
     for name, source in outside.items():
         files.append(File.generated(config, name, abs_src_path=str(source)))
     return files
@@ -45,17 +46,17 @@ def generated(markdown: str) -> str:
 
 
 def config_reference() -> str:
-    """Returns a table of keys, defaults and meanings for each section of the config schema."""
+    """Returns a table of keys, defaults, legal values and meanings for each section of the config schema."""
     from vit_jax import config
 
     sections: dict[str, list[str]] = {}
     for name, key in config.keys().items():
         section, _, _ = name.rpartition(".")
-        cells = (f"`{name}`", _default(key), key.meaning.replace("<", "&lt;"))
+        cells = (f"`{name}`", _default(key), key.values, key.meaning.replace("<", "&lt;"))
         sections.setdefault(section, []).append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines = []
     for section in sorted(sections, key=lambda name: (name != "", list(sections).index(name))):
-        lines += [f"## {section or 'The run'}", "", "| key | default | meaning |", "|---|---|---|"]
+        lines += [f"## {section or 'The run'}", "", "| key | default | legal values | meaning |", "|---|---|---|---|"]
         lines += [*sections[section], ""]
     return "\n".join(lines)
 

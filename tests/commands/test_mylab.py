@@ -93,7 +93,7 @@ def test_nothing_is_imported_without_trust(lab, trained, capsys):
         assert error.count("\n") == 1
         assert error.startswith("vit_jax: tilt uses mylab.data:open_split (version unknown, sha256 ")
         assert all(path in error for path in PATHS)
-        assert error.endswith("which is code outside vit_jax. Pass --trust to import it.\n")
+        assert error.endswith("which is code outside vit_jax. Pass --trust (in Python, trust=True) to import it.\n")
 
 
 def test_a_workdir_of_a_stranger_is_not_resumed_without_trust(lab, trained, capsys):
@@ -101,7 +101,7 @@ def test_a_workdir_of_a_stranger_is_not_resumed_without_trust(lab, trained, caps
         "from vit_jax.config import default_config as get\nget_config = lambda arg='': get()\n"
     )
     assert main(["train", "--config=plain.py", "--workdir=tilt"]) == 2
-    assert "which is code outside vit_jax. Pass --trust to import it." in capsys.readouterr().err
+    assert "which is code outside vit_jax. Pass --trust (in Python, trust=True)" in capsys.readouterr().err
 
 
 def test_it_evaluates_with_trust(lab, trained, capsys):

@@ -118,6 +118,29 @@ def test_answers_come_before_all_sentences_are_read(run, found):
     assert len(read) < 100
 
 
+def test_a_sentence_alone_is_not_a_list_of_letters(run):
+    with pytest.raises(UserError, match="takes a list or another iterable of sentences, got one str"):
+        translate(run, "save the file")
+    with pytest.raises(UserError, match=r"input 1 is of type int, but must be a sentence \(str\)"):
+        translate(run, ["save", 3])
+
+
+def test_a_beam_beyond_its_range_is_refused(run):
+    for beam_size in (0, -1, 100_000, 1.5, float("nan")):
+        with pytest.raises(UserError, match="beam_size must be a whole number from 1 to 1,000"):
+            translate(run, ["save"], beam_size=beam_size)
+
+
+def test_a_terminal_is_told_that_sentences_are_read_from_it(run, stdin, monkeypatch, capsys, own_home):
+    monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
+    for is_terminal in (True, False):
+        stdin(b"page\n")
+        monkeypatch.setattr("sys.stdin.isatty", lambda is_terminal=is_terminal: is_terminal)
+        assert main(["predict", "run"]) == 0
+        said = "vit_jax: reading sentences from standard input; end with Ctrl-D\n" in capsys.readouterr().err
+        assert said == is_terminal
+
+
 def test_nothing_to_translate(run):
     assert translate(run, []) == []
     assert translate(run, [" "]) == [("", 0.0)]
@@ -193,6 +216,7 @@ def test_attention_is_drawn_whatever_the_signs(run, tmp_path, monkeypatch):
 def test_some_of_the_evaluation_split_is_written(make_run, tmp_path):
     (tmp_path / "test.tsv").write_text("".join(f"{text.strip() or 'x'}\tdi {i}\n" for i, text in enumerate(SENTENCES)))
     run = make_run(tmp_path)
+    assert run.evaluate(batch_size=2**24)["examples"] == len(SENTENCES)  # takes no more memory than the sentences need
     table, picture = write_translations(run, run.open_split(), tmp_path, count=3)
     rows = [line.split("\t") for line in table.read_text().splitlines()]
     assert rows[0] == ["source", "translation", "reference"]

@@ -18,6 +18,7 @@ from vit_jax.__main__ import main
 from vit_jax.data.modality import get_modality
 from vit_jax.data.video.decode import FrameFolder, VideoFile
 from vit_jax.errors import UserError
+from vit_jax.experiment import make_task
 from vit_jax.run import Run, load_run
 
 sys.path.insert(0, "tests/data")
@@ -165,6 +166,24 @@ def test_probabilities_are_the_mean_over_the_views(trained, clips):
     logits = run_.model.apply({"params": run_.params}, views, train=False)
     expected = np.asarray(jnp.exp(logits) / jnp.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(predict(run_, [video])[0], expected.mean(0), atol=1e-6)
+
+
+def test_logits_are_averaged_over_the_views_where_the_config_says_so(trained, clips):
+    config = load_run(trained[0]).config.copy_and_resolve_references()
+    config.task.average_views = "logits"
+    run_ = load_run(trained[0])
+    run_ = dataclasses.replace(run_, task=make_task(config, run_.encoder, run_.labels))
+    files = [clips / "val" / label / f"{index}.mp4" for label in LABELS for index in (0, 1)]
+    expected = []
+    for file in files:
+        views = jnp.stack(run_.encoder.rows(VideoFile(file), None))
+        expected.append(jax.nn.softmax(run_.model.apply({"params": run_.params}, views, train=False).mean(0)))
+    np.testing.assert_allclose(predict(run_, map(VideoFile, files)), expected, atol=1e-6)
+    of_all = predict(run_, [example["video"] for example in run_.open_split().__getitems__(range(EVAL_SIZE))])
+    labels = run_.open_split().all_labels()
+    score = run_.evaluate()
+    assert score["loss"] == pytest.approx(-np.log(of_all[np.arange(EVAL_SIZE), labels]).mean(), rel=1e-4)
+    assert score["loss"] != pytest.approx(load_run(trained[0]).evaluate()["loss"], rel=1e-7)
 
 
 def test_frames_are_of_one_clip_and_averaged_over_its_crops_alone(trained, clips):

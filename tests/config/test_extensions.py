@@ -249,7 +249,10 @@ def test_a_strangers_checkpoint_runs_nothing(lab):
     uses = ", ".join(f"lab_of_tests.nets:{name} (version unknown, sha256 {sha256[:12]})" for name in NAMES)
     with pytest.raises(UserError) as caught:
         extensions.check_trust(meta, False, source="runs/x")
-    assert str(caught.value) == f"runs/x uses {uses}, which is code outside vit_jax. Pass --trust to import it."
+    assert (
+        str(caught.value)
+        == f"runs/x uses {uses}, which is code outside vit_jax. Pass --trust (in Python, trust=True) to import it."
+    )
     with pytest.raises(UserError, match=r"sha256 unknown\), which is code outside vit_jax"):
         extensions.check_trust({**meta, "extensions": []}, False, source="runs/x")
     ours = json.loads(default_config().to_json())

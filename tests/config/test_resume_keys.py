@@ -4,14 +4,15 @@ import pytest
 
 from vit_jax import config as schema
 
-# where things are, when something is written, how fast it is done
+# where things are, when something is written, how fast it is done; or another check decides
 FREE = {
+    "duration",  # checked by `Experiment.continued`
     "data.path", "data.data_dir", "data.num_workers", "data.num_threads", "eval_every",
     "eval_batch_size", "log_every", "parallel", "profile", "compilation_cache", "checkpoint.every",
     "checkpoint.keep_last", "checkpoint.keep_best", "checkpoint.best",
 }  # fmt: skip
 REFUSED = {
-    "seed", "init_from", "init_image_size", "batch_size", "accum_steps", "duration",
+    "seed", "init_from", "init_image_size", "batch_size", "accum_steps",
     *(f"model.{name}" for name in (
         "name", "patch_size", "hidden_dim", "mlp_dim", "num_layers", "num_heads", "pool", "pos_embed", "dropout_rate",
         "attention_dropout_rate", "drop_path_rate", "attention_type", "norm_epsilon", "dtype", "gelu",
@@ -30,7 +31,7 @@ REFUSED = {
         "layer_decay", "clip_norm", "trainable", "ema_decay",
     )),
     *(f"optimizer.schedule.{name}" for name in (
-        "name", "peak", "warmup", "end", "boundaries", "step_factor", "timescale",
+        "name", "peak", "warmup", "start", "end", "cooldown", "boundaries", "step_factor", "timescale",
     )),
 }  # fmt: skip
 

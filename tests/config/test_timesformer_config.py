@@ -13,7 +13,7 @@ from vit_jax.data.video.sampling import Segments, Stride
 from vit_jax.errors import UserError
 from vit_jax.experiment import Experiment, make_model
 from vit_jax.models.blocks.timesformer import ATTENTIONS
-from vit_jax.optimizer import make_schedule
+from vit_jax.schedule import make_schedule
 from vit_jax.state import initial_state
 
 FILE = str(pathlib.Path(__file__).parents[2] / "configs" / "timesformer.py")
@@ -56,7 +56,7 @@ def test_the_data_are_the_papers(arg):
     train, test = (make_encoder(config, train=which) for which in (True, False))
     assert (config.data.name, config.data.train_split, config.data.eval_split) == ("video", "train", "val")
     assert (test.num_frames, test.image_size, test.channels) == (frames, (pixels, pixels), 3)
-    assert (test.clips, test.crops) == (clips, crops)
+    assert (test.clips, test.crops, config.task.average_views) == (clips, crops, "logits")
     sampling = Segments() if stride is None else Stride(frames=stride, fps=30)
     assert train._sampling == test._sampling == sampling
 

@@ -202,7 +202,7 @@ def test_random_transforms_are_refused_in_evaluation(digits):
 @pytest.mark.parametrize("options", [{"num_threads": 2}, {"num_workers": 1, "num_threads": 0}])
 def test_a_mistake_seen_in_a_batch_reaches_the_user_as_it_is(options):
     small = Preprocessing((9, 9), 1, "normalize(0.5, 0.5)")
-    with pytest.raises(UserError, match="a 8x8 image became 8x8, not 9x9"):
+    with pytest.raises(UserError, match="an image of 8x8 pixels became 8x8, not 9x9"):
         train(Numbers(10), small, **options)
 
 

@@ -28,7 +28,9 @@ def steps_of(workdir, split):
             [3, 6, 9],
             [6, 9],
         ),
-        ({"duration": "2 steps", "eval_every": "1_000 steps", "checkpoint__every": "9 epochs"}, [], [2], [2]),
+        # shorter than log_every: a row at every evaluation
+        ({"duration": "2 steps", "eval_every": "1_000 steps", "checkpoint__every": "9 epochs"}, [2], [2], [2]),
+        ({"duration": "5 steps", "eval_every": "2 steps", "log_every": "6 steps"}, [2, 4], [2, 4, 5], [5]),
         ({"duration": "3 steps", "eval_every": "0.01 epochs", "log_every": "1 steps"}, [1, 2, 3], [1, 2, 3], [3]),
     ],
     ids=str,

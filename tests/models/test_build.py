@@ -129,7 +129,7 @@ def test_overrides_win_over_the_variant():
         ("vit:R26+S/32", {"resnet_flavour": "torch"}, r"resnet_flavour must be one of google, timm.* got 'torch'"),
         ("vit:R+Ti/16", {"image_size": (28, 64)}, r"no patch of patch_size=\(8, 8\) fits into image_size=\(28, 64\)"),
         ("vit:B/16", {"remat": "all"}, r"remat must be one of none, full, dots.* got 'all'"),
-        ("vit:B/16", {"gelu": "erf"}, r"gelu must be one of tanh, exact.* got 'erf'"),
+        ("vit:B/16", {"gelu": "erf"}, r"gelu must be one of tanh, exact, quick, got 'erf'"),
         (
             "vit:B/16",
             {"attention_kernel": "flash"},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit_jax.models.blocks import BlockStack, EncoderBlock
-from vit_jax.models.layers import GELU, MLP, Dense, DropPath, LayerScale, PatchEmbed
+from vit_jax.models.layers import GELU, MLP, Dense, DropPath, LayerScale, PatchEmbed, torch_uniform
 
 
 def normal(*shape, seed=0):
@@ -63,13 +63,21 @@ def test_patch_embed_is_a_strided_convolution(image, patch_size, randomised):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
-def test_both_gelus():
+def test_torch_s_initial_values_are_uniform_on_both_sides_of_0():
+    values = np.asarray(torch_uniform(16)(jax.random.key(0), (10_000,)))
+    assert -0.25 <= values.min() < -0.249
+    assert 0.249 < values.max() <= 0.25
+    assert abs(values.mean()) < 4 * 0.25 / math.sqrt(3 * 10_000)  # four standard errors
+
+
+def test_gelus():
     x = np.linspace(-4, 4, 101, dtype=np.float32)
     exact = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x]
     tanh = [v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) / 2 for v in x]
     assert np.abs(np.subtract(exact, tanh)).max() > 1e-4
     np.testing.assert_allclose(GELU["exact"](x), exact, atol=1e-6)
     np.testing.assert_allclose(GELU["tanh"](x), tanh, atol=1e-6)
+    np.testing.assert_allclose(GELU["quick"](x), [v / (1 + math.exp(-1.702 * v)) for v in x], atol=1e-6)
 
 
 @pytest.mark.parametrize("gelu", GELU)

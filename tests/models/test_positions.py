@@ -7,7 +7,7 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from vit_jax.models.positions import METHODS, relative_positions, resample, sincos2d, token_positions
+from vit_jax.models.positions import CLASS_POSITION, METHODS, relative_positions, resample, sincos2d, token_positions
 
 
 @pytest.mark.parametrize(("grid", "hidden_dim"), [((3, 5), 16), ((14, 14), 192), ((1, 2), 4)])
@@ -50,7 +50,8 @@ def tables(function, **values):
     ],
 )
 def test_token_positions_are_in_raster_order_after_the_class_token(kind, shapes, has_class_token):
-    positions, made = tables(lambda param: token_positions(param, kind, (2, 3), 8, has_class_token))
+    prefix = [CLASS_POSITION] * has_class_token
+    positions, made = tables(lambda param: token_positions(param, kind, (2, 3), 8, prefix))
     first = made.pop("cls_pos", np.zeros(8))
     assert {name: value.shape for name, value in made.items()} == shapes
     assert positions.shape == (6 + has_class_token, 8)
@@ -71,7 +72,7 @@ def test_token_positions_are_in_raster_order_after_the_class_token(kind, shapes,
 
 def test_learned2d_needs_two_equal_parts():
     with pytest.raises(ValueError, match="an even hidden_dim, not 5"):
-        tables(lambda param: token_positions(param, "learned2d", (2, 2), 5, True))
+        tables(lambda param: token_positions(param, "learned2d", (2, 2), 5, [CLASS_POSITION]))
 
 
 def test_relative_positions_depend_on_the_offset_alone():
@@ -86,7 +87,7 @@ def test_relative_positions_depend_on_the_offset_alone():
 @pytest.mark.parametrize(
     "function",
     [
-        lambda param: token_positions(param, "learned2d", (64, 64), 128, True),
+        lambda param: token_positions(param, "learned2d", (64, 64), 128, [CLASS_POSITION]),
         lambda param: relative_positions(param, 32, 65),
     ],
 )

@@ -289,7 +289,7 @@ def test_initial_values():
         ("S/16", {"word_pos": "none"}, r"'tnt:S/16' has no field 'word_pos'; did you mean 'word_pos_embed'\?"),
         ("S/16", {"pos_embed": "sincos2d"}, r"pos_embed must be one of learned, none.* got 'sincos2d'"),
         ("S/16", {"word_pos_embed": "yes"}, r"word_pos_embed must be one of learned, none.* got 'yes'"),
-        ("S/16", {"gelu": "erf"}, r"gelu must be one of tanh, exact.* got 'erf'"),
+        ("S/16", {"gelu": "erf"}, r"gelu must be one of tanh, exact, quick, got 'erf'"),
         ("S/16", {"num_heads": 5}, r"num_heads=5 does not divide hidden_dim=384"),
         ("S/16", {"inner_num_heads": 5}, r"inner_num_heads=5 does not divide inner_hidden_dim=24"),
         ("S/16", {"image_size": (8, 32)}, r"no patch of patch_size=\(16, 16\) fits into image_size=\(8, 32\)"),

@@ -97,6 +97,45 @@ TINY = {
         {**_TINY_IMAGES, "gelu": "exact", "norm_epsilon": 1e-12},
     ),
 }
+_TIMM_VARIATIONS = {  # the fields of ViT that timm's plain models use: timm's name, its options, our fields
+    "mae": (
+        "vit_tiny_patch16_224",
+        {"global_pool": "avg"},
+        {"pool": "gap", "unpooled_class_token": True, "final_norm": "after_pool"},
+    ),
+    "deit_distilled": ("deit_tiny_distilled_patch16_224", {}, {"distillation_token": True}),
+    "deit3": ("deit3_small_patch16_224", {}, {"prefix_pos_embed": False, "layer_scale_init": 1e-6}),
+    "registers": ("vit_tiny_patch16_224", {"reg_tokens": 3}, {"num_registers": 3}),
+    "registers_gap": (
+        "vit_medium_patch16_reg4_gap_256",
+        {},
+        {
+            "num_registers": 4,
+            "pool": "gap",
+            "final_norm": "after_pool",
+            "prefix_pos_embed": False,
+            "layer_scale_init": 1e-5,
+        },
+    ),
+    "registers_map": (
+        "vit_so150m_patch16_reg4_map_256",
+        {"mlp_ratio": 4},
+        {"num_registers": 4, "pool": "map"},
+    ),
+    "clip": (
+        "vit_base_patch32_clip_quickgelu_224",
+        {},
+        {"stem_norm": True, "patch_bias": False, "gelu": "quick", "norm_epsilon": 1e-5},
+    ),
+    "no_final_norm": ("vit_tiny_patch16_224", {"final_norm": False}, {"final_norm": "none"}),
+}
+for _name, (_timm, _options, _fields) in _TIMM_VARIATIONS.items():
+    TINY[f"timm_{_name}"] = Case(
+        lambda name=_timm, options=_options: peers.timm_model(name, img_size=IMAGE[:2], **{**_TINY_TORCH, **options}),
+        "timm",
+        "vit:B/16",
+        {**_TINY_IMAGES, "gelu": "exact", **_fields},
+    )
 for _scheme in SCHEMES:
     _fields = {**_TINY_CLIPS, "attention_type": _scheme}
     TINY[f"hf_timesformer_{_scheme}"] = Case(

@@ -121,9 +121,13 @@ def test_the_table_tells_what_was_loaded_resized_and_skipped(tiny, tmp_path, cap
     [
         (["nowhere", "{}/new", "--format=npz"], "nowhere: no such file or folder"),
         (["{}/x.npz", "{}/x.npz", "--format=npz"], "x.npz exists already. Give another name"),
-        (["{}/x.npz", "{}/new", "--format=onnx", "--stored_image_size=8,12"], "ViT has no format 'onnx'; it has"),
-        (["{}/x.npz", "{}/new", "--format=huggingface", "--stored_image_size=8,12"], "cannot hold pool='gap'"),
-        (["{}/x.npz", "{}/new", "--format=npz"], "stores 6 positions of patches but not their grid"),
+        (
+            ["{}/x.npz", "{}/new", "--format=onnx", "--stored_image_size=8,12", "--pool=gap"],
+            "no format 'onnx'; it has",
+        ),
+        (["{}/x.npz", "{}/new", "--format=huggingface", "--stored_image_size=8,12", "--pool=gap"], "hold pool='gap'"),
+        (["{}/x.npz", "{}/new", "--format=npz"], "the file does not say pool. Give pool=..."),
+        (["{}/x.npz", "{}/new", "--format=npz", "--pool=gap"], "stores 6 positions of patches but not their grid"),
         (
             ["{}/x.npz", "{}/new", "--format=npz", "--name=vit:S/16"],
             "weights have hidden_dim=8, but vit:S/16 has 384",

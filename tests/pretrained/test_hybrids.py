@@ -30,7 +30,7 @@ TIMM = {"gelu": "exact", "resnet_flavour": "timm"}
 def test_the_same_model_and_the_same_bits(format, fields, tiny, tmp_path):
     model, params = tiny(**fields)
     save_pretrained(tmp_path / "out", model, params, format)
-    loaded = from_pretrained(tmp_path / "out", stored_image_size=model.image_size)
+    loaded = from_pretrained(tmp_path / "out", stored_image_size=model.image_size, pool=model.pool)
     jax.tree.map(np.testing.assert_array_equal, params, loaded.params)
     for field in ("in_channels", "patch_size", "resnet_stages", "resnet_width", "resnet_flavour", "grid"):
         assert getattr(loaded.model, field) == getattr(model, field), field

@@ -41,7 +41,7 @@ def test_heads_of_a_bare_file_are_given_by_number_or_by_name(tiny, tmp_path):
         UserError, match=r"x: the file does not say num_heads\. Give num_heads=\.\.\., or .* name='vit:B/16'"
     ):
         from_pretrained(path, **STORED)
-    loaded = from_pretrained(path, num_heads=2, **STORED)
+    loaded = from_pretrained(path, num_heads=2, pool="cls", **STORED)
     assert loaded.model.num_heads == 2
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
@@ -51,7 +51,7 @@ def test_a_name_gives_heads_and_size_and_must_agree(tmp_path):
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *model.input_shape)), train=False))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes["params"])
     path = bare(tmp_path / "x", model, params)
-    loaded = from_pretrained(path, "vit:Ti/16")
+    loaded = from_pretrained(path, "vit:Ti/16", pool="cls")
     assert (loaded.model.num_heads, loaded.model.image_size, loaded.model.gelu) == (3, (224, 224), "exact")
     with pytest.raises(UserError, match="the weights have hidden_dim=192, but vit:S/16 has 384"):
         from_pretrained(path, "vit:S/16")
@@ -91,7 +91,7 @@ def test_two_grids_that_fit_are_refused(tmp_path, tiny):
 def test_another_size_resamples_positions_as_the_authors_do(format, fields, method, tiny, tmp_path):
     model, params = tiny(**fields)
     save_pretrained(tmp_path / "x", model, params, format)
-    given = {} if format in ("timm", "huggingface") else STORED
+    given = {} if format in ("timm", "huggingface") else {**STORED, **fields}
     loaded = from_pretrained(tmp_path / "x", image_size=(20, 8), **given)
     np.testing.assert_array_equal(
         loaded.params["pos_embed"], resample(jnp.asarray(params["pos_embed"]), (5, 2), method)
@@ -156,7 +156,8 @@ def test_a_model_that_computes_otherwise_is_told_apart(tiny, tmp_path):
         ({"head__bias": None}, "x: format 'timm' needs tensors that the file does not have: head.bias"),
         ({"blocks__1__mlp__fc1__weight": None}, "does not have: blocks.1.mlp.fc1.weight"),
         ({"blocks__0__mlp__fc1__weight": None}, "tensor blocks.0.mlp.fc1.weight is missing"),
-        ({"dist_token": np.zeros((1, 1, 8))}, "has no place in the model for the file's tensors dist_token"),
+        ({"mask_token": np.zeros((1, 1, 8))}, "has no place in the model for the file's tensors mask_token"),
+        ({"dist_token": np.zeros((1, 1, 8))}, "tensors that the file does not have: head_dist.bias, head_dist.weight"),
         (
             {"fc_norm__weight": np.zeros(8), "fc_norm__bias": np.zeros(8)},
             "no place in the model for the file's tensors fc_norm.bias, fc_norm.w",
@@ -178,7 +179,7 @@ def test_a_model_that_computes_otherwise_is_told_apart(tiny, tmp_path):
 def test_tensors_that_do_not_fit_are_named(changed, message, tiny, tmp_path):
     path = bare(tmp_path / "x", *tiny(), **changed)
     with pytest.raises(UserError, match=message):
-        from_pretrained(path, num_heads=2, **STORED)
+        from_pretrained(path, num_heads=2, pool="cls", **STORED)
 
 
 def test_another_model_than_the_one_stored(tiny, tmp_path):
@@ -238,7 +239,7 @@ def test_names_of_no_known_format(tmp_path):
 
 def test_objects_in_an_npz_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.array([{}], object))
-    with pytest.raises(UserError, match=r"x\.npz: damaged .npz .*allow_pickle=False"):
+    with pytest.raises(UserError, match=r"x\.npz: array a\.npy has dtype object, which is not a type of numbers"):
         from_pretrained(tmp_path / "x.npz")
 
 
@@ -258,7 +259,7 @@ def test_files_cut_short(format, tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["vit_checkpoint.pth", "vit_parallel.pth.tar"])
 def test_a_torch_checkpoint(name):
-    loaded = from_pretrained(FIXTURES / name, num_heads=2, image_size=(8, 12))
+    loaded = from_pretrained(FIXTURES / name, num_heads=2, pool="cls", image_size=(8, 12))
     mlp = loaded.params["encoder"]["block_0"]["mlp"]
     assert mlp["in"]["kernel"].dtype == np.float32  # that of the second is bfloat16 in the file
     numbers = np.arange(96) * 7 + 12 * 31  # the twelfth tensor after the first of fixtures/make.py
@@ -272,7 +273,7 @@ def test_a_torch_checkpoint(name):
 
 def test_preprocessing_is_given_where_the_file_does_not_say_it():
     chain = "resize(9)|center_crop|normalize(mean=0.5, std=0.5)"
-    loaded = from_pretrained(FIXTURES / "vit_checkpoint.pth", num_heads=2, preprocessing=chain, **STORED)
+    loaded = from_pretrained(FIXTURES / "vit_checkpoint.pth", num_heads=2, pool="cls", preprocessing=chain, **STORED)
     assert loaded.preprocessing.transforms == chain
     assert loaded.report.notes == ()
 
@@ -317,7 +318,7 @@ def test_old_layouts_of_big_vision(tiny, tmp_path):
 def test_float16_is_widened(tiny, tmp_path):
     model, params = tiny()
     half = jax.tree.map(lambda x: x.astype(np.float16), params)
-    loaded = from_pretrained(bare(tmp_path / "x", model, half), num_heads=2, **STORED)
+    loaded = from_pretrained(bare(tmp_path / "x", model, half), num_heads=2, pool="cls", **STORED)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x.astype(np.float32), y), half, loaded.params)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded.params)} == {np.dtype(np.float32)}
 

@@ -63,7 +63,7 @@ def test_we_load_what_timm_writes(name, timm, tmp_path):
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     torch.save({"model": module.state_dict()}, tmp_path / "x.pth")
-    loaded = from_pretrained(tmp_path / "x.pth", num_heads=3, image_size=(32, 48))
+    loaded = from_pretrained(tmp_path / "x.pth", num_heads=3, pool="cls", image_size=(32, 48))
     np.testing.assert_allclose(
         theirs_of(module, loaded.model), logits_of(loaded.model, loaded.params), rtol=1e-4, atol=1e-4
     )

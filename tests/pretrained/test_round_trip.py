@@ -28,6 +28,11 @@ EXPRESSIBLE = [
     ("timm", {"pool": "map", **EXACT}),
     ("timm", {"pool": "gap", "num_classes": None, **EXACT}),
     ("timm", {"pos_embed": "none", **EXACT}),
+    ("timm", {"pool": "gap", "unpooled_class_token": True, "final_norm": "after_pool"}),
+    ("timm", {"distillation_token": True, **EXACT}),
+    ("timm", {"num_registers": 2, "prefix_pos_embed": False, "final_norm": "none"}),
+    ("timm", {"pool": "map", "num_registers": 2, "unpooled_class_token": True}),
+    ("timm", {"stem_norm": True, "patch_bias": False, "norm_epsilon": 1e-5, "gelu": "quick"}),
     ("huggingface", {"norm_epsilon": 1e-12, **EXACT}),
     ("huggingface", {"qkv_bias": False, "patch_size": (4, 3), "in_channels": 1}),
     ("huggingface", {"num_classes": None, "representation_dim": 6, **EXACT}),
@@ -44,8 +49,8 @@ def equal(ours, theirs):
 def test_the_same_model_and_the_same_bits(format, fields, tiny, tmp_path):
     model, params = tiny(**fields)
     save_pretrained(tmp_path / "out", model, params, format)
-    size = {"stored_image_size": (8, 12)} if format in FILES else {}
-    loaded = from_pretrained(tmp_path / "out", **size)
+    unsaid = {"stored_image_size": (8, 12), "pool": model.pool} if format in FILES else {}
+    loaded = from_pretrained(tmp_path / "out", **unsaid)
     equal(params, loaded.params)
     for field in ViT.__dataclass_fields__:
         if field not in NOT_THE_FUNCTION:
@@ -63,17 +68,35 @@ def test_big_vision_takes_a_class_token_without_a_position(tiny, tmp_path):
     equal(params, from_pretrained(tmp_path / "out", stored_image_size=(8, 12)).params)
 
 
+CROPPED = {
+    "timm": preprocessing.cropped((9, 13), "bicubic", (0.4, 0.5, 0.6), 0.25),
+    "huggingface": preprocessing.cropped(13, "bicubic", (0.4, 0.5, 0.6), 0.25, crop="center_crop(rounding='down')"),
+}
+
+
 @pytest.mark.parametrize("format", FOLDERS)
 def test_labels_and_preprocessing_go_with_a_folder(format, tiny, tmp_path):
     model, params = tiny(**EXACT)
     for i, chain in enumerate([
-        preprocessing.cropped(9, "bicubic", (0.4, 0.5, 0.6), 0.25),
+        CROPPED[format],
         preprocessing.squashed("bilinear", 0.5, 0.5),
     ]):  # fmt: skip
         ours = Preprocessing((8, 12), 3, chain)
         notes = save_pretrained(tmp_path / f"{i}", model, params, format, labels=LABELS, preprocessing=ours)
         loaded = from_pretrained(tmp_path / f"{i}")
         assert (loaded.labels, loaded.preprocessing, notes) == (LABELS, ours, ())
+
+
+@pytest.mark.parametrize("format", FOLDERS)
+def test_a_crop_that_a_format_rounds_otherwise_is_said(format, tiny, tmp_path):
+    model, params = tiny(**EXACT)
+    mine, theirs = {"timm": ("down", "even"), "huggingface": ("even", "down")}[format]
+    ours = Preprocessing((8, 12), 3, CROPPED[format].replace(f"(rounding={theirs!r})", "").replace(
+        "center_crop", f"center_crop(rounding={mine!r})"
+    ))  # fmt: skip
+    notes = save_pretrained(tmp_path / "x", model, params, format, preprocessing=ours)
+    assert notes == (f"format {format!r} rounds an odd margin of center_crop {theirs!r}: some crops shift by a pixel",)
+    assert from_pretrained(tmp_path / "x").preprocessing.transforms == CROPPED[format]
 
 
 @pytest.mark.parametrize("format", [*FILES, *FOLDERS])
@@ -96,6 +119,16 @@ REFUSED = [
     ("big_vision", {"pos_embed": "none", "pool": "gap"}, "big_vision' cannot hold pos_embed='none'"),
     ("timm", {"representation_dim": 8}, "timm' has no place for representation/bias, representation/kernel"),
     ("timm", {"norm_epsilon": 1e-12}, "timm' cannot hold norm_epsilon=1e-12: it would be read back as 1e-06"),
+    ("timm", {"patch_bias": False}, "timm' cannot hold patch_bias=False with stem_norm=False"),
+    ("timm", {"stem_norm": True}, "timm' cannot hold patch_bias=True with stem_norm=True"),
+    ("timm", {"distillation_token": True, "num_registers": 1}, "timm' cannot hold num_registers=1 with a distillation"),
+    ("timm", {"distillation_token": True, "norm_epsilon": 1e-5}, "timm' cannot hold norm_epsilon=1e-05"),
+    ("npz", {"num_registers": 1}, "npz' has no place for register_pos, register_tokens"),
+    ("npz", {"gelu": "quick"}, "npz' cannot hold gelu='quick'"),
+    ("npz", {"final_norm": "after_pool"}, "npz' cannot hold final_norm='after_pool'"),
+    ("npz", {"stem_norm": True}, "npz' has no place for stem_norm/bias, stem_norm/scale"),
+    ("npz", {"patch_bias": False}, "npz' cannot hold patch_bias=False"),
+    ("npz", {"prefix_pos_embed": False}, "npz' cannot hold prefix_pos_embed=False"),
     ("timm", {"pos_embed": "relative"}, "timm' has no place for .*"),
     ("huggingface", {"pool": "gap"}, "huggingface' cannot hold pool='gap': it would be read back as 'cls'"),
     ("huggingface", {"representation_dim": 8}, "huggingface' has no place for representation/bias"),

@@ -10,6 +10,7 @@ import pytest
 from vit_jax import from_pretrained, load_pretrained, save_pretrained
 from vit_jax.errors import UserError
 from vit_jax.models.timesformer import TimeSformer
+from vit_jax.models.vit import ViT
 from vit_jax.pretrained.formats.timesformer import AUTHORS, HUGGING_FACE
 from vit_jax.pretrained.names import to_tensors
 
@@ -108,7 +109,9 @@ def test_other_frames_and_sizes_take_the_nearest_positions(timesformer, authors_
 
 
 def test_the_preprocessing_is_that_of_the_published_evaluation(timesformer, authors_file, tmp_path):
-    expected = "resize(8, method='bilinear', antialias=False)|center_crop|normalize(mean=0.45, std=0.225)"
+    expected = (
+        "resize((8, 12), method='bilinear', antialias=False, cover=True)|center_crop|normalize(mean=0.45, std=0.225)"
+    )
     loaded = from_pretrained(authors_file(*timesformer()), **UNSAID)
     assert loaded.preprocessing is not None
     assert loaded.preprocessing.transforms == expected
@@ -118,7 +121,7 @@ def test_the_preprocessing_is_that_of_the_published_evaluation(timesformer, auth
     (tmp_path / "out" / "preprocessor_config.json").write_text(json.dumps({**said, "image_std": [0.25] * 3}))
     loaded = from_pretrained(tmp_path / "out")
     assert loaded.preprocessing is not None
-    expected = "resize(9, method='bilinear')|center_crop|normalize(mean=0.5, std=0.25)"
+    expected = "resize(9, method='bilinear')|center_crop(rounding='down')|normalize(mean=0.5, std=0.25)"
     assert loaded.preprocessing.transforms == expected
 
 
@@ -143,11 +146,17 @@ def test_what_hugging_face_cannot_express_is_refused(fields, message, timesforme
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("unsaid", "scheme"), [("num_heads", "divided_space_time"), ("num_frames", "space_only")])
-def test_what_no_tensor_tells_has_to_be_given(unsaid, scheme, timesformer, authors_file):
-    path = authors_file(*timesformer(attention_type=scheme))
-    with pytest.raises(UserError, match=f"does not say {unsaid}. Give {unsaid}=.*name='timesformer:B/16'"):
-        from_pretrained(path, **{field: value for field, value in UNSAID.items() if field != unsaid})
+def test_what_no_tensor_tells_has_to_be_given(timesformer, authors_file):
+    path = authors_file(*timesformer())
+    with pytest.raises(UserError, match=r"does not say num_heads. Give num_heads=.*name='timesformer:B/16'"):
+        from_pretrained(path, **{field: value for field, value in UNSAID.items() if field != "num_heads"})
+
+
+def test_without_time_the_tensors_are_a_vit_s_unless_the_caller_wants_a_video_model(timesformer, authors_file):
+    path = authors_file(*timesformer(attention_type="space_only"))
+    assert isinstance(from_pretrained(path, num_heads=2, image_size=(8, 12)).model, ViT)
+    named = from_pretrained(path, "timesformer:Ti/4", **UNSAID, hidden_dim=8, mlp_dim=12, num_layers=2).model
+    assert named.attention_type == "space_only"
 
 
 def test_a_config_that_contradicts_its_tensors(timesformer, tmp_path):

@@ -55,10 +55,11 @@ def test_timm_folders(fields, tnt, tmp_path):
     assert not loaded.report.resized + loaded.report.replaced + loaded.report.skipped
 
 
-def test_timm_names_imply_heads_patch_and_image(tnt, tmp_path):
+def test_timm_names_imply_heads(tnt, tmp_path):
     model, params = tnt(hidden_dim=384, inner_hidden_dim=8, inner_mlp_dim=32, inner_num_heads=4, num_heads=6)
     save_pretrained(tmp_path / "out", model, params, "timm")
-    config = {"architecture": "tnt_s_patch4_16", "pretrained_cfg": {"input_size": [3, 8, 12]}}
+    args = {"patch_size": 4, "first_stride": 2}
+    config = {"architecture": "tnt_s_patch16_224", "model_args": args, "pretrained_cfg": {"input_size": [3, 8, 12]}}
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     assert from_pretrained(tmp_path / "out").model == model
 
@@ -100,7 +101,9 @@ def test_both_bring_the_preprocessing_of_their_evaluation(tnt, authors_file):
     path = authors_file(model, params)
     loaded = from_pretrained(path, **UNSAID)
     assert loaded.preprocessing is not None
-    assert loaded.preprocessing.transforms == "resize(8, method='bicubic')|center_crop|normalize(mean=0.5, std=0.5)"
+    assert loaded.preprocessing.transforms == (
+        "resize((8, 13), method='bicubic', cover=True)|center_crop|normalize(mean=0.5, std=0.5)"
+    )
     resized = from_pretrained(path, **{**UNSAID, "image_size": (224, 224)}, stored_image_size=(8, 12))
     assert resized.report.resized == ["pos_embed"]
     assert resized.preprocessing is not None

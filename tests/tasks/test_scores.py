@@ -49,6 +49,46 @@ def test_of_sigmoids_the_probabilities_of_both_answers_are_averaged():
     assert score["loss"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_logits_are_summed_over_the_views_as_the_authors_of_timesformer_do():
+    """Two views lean to class 0, and one is so sure of class 1 that its logit outweighs both."""
+    logits = np.array([[2.0, 0, -9], [2.0, 0, -9], [0, 30.0, 0], [1.0, 0, 0], [0, 0, 1.0], [0, 0, 1.0]])
+    labels = np.array([0] * 3 + [2] * 3)
+    summed = logits.reshape(2, 3, 3).sum(1)  # their TestMeter: video_preds[video] += preds
+    assert summed.argmax(-1).tolist() == [1, 2]
+    score = score_of(Classification(3, views=3, average_views="logits"), logits, labels)
+    assert (score["top1"], score["top5"], score["examples"], score["views"]) == (0.5, 1.0, 2, 3)
+    assert score["loss"] == pytest.approx(-np.log(softmax(summed / 3)[[0, 1], [0, 2]]).mean(), rel=1e-6)
+    assert score_of(Classification(3, views=3), logits, labels)["top1"] == 1.0
+
+
+def test_of_sigmoids_the_logits_may_be_averaged_too():
+    logits, labels = np.array([[3.0, -1, 0], [-2.0, 0.5, 1]]), np.array([[1.0, 0, 1]] * 2, np.float32)
+    task = Classification(3, loss_name="sigmoid", views=2, average_views="logits")
+    p = 1 / (1 + np.exp(-logits.mean(0)))
+    expected = -(labels[0] * np.log(p) + (1 - labels[0]) * np.log(1 - p)).sum()
+    assert score_of(task, logits, labels)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("average_views", ["probabilities", "logits"])
+def test_answers_follow_the_rule_of_the_scores(average_views):
+    logits = np.array([[2.0, 0, -9], [2.0, 0, -9], [0, 30.0, 0]])
+    task = Classification(3, views=3, average_views=average_views, per_frame=True, top=None)
+    frames = np.stack([logits, logits[:, ::-1]], axis=1)  # (views, frames, classes)
+    (answer,) = task.answers({"logits": logits, "frame_logits": frames}, ("a", "b", "c"))
+    expected = softmax(logits).mean(0) if average_views == "probabilities" else softmax(logits.mean(0))
+    found = {guess["label"]: guess["probability"] for guess in answer["predictions"]}
+    assert [found[label] for label in "abc"] == pytest.approx(expected, rel=1e-6)
+    best = {"probabilities": ["a", "c"], "logits": ["b", "b"]}[average_views]
+    assert [frame["label"] for frame in answer["frames"]] == best
+    assert answer["predictions"][0]["label"] == best[0]
+    assert answer["frames"][0]["probability"] == pytest.approx(expected.max(), rel=1e-6)
+
+
+def test_another_average_than_these_is_refused():
+    with pytest.raises(ValueError, match="unknown average_views 'logit'; did you mean 'logits'"):
+        Classification(3, average_views="logit")
+
+
 @pytest.mark.parametrize("mixing", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
 def test_top1_is_of_the_unmixed_label_and_the_loss_of_the_mixed(mixing):
     """Two images that say their class. Mixed by more than a half each says the other's: 0 are right, not 2."""

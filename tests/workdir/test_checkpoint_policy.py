@@ -115,7 +115,8 @@ def test_steps_are_numbers_and_the_newest_comes_first(tmp_path):
 def test_the_newest_is_restored_and_nothing_where_there_is_none(tmp_path):
     abstract = State({"w": jnp.zeros(3)})
     checkpoints = Checkpoints(tmp_path, keep_last=3)
-    assert checkpoints.restore_latest(abstract) is None
+    with pytest.raises(UserError, match="no checkpoint in"):
+        checkpoints.restore_latest(abstract)
     for step in (1, 2):
         checkpoints.save(
             step, State({"w": jnp.asarray(weights_of(step))}), {**META, "window": {"loss": [step, 1]}}, None

@@ -177,7 +177,7 @@ def test_a_crash_while_it_is_replaced_leaves_the_old_file(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "replace", no_disk)
     monkeypatch.setattr(os, "rename", no_disk)
-    with pytest.raises(OSError, match="killed here"):
+    with pytest.raises(RunError, match=r"metrics.jsonl: killed here"):
         Metrics(tmp_path, first_step=2, total_steps=9, quiet=True)
     assert path.read_text() == before
 

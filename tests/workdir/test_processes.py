@@ -84,11 +84,11 @@ def test_both_go_back_if_one_cannot_read_the_newest_checkpoint(tmp_path):
     results, errors = together("damaged", tmp_path)
     for one in results:
         assert one["asked"] == [3, 2]
-        assert one["meta"] == {"step": 2}
+        assert one["meta"]["step"] == 2
         assert one["values"] == [2.0]
         assert one["kept"] == [1, 2]
-    assert "checkpoints/3 is damaged (another process cannot read it). It is renamed to damaged_3" in errors[0]
-    assert "checkpoints/3 is damaged (input/output error). It is renamed to damaged_3" in errors[1]
+    assert "checkpoints/3 is damaged (another process cannot read it). It is renamed to damaged_3." in errors[0]
+    assert "checkpoints/3 is damaged (input/output error). Resuming from step 2." in errors[1]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "damaged_3"]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vit_jax.data.modality import check_labels
 from vit_jax.data.source import Subset
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 
 if TYPE_CHECKING:
     from vit_jax.run import Run
@@ -118,7 +118,8 @@ def choose_examples(labels: np.ndarray, shots: int, names: Sequence[str], *, see
     rng = np.random.default_rng(seed)
     classes = [rng.permutation(np.flatnonzero(labels == index)) for index in range(len(names))]
     if few := [f"{name!r} ({len(found)})" for name, found in zip(names, classes, strict=True) if len(found) < shots]:
-        raise UserError(f"few-shot evaluation needs {shots} examples per class, but some have fewer: {', '.join(few)}")
+        needed = counted(shots, "examples")
+        raise UserError(f"few-shot evaluation needs {needed} per class, but some have fewer: {', '.join(few)}")
     return np.concatenate([found[:shots] for found in classes])
 
 

@@ -5,13 +5,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from vit_jax.commands import common
-from vit_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that name a checkpoint and say how to load it."""
-    parser.add_argument("checkpoint", metavar="WORKDIR", help="a workdir, or WORKDIR/checkpoints/STEP")
-    parser.add_argument("--average", type=int, default=1, metavar="N", help="average the newest N checkpoints [1]")
+    parser.add_argument(
+        "checkpoint", metavar="WORKDIR", type=common.given, help="a workdir, or WORKDIR/checkpoints/STEP"
+    )
+    parser.add_argument(
+        "--average",
+        type=common.at_least(1),
+        default=1,
+        metavar="N",
+        help="average the newest N checkpoints (default: 1)",
+    )
     parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that the checkpoint names")
 
 
@@ -20,13 +27,6 @@ def load(args: argparse.Namespace) -> Any:
     from vit_jax.run import load_run
 
     return load_run(args.checkpoint, average=args.average, trust=args.trust)
-
-
-def check_positive(args: argparse.Namespace, *options: str) -> None:
-    """Raises UserError if one of the options is given and less than 1."""
-    for option in options:
-        if (value := getattr(args, option)) is not None and value < 1:
-            raise UserError(f"--{option} must be at least 1, got {value}")
 
 
 def tracked(description: str) -> Callable[[Any, int], Iterable[Any]]:

@@ -1,4 +1,4 @@
-"""Helpers of several commands: starting JAX, options for several processes, a progress bar."""
+"""Helpers of several commands: types of arguments, starting JAX, several processes, a progress bar."""
 
 import argparse
 import ctypes
@@ -8,7 +8,32 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+_MOST = 2**31 - 1  # sizes and counts are 32-bit integers on the devices
+
+
+def given(text: str) -> str:
+    """An argument type: text that is not empty, such as a path."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Returns an argument type: whole numbers from `minimum` up to 2^31 - 1."""
+
+    def whole_number(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if not minimum <= number <= _MOST:
+            limit = f" and at most {_MOST:,}" if number > _MOST else ""
+            raise argparse.ArgumentTypeError(f"must be a whole number, at least {minimum}{limit}, got {text!r}")
+        return number
+
+    return whole_number
 
 
 def add_distributed(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +41,11 @@ def add_distributed(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "several processes", "JAX detects Slurm, Open MPI, Kubernetes and Cloud TPU. These options override it."
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes; 1 runs this one alone")
-    group.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0")
+    group.add_argument("--coordinator", metavar="HOST:PORT", type=given, help="address of process 0")
+    group.add_argument(
+        "--num_processes", type=at_least(1), metavar="N", help="number of processes; 1 runs this one alone"
+    )
+    group.add_argument("--process_id", type=at_least(0), metavar="I", help="index of this process, from 0")
 
 
 def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_jax/xla") -> None:

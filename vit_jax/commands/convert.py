@@ -1,4 +1,4 @@
-"""Convert a weight file or a checkpoint to another format, and print what was loaded, resized and skipped.
+"""Convert a weight file or a checkpoint to another format, and print what was loaded, resampled and skipped.
 
 python -m vit_jax convert B_16.npz b16-timm --format=timm --name=vit:B/16
 python -m vit_jax convert runs/quickstart digits-timm --format=timm
@@ -8,6 +8,7 @@ The content of IN determines its format. What IN does not state must be given by
 """
 
 import argparse
+import re
 
 from vit_jax.commands import common
 
@@ -15,35 +16,37 @@ HELP = "convert weights: npz, timm, Hugging Face, the authors' files, a workdir"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="IN", help="weight file, folder with config.json, or workdir")
-    parser.add_argument("target", metavar="OUT", help="file (npz, big_vision) or folder (timm, huggingface) to create")
-    parser.add_argument("--format", required=True, help="npz, big_vision, timm or huggingface")
-    parser.add_argument("--name", metavar="FAMILY:VARIANT", help="model, if IN does not state it, such as vit:B/16")
-    parser.add_argument(
-        "--num_heads",
-        type=int,
-        metavar="N",
-        help="number of attention heads, if neither IN nor --name states it",
-    )
-    parser.add_argument(
+    option, text, count = parser.add_argument, common.given, common.at_least(1)
+    option("source", metavar="IN", type=text, help="weight file, folder with config.json, or workdir")
+    option("target", metavar="OUT", type=text, help="file (npz, big_vision) or folder (timm, huggingface) to create")
+    option("--format", required=True, type=text, help="npz, big_vision, timm or huggingface")
+    option("--name", metavar="FAMILY:VARIANT", type=text, help="model, if IN does not state it, such as vit:B/16")
+    option("--num_heads", type=count, metavar="N", help="attention heads, if neither IN nor --name states them")
+    option("--pool", type=text, help="how tokens are pooled, if IN does not state it: cls, gap or map")
+    option("--gelu", type=text, help="form of the GELU, if IN does not state it: exact, tanh or quick")
+    option("--norm_epsilon", type=float, metavar="X", help="epsilon of the norms, if IN does not state it")
+    option(
         "--image_size",
         type=height_width,
         metavar="H,W",
         help="resample position embeddings for images of this size, in pixels",
     )
-    parser.add_argument(
+    option(
         "--stored_image_size",
         type=height_width,
         metavar="H,W",
         help="training image size, if IN does not state it",
     )
-    parser.add_argument("--num_frames", type=int, metavar="N", help="resample time embeddings for clips of N frames")
-    parser.add_argument("--num_classes", type=int, metavar="N", help="replace the head by a new one for N classes")
-    parser.add_argument(
-        "--entry", metavar="NAME", help="which weights to use if a torch file holds several, such as model_ema"
+    option("--num_frames", type=count, metavar="N", help="resample time embeddings for clips of N frames")
+    option("--num_classes", type=count, metavar="N", help="replace the head by a new one for N classes")
+    option(
+        "--entry",
+        metavar="NAME",
+        type=text,
+        help="which weights to use if a torch file holds several, such as model_ema",
     )
-    parser.add_argument("--preprocessing", metavar="CHAIN", help="evaluation transforms, if IN does not state them")
-    parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that a workdir names")
+    option("--preprocessing", metavar="CHAIN", type=text, help="evaluation transforms, if IN does not state them")
+    option("--trust", action="store_true", help="import code outside vit_jax that a workdir names")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from vit_jax.weights import from_pretrained, save_pretrained
 
     check_absent(args.target)
-    fields = {name: getattr(args, name) for name in ("num_heads", "image_size", "num_frames", "num_classes")}
+    names = ("num_heads", "pool", "gelu", "norm_epsilon", "image_size", "num_frames", "num_classes")
+    fields = {name: getattr(args, name) for name in names}
     loaded = from_pretrained(
         args.source,
         args.name,
@@ -72,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
         labels=loaded.labels,
         preprocessing=loaded.preprocessing,
     )
-    Console().print(loaded.report.table())
+    table, console = loaded.report.table(), Console()
+    console.width = max(console.width, console.measure(table).maximum)  # no parameter name is broken over two lines
+    console.print(table)
     for note in (*loaded.report.notes, *notes):
         print(note)
     print(f"wrote {args.target}")
@@ -80,5 +86,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def height_width(text: str) -> tuple[int, int]:
-    height, width = (int(side) for side in text.split(","))
-    return height, width
+    """An argument type: the height and width of an image in pixels."""
+    sides = re.fullmatch(r"([1-9]\d{0,5}),([1-9]\d{0,5})", text)
+    if sides is None:
+        raise argparse.ArgumentTypeError(f"must be a height and a width in pixels, such as 384,384, got {text!r}")
+    return int(sides[1]), int(sides[2])

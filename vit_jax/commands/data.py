@@ -19,21 +19,22 @@ import sys
 from collections import Counter
 from typing import Any
 
-from vit_jax.errors import UserError
+from vit_jax.commands import common
+from vit_jax.errors import counted
 
 HELP = "prepare, describe and check data sets"
 
 _NAME = "digits, fashion_mnist, motion/..., or any image classification set of TFDS, such as cifar10"
 _PATH = "for sets made from Fashion-MNIST: folder of its raw files; for messages: folder of packages or catalogues"
 _DATA_DIR = "folder of prepared sets (default: $TFDS_DATA_DIR, then ~/tensorflow_datasets)"
-_PREPARE = """Prepares one of the project's own sets (digits; fashion_mnist; motion/fashion, motion/digits and others
-drawn from these), or converts a set that TFDS has prepared as TFRecord files to ArrayRecord. Neither needs TensorFlow,
+_PREPARE = """Prepare one of the project's own sets (digits; fashion_mnist; motion/fashion, motion/digits and others
+drawn from these), or convert a set that TFDS has prepared as TFRecord files to ArrayRecord. Neither needs TensorFlow,
 and the TFRecords are kept. 'messages' is parallel text for data.name=text: the interface strings in the packages in
 --path, or if it is not given, in the installed Python packages."""
-_INFO = """Prints splits, classes and their counts, image sizes, files that cannot be read or are unusual, and checksums
+_INFO = """Print splits, classes and their counts, image sizes, files that cannot be read or are unusual, and checksums
 of a data set; for lists of clips, how they were read; for text, the number of sentence pairs. Sets above
 1 GiB are read in full only with --full."""
-_CHECK = """Decodes every clip of a folder, given by its lists or its class folders, and writes the status of each to
+_CHECK = """Decode every clip of a folder, given by its lists or its class folders, and write the status of each to
 manifest.csv. Clips with status ok, variable-rate or few-frames are used; training and evaluation skip those that are
 truncated, empty, audio-only, unreadable or missing. Clips that have not changed since the last check are not decoded
 again, except for truncated and unreadable ones, because a failing disk looks the same. The exit status is 1 if any clip
@@ -45,35 +46,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     prepare = actions.add_parser("prepare", help="prepare a set on disk, so that it can be read", description=_PREPARE)
-    prepare.add_argument("name", metavar="NAME", help=f"{_NAME}, or messages")
-    prepare.add_argument("--path", metavar="DIR", help=_PATH)
-    prepare.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
+    prepare.add_argument("name", metavar="NAME", type=common.given, help=f"{_NAME}, or messages")
+    prepare.add_argument("--path", metavar="DIR", type=common.given, help=_PATH)
+    prepare.add_argument("--data_dir", metavar="DIR", type=common.given, help=_DATA_DIR)
 
     info = actions.add_parser("info", help="print what a set contains", description=_INFO)
-    info.add_argument("name", metavar="NAME", help=f"{_NAME}; or folder, video, text or messages")
-    info.add_argument("--path", metavar="DIR", help="root folder, for folder, video and text")
+    info.add_argument("name", metavar="NAME", type=common.given, help=f"{_NAME}; or folder, video, text or messages")
+    info.add_argument("--path", metavar="DIR", type=common.given, help="root folder, for folder, video and text")
     info.add_argument(
-        "--languages", default="en,it", metavar="FROM,TO", help="source and target language, for text (default: en,it)"
+        "--languages",
+        default="en,it",
+        metavar="FROM,TO",
+        type=common.given,
+        help="source and target language, for text (default: en,it)",
     )
-    info.add_argument("--data_dir", metavar="DIR", help=_DATA_DIR)
+    info.add_argument("--data_dir", metavar="DIR", type=common.given, help=_DATA_DIR)
     info.add_argument(
         "--full", action="store_true", help="count classes and compute checksums, however large the set is"
     )
     info.add_argument("--json", action="store_true", help="print JSON")
 
     check = actions.add_parser("check", help="decode every video and record which are broken", description=_CHECK)
-    check.add_argument("path", metavar="PATH", help="folder of the clips, or of their lists")
-    check.add_argument("--split", help="check only this split (default: all)")
+    check.add_argument("path", metavar="PATH", type=common.given, help="folder of the clips, or of their lists")
+    check.add_argument("--split", type=common.given, help="check only this split (default: all)")
     check.add_argument(
         "--min_frames",
-        type=int,
+        type=common.at_least(1),
         default=8,
         metavar="N",
         help="clips with fewer frames get the status few-frames (default: 8)",
     )
     check.add_argument(
         "--workers",
-        type=int,
+        type=common.at_least(0),
         metavar="N",
         help="worker processes; 0 to decode in the main process (default: one per core)",
     )
@@ -118,21 +123,19 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from vit_jax.commands.common import progress
     from vit_jax.data.layout import printable
     from vit_jax.data.scan import BROKEN, USABLE
     from vit_jax.data.video.check import Check
 
     workers = (os.cpu_count() or 1) if args.workers is None else args.workers
-    if workers < 0:
-        raise UserError(f"--workers must be 0 or more, got {workers}")
     check = Check(args.path, args.split, min_frames=args.min_frames)
     try:
-        for _ in progress(check.run(workers), len(check.todo), "checking clips"):
+        for _ in common.progress(check.run(workers), len(check.todo), "checking clips"):
             pass
     except KeyboardInterrupt:
         left = len(check.files) - len(check.records)
-        print(f"{left:,} of {len(check.files):,} clips are left; run the same command to continue", file=sys.stderr)
+        total = counted(len(check.files), "clips")
+        print(f"{left:,} of {total} left to check; run the same command to continue", file=sys.stderr)
         raise
     broken = [record for record in check.records if not record.is_usable]
     counts = Counter(record.status for record in check.records)
@@ -150,7 +153,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _check_lines(summary: dict[str, Any]) -> list[str]:
-    lines = [f"{summary['manifest']}: {summary['clips']:,} clips, {summary['decoded']:,} of them decoded now", ""]
+    lines = [
+        f"{summary['manifest']}: {counted(summary['clips'], 'clips')}, {summary['decoded']:,} of them decoded now",
+        "",
+    ]
     lines += [f"{status:14} {count:>10,}" for status, count in summary["counts"].items()]
     lines += ["", f"{summary['usable']:,} can be used, {len(summary['broken']):,} cannot"]
     lines += [f"{clip['status']}: {clip['path']} ({clip['detail']})" for clip in summary["broken"][:_MOST_BROKEN]]

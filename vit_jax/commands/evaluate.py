@@ -1,9 +1,10 @@
 """Evaluate a checkpoint on any split, or on another data set with the same labels.
 
 Every example is scored exactly once, with the preprocessing that the checkpoint holds; examples that cannot be scored
-are counted. For videos, --clips and --crops also score several views of each example, whose probabilities are averaged.
-With --few_shot, a linear classifier is fitted to frozen features of K labelled training examples per class and scored
-in place of the checkpoint's own head; the data set may then have other labels.
+are counted. For videos, --clips and --crops also score several views of each example, which are averaged as
+config.task.average_views of the run says. With --few_shot, a linear classifier is fitted to frozen features of K
+labelled training examples per class and scored in place of the checkpoint's own head; the data set may then have other
+labels.
 
   python -m vit_jax evaluate runs/quickstart
   python -m vit_jax evaluate runs/quickstart --split=train --json
@@ -20,38 +21,50 @@ from collections.abc import Iterator
 from typing import Any
 
 from vit_jax.commands import checkpoints, common
+from vit_jax.errors import UserError
 
 HELP = "score a checkpoint on a split"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoints.add_arguments(parser)
-    parser.add_argument("--name", metavar="SET", help="data set [default: the run's]")
-    parser.add_argument("--path", metavar="DIR", help="root folder of a data set of your own (folder, video, text)")
-    parser.add_argument("--data_dir", metavar="DIR", help="folder of prepared data sets")
-    parser.add_argument("--split", metavar="SPLIT", help="split, in TFDS syntax [default: the run's evaluation split]")
-    parser.add_argument("--batch_size", type=int, metavar="N", help="examples per batch [default: the run's]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per result")
-    group = parser.add_argument_group("several views of a video")
-    group.add_argument("--clips", type=int, metavar="N", help="clips spread over the video [default: the run's]")
-    group.add_argument(
-        "--crops", type=int, metavar="N", help="crops of each clip, along its longer side [default: the run's]"
+    option, count = parser.add_argument, common.at_least(1)
+    option("--name", metavar="SET", type=common.given, help="data set (default: the run's)")
+    option("--path", metavar="DIR", type=common.given, help="root folder of your own data (folder, video, text)")
+    option("--data_dir", metavar="DIR", type=common.given, help="folder of prepared data sets (default: the run's)")
+    option(
+        "--split",
+        metavar="SPLIT",
+        type=common.given,
+        help="split, in TFDS syntax (default: the run's evaluation split)",
     )
-    group = parser.add_argument_group("few-shot linear evaluation")
-    group.add_argument("--few_shot", type=_counts, default=(), metavar="K,...", help="labelled examples per class")
-    group.add_argument("--train_split", metavar="SPLIT", help="split to draw these examples from [default: the run's]")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed with which they are drawn [default: 0]")
+    option("--batch_size", type=count, metavar="N", help="examples per batch (default: the run's)")
+    option("--json", action="store_true", help="print one JSON object per result")
+    option = parser.add_argument_group("several views of a video").add_argument
+    option("--clips", type=count, metavar="N", help="clips spread over the video (default: the run's)")
+    option("--crops", type=count, metavar="N", help="crops of each clip, along its longer side (default: the run's)")
+    option = parser.add_argument_group("few-shot linear evaluation").add_argument
+    option("--few_shot", type=_counts, default=(), metavar="K,...", help="labelled examples per class")
+    option(
+        "--train_split",
+        metavar="SPLIT",
+        type=common.given,
+        help="split to draw these examples from (default: the run's training split)",
+    )
+    option("--seed", type=common.at_least(0), metavar="N", help="seed with which they are drawn (default: 0)")
     common.add_distributed(parser)
 
 
 def _counts(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} must be one count or several, for example 5 or 1,5,10")
-    return tuple(int(count) for count in text.split(","))
+        raise argparse.ArgumentTypeError(f"must be one count or several, such as 5 or 1,5,10, got {text!r}")
+    return tuple(map(common.at_least(1), text.split(",")))
 
 
 def run(args: argparse.Namespace) -> int:
-    checkpoints.check_positive(args, "batch_size", "average", "clips", "crops")
+    for option in ("train_split", "seed"):
+        if getattr(args, option) is not None and not args.few_shot:
+            raise UserError(f"--{option} applies to few-shot evaluation. Add --few_shot=K, or leave it out.")
     common.start_jax(args)
     import jax
 
@@ -80,5 +93,5 @@ def _few_shot(args: argparse.Namespace, run: Any, test: Any) -> Iterator[dict[st
     train = run.open_split(train_split, name=args.name, path=args.path, data_dir=args.data_dir)
     run = run.with_views(args.clips, args.crops)
     return evaluate_few_shot(
-        run, train, test, args.few_shot, seed=args.seed, batch_size=args.batch_size, track=checkpoints.tracked
+        run, train, test, args.few_shot, seed=args.seed or 0, batch_size=args.batch_size, track=checkpoints.tracked
     )

@@ -29,29 +29,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="INPUT",
+        type=common.given,
         help="images or videos (or folders of frames), or folders of them; text files with one sentence per line",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=64, metavar="N", help="images, views of videos, or sentences per batch [64]"
+        "--batch_size",
+        type=common.at_least(1),
+        default=64,
+        metavar="N",
+        help="images, views of videos, or sentences per batch (default: 64)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     vision = parser.add_argument_group("images and videos")
-    vision.add_argument("--top", type=int, metavar="K", help="number of labels to print [5]")
+    vision.add_argument("--top", type=common.at_least(1), metavar="K", help="number of labels to print (default: 5)")
     vision.add_argument(
         "--per_frame",
         action="store_true",
         help="also print the top label of every frame of one clip, averaged over crops",
     )
-    vision.add_argument("--contact_sheet", metavar="PNG", help=f"also draw the first {MOST_DRAWN} with their top label")
+    vision.add_argument(
+        "--contact_sheet",
+        metavar="PNG",
+        type=common.given,
+        help=f"also draw the first {MOST_DRAWN}, with their names and top labels",
+    )
     text = parser.add_argument_group("text")
     text.add_argument("--text", action="append", default=[], metavar="SENTENCE", help="a sentence; may be repeated")
-    text.add_argument("--beam_size", type=int, metavar="N", help="hypotheses kept in beam search [as in training]")
-    text.add_argument("--attention", metavar="PNG", help="also draw the attention for the first sentence")
+    text.add_argument(
+        "--beam_size", type=common.at_least(1), metavar="N", help="hypotheses kept in beam search (default: the run's)"
+    )
+    text.add_argument(
+        "--attention", metavar="PNG", type=common.given, help="also draw the attention for the first sentence"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints an answer for each input; returns 1 if an input could not be read."""
-    checkpoints.check_positive(args, "top", "batch_size", "average", "beam_size")
     for option in PICTURES:
         _check_picture(option, getattr(args, option))
     common.start_jax(args)
@@ -60,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     modality, task = run.modality, run.task.name
     for option in PICTURES:
         if getattr(args, option) and option != modality.picture:
-            raise UserError(f"--{option} does not apply to a checkpoint of {task}")
+            raise UserError(f"--{option} does not apply to {task}; use --{modality.picture}")
     options = {name: getattr(args, name) for name in ("top", "beam_size") if getattr(args, name) is not None}
     inputs = modality.read_inputs(args.inputs, args.text, run.config)
     options |= {"batch_size": args.batch_size, "on_error": "yield"}

@@ -9,6 +9,7 @@ Ctrl-C and SIGTERM save the state before the run stops. To resume it, run the sa
 
 import argparse
 import textwrap
+from typing import Any
 
 from vit_jax.commands import common
 
@@ -17,16 +18,24 @@ HELP = "train a model, or resume a run"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", required=True, metavar="FILE.py[:ARGS]", help="config file, for example configs/quickstart.py"
+        "--config",
+        required=True,
+        metavar="FILE.py[:ARGS]",
+        type=common.given,
+        help="config file, for example configs/quickstart.py",
     )
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="directory that the run is written to and resumed from"
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        type=common.given,
+        help="directory that the run is written to and resumed from",
     )
     parser.add_argument("--quiet", action="store_true", help="print only the result")
     parser.add_argument("--trust", action="store_true", help="import code outside vit_jax that init_from names")
     common.add_distributed(parser)
     parser.set_defaults(overrides=[])
-    parser.epilog = "any key of the config can be set as --config.KEY=VALUE:\n\n" + _keys()
+    parser.epilog = "Any key of the config can be set as --config.KEY=VALUE:\n\n" + _keys()
 
 
 def _keys() -> str:
@@ -34,11 +43,18 @@ def _keys() -> str:
 
     lines = []
     for name, key in config.keys().items():
-        value = key.default if key.unless_init is None else key.unless_init
-        default = f"({value.__name__})" if isinstance(value, type) else repr(value)
-        text = f"  {name}: {key.meaning} [{default}]"
+        text = f"  {name}: {key.description} ({_default(key)})"
         lines.append(textwrap.fill(text, 116, subsequent_indent="      ", break_on_hyphens=False))
     return "\n".join(lines)
+
+
+def _default(key: Any) -> str:
+    value = key.default if key.unless_init is None else key.unless_init
+    if value is dict:
+        return "empty by default"
+    if isinstance(value, type):
+        return "unset by default" if key.values else f"{value.__name__}; unset by default"
+    return "unset by default" if value in ((), "") else f"default: {value!r}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,13 +76,14 @@ def run(args: argparse.Namespace) -> int:
     with recorded(args.workdir):
         experiment = Experiment.from_config(settings, args.workdir, trust=args.trust)
         result = train_and_evaluate(experiment, args.workdir, quiet=args.quiet)
-    workdir, headline = epath.Path(args.workdir), experiment.task.headline(result)
+    workdir = epath.Path(args.workdir)
+    headline = f"{experiment.config.data.eval_split} {experiment.task.headline(result)}"
     is_main = jax.process_index() == 0
     if is_main:
-        print(f"{experiment.config.data.eval_split} {headline}", flush=True)  # before the pictures, which may fail
+        print(headline, flush=True)  # before the pictures, which may fail
     run = load_run(workdir, own=import_paths(experiment.config))
     files = run.modality.preview(run, workdir)  # all processes predict together
     if is_main:
         curves = plot_curves(read_metrics(workdir), workdir / "curves.png", run.task.metric, headline)
-        print("to look at: " + ", ".join(str(path) for path in (curves, *files)))
+        print("wrote " + ", ".join(str(path) for path in (curves, *files)))
     return 0

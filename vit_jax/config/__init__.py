@@ -8,18 +8,25 @@ A duration is a string: `"300 epochs"`, `"0.5 epochs"`, `"10_000 steps"`.
 """
 
 import ast
+import inspect
 import os
 import re
+import runpy
+import traceback
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from vit_jax.config.schema import SCHEMA, Key, keys
+from vit_jax.config.extensions import is_import_path
+from vit_jax.config.forms import DURATION, DURATION_PATTERN, Choice, refusal
+from vit_jax.config.key import Key
+from vit_jax.config.schema import SCHEMA, keys
 from vit_jax.errors import UserError, nearest
 
 Config = Any  # a ConfigDict, whose declared types do not describe its keys
+MAX_STEPS = 2**31 - 1  # the step is an int32 on the devices
 
 _EXTRAS = tuple(name for name, key in keys().items() if key.default is dict)  # "model.extra", ...
 
@@ -94,39 +101,84 @@ def resolve_defaults(config: Config) -> Config:
 
 
 def load_config(path_and_args: str, overrides: list[str]) -> Config:
-    """Loads `configs/FILE.py:ARGS` and applies `--config.key=value` overrides.
+    """Loads `configs/FILE.py:ARGS`, applies `--config.key=value` overrides, and checks every value.
 
     The value of a declared key is parsed according to its type. Below `extra`, a value is parsed as a Python literal if
     possible, and is a string otherwise: `--config.model.extra.layers=(1,2)`, `--config.model.extra.activation=relu`.
 
     Raises:
-      UserError: The file does not exist, or a key or a value is wrong; the message names it.
+      UserError: The file does not exist or raises an exception, or a key or a value is wrong; the message names it.
     """
-    from absl import flags
-    from ml_collections import config_flags
+    named = {override: _key_of(override) for override in overrides}  # a typing error shows before the file runs
+    config = _run_file(path_and_args)
+    for name in _EXTRAS:
+        section, _, extra = name.rpartition(".")
+        config[section][extra] = _stored_value(name, config[section][extra])
+    for override, name in named.items():
+        _override(config, name, override)
+    check(config)
+    return config
 
-    free = [override for override in overrides if _is_free(_key_of(override))]
-    declared = [override for override in overrides if override not in free]
-    path = path_and_args.partition(":")[0]
+
+def _run_file(path_and_args: str) -> Config:
+    """Runs a config file and returns what its `get_config` returns, locked.
+
+    Raises:
+      UserError: There is no such file, it takes no argument, or it raises an exception, which the message quotes with
+        its line.
+    """
+    path, colon, arg = path_and_args.partition(":")
     if not os.path.isfile(path):
         raise UserError(f"no config file {path!r}; the configs of this project are in configs/")
-    argv = ["vit_jax", f"--config={path_and_args}", *map(_with_words, declared)]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
-        values(argv)
-        config = _locked(values.config)
-    except flags.Error as error:
-        raise UserError(f"{path_and_args}: {_cause(error)}") from error
-    except (AttributeError, KeyError) as error:
-        if key := re.search(r'Key "(.+?)" does not exist', str(error)):
-            names = {name.rpartition(".")[2] for name in keys()}
-            raise UserError(f"{path} sets an unknown key {key[1]!r}{nearest(key[1], names)}") from error
+        get_config = runpy.run_path(path).get("get_config")
+        if not callable(get_config):
+            raise UserError(f"{path} must define a function get_config, which returns a config")
+        given = [arg] if colon else []
+        if not _can_call(get_config, *given):
+            wrong = f"takes no argument, got {arg!r}" if colon else "needs an argument"
+            raise UserError(f"{path} {wrong}. Write --config={path}{'' if colon else ':ARG'}")
+        config: Any = get_config(*given)
+    except (UserError, KeyboardInterrupt):
         raise
-    _check_free(config)
-    for override in free:
-        _set_free(config, override)
-    return config
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path}{_line_in(path, error)}: {_mistake(error)}") from error
+    if not isinstance(config, ConfigDict) or not set(SCHEMA) <= set(config):
+        raise UserError(
+            f"{path}: get_config must return a config made by default_config(), got {type(config).__name__}"
+        )
+    return _locked(config)
+
+
+def _can_call(function: Any, *args: Any) -> bool:
+    try:
+        inspect.signature(function).bind(*args)
+    except TypeError:
+        return False
+    return True
+
+
+def _line_in(path: str, error: BaseException) -> str:
+    """Returns the line of a file that raised an error, or that called what raised it, as ", line 3"."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}" if error.filename == path and error.lineno else ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _mistake(error: BaseException) -> str:
+    """Returns in one line what a config file did wrong: an unknown key, a value of another type, or an exception."""
+    unknown = re.search(r'Key "(.+?)" does not exist', str(error))
+    if isinstance(error, AttributeError):  # reading `config.nothing`
+        unknown = unknown or re.search(r"^[\"']+(\w+)[\"']+$", str(error))
+    if unknown:
+        return f"unknown key {unknown[1]!r}{nearest(unknown[1], {part for name in keys() for part in name.split('.')})}"
+    if typed := re.search(r"Could not override field '(\w+)'.*?\. (.*) is of original type", str(error)):
+        named = [name for name, key in keys().items() if name.split(".")[-1] == typed[1] and key.default is not dict]
+        if len(named) == 1:
+            return f"config.{named[0]} must be {keys()[named[0]].form}, got {typed[2]}"
+    message = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _key_of(override: str) -> str:
@@ -142,22 +194,44 @@ def _key_of(override: str) -> str:
     return name
 
 
-def _with_words(override: str) -> str:
-    """Turns words separated by commas into a tuple, for keys that hold words: `--config.data.languages=en,de`."""
-    name, _, text = override.partition("=")
-    default = keys()[_key_of(override)].default
-    if isinstance(default, tuple) and default and isinstance(default[0], str) and re.fullmatch(r"[\w,-]+", text):
-        return f"{name}={tuple(text.split(','))!r}"
-    return override
+def _override(config: Config, name: str, override: str) -> None:
+    """Sets the key `name` to the value in `--config.NAME=VALUE`."""
+    _, equals, text = override.partition("=")
+    if _is_free(name):
+        _set_free(config, override)
+        return
+    form = keys()[name].form
+    if not equals:
+        raise UserError(f"{override} needs a value: {override}=VALUE, {form}")
+    try:
+        value = form.parse(text)
+    except ValueError:
+        raise UserError(refusal(f"config.{name}", form, text)) from None
+    if not form.accepts(value):  # before the config would refuse its type in other words
+        raise UserError(refusal(f"config.{name}", form, value))
+    _set(config, name, value)
 
 
-def _cause(error: BaseException) -> str:
-    """Returns the first line of what went wrong in a config file, without the layers that loaded it."""
-    message = str(error).splitlines()[0]
-    while "parsing config file" in message and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__ or error
-        message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return message
+def check(config: Config, *names: str) -> None:
+    """Checks that the keys `names`, or all keys, have legal values, as the schema declares them.
+
+    A model of the user's own may give other meanings to the keys of `config.model` that are a choice of words.
+
+    Raises:
+      UserError: A value is not legal; the message says which values are.
+    """
+    is_own_model = is_import_path(config.model.name)
+    known = keys()
+    for name, key in ((name, known[name]) for name in names or known):
+        if key.default is dict:
+            continue
+        value = _get(config, name)
+        if value is None and key.is_optional:
+            continue
+        if is_own_model and name.startswith("model.") and isinstance(key.form, Choice):
+            continue
+        if not key.form.accepts(value):
+            raise UserError(refusal(f"config.{name}", key.form, value))
 
 
 def _is_free(name: str) -> bool:
@@ -189,13 +263,6 @@ def _set(config: Config, name: str, value: Any, *, replace: bool = True) -> None
         config = config[parent]
     if replace or field not in config:
         config[field] = _stored_value(name, value)
-
-
-def _check_free(config: Config) -> None:
-    """Checks the values that a config file sets in the free dicts, and turns their lists into tuples."""
-    for name in _EXTRAS:
-        section, _, extra = name.rpartition(".")
-        config[section][extra] = _stored_value(name, config[section][extra])
 
 
 def _stored_value(name: str, value: Any) -> Any:
@@ -262,9 +329,12 @@ def steps(name: str, duration: str, steps_per_epoch: float) -> int:
     """Converts the duration of key `name` to steps, rounded to the nearest.
 
     Raises:
-      UserError: It is not a number of steps or epochs.
+      UserError: It is not a number of steps or epochs, or is longer than `MAX_STEPS`.
     """
-    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?(?:e\d+)?|\.\d+)\s*(step|epoch)s?\s*", duration)
+    match = DURATION_PATTERN.fullmatch(duration)
     if not match:
-        raise UserError(f"config.{name} must be a duration, such as '90 epochs' or '10_000 steps', got {duration!r}")
-    return round(float(match[1]) * (steps_per_epoch if match[2] == "epoch" else 1))
+        raise UserError(refusal(f"config.{name}", DURATION, duration))
+    count = float(match[1]) * (steps_per_epoch if match[2] == "epoch" else 1)
+    if count > MAX_STEPS:
+        raise UserError(f"config.{name}={duration!r} must be at most {MAX_STEPS:,} steps, got {count:.4g} steps")
+    return round(count)

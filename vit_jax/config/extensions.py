@@ -208,7 +208,8 @@ def check_trust(meta: Mapping[str, Any], trust: bool, *, source: Any, own: Colle
     paths = import_paths(meta["config"], [chain] if isinstance(chain, str) else [])
     if foreign := [path for path in sorted(paths) if path not in own and not trust]:
         uses = ", ".join(f"{path} ({_summary(recorded.get(path, {}))})" for path in foreign)
-        raise UserError(f"{source} uses {uses}, which is code outside vit_jax. Pass --trust to import it.")
+        advice = "Pass --trust (in Python, trust=True) to import it."
+        raise UserError(f"{source} uses {uses}, which is code outside vit_jax. {advice}")
     for path, key in paths.items():
         stored = recorded.get(path, {})
         found = _described(path, load_object(path, f"{source}: {key}"))

@@ -16,7 +16,7 @@ from vit_jax.data.source import Source
 from vit_jax.data.text import source as text
 from vit_jax.data.video import lists
 from vit_jax.data.video.decode import VIDEO_SUFFIXES, Video
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 
 Info = dict[str, Any]
 
@@ -181,7 +181,7 @@ def _clip_format(video: Video) -> str:
         (frame,) = video.read([0])
     except UserError:
         return "unreadable"
-    return f"{video.num_frames} frames of {frame.width}x{frame.height} {frame.mode}"
+    return f"{counted(video.num_frames, 'frames')} of {frame.width}x{frame.height} {frame.mode}"
 
 
 def _text_folder(name: str, path: str | None, data_dir: str | None) -> str | Path:
@@ -228,7 +228,7 @@ def _lines(info: Info) -> list[str]:
 
 def _class_lines(info: Info) -> list[str]:
     splits = {name: split["class_counts"] for name, split in info["splits"].items()}
-    lines = [f"{info['num_classes']} classes"]
+    lines = [counted(info["num_classes"], "classes")]
     if any(counts is None for counts in splits.values()):
         return [*lines, "(use --full for counts and checksums of a set this large)"]
     shown = info["classes"][:20]

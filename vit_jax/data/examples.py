@@ -1,6 +1,7 @@
 """Labelled examples: what images and clips have in common as modalities."""
 
 import itertools
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from vit_jax.config import Config
 from vit_jax.data import pipeline
 from vit_jax.data.layout import named, printable
 from vit_jax.data.modality import check_labels
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 from vit_jax.parallel import check_batch_size
 
 
@@ -63,8 +64,8 @@ class LabelledData:
         unit, skipped = self.modality.unit, len(self.train.skipped)
         return [
             f"{self.train.name}: {len(self.train):,} training and {len(self.eval):,} evaluation {unit}, "
-            f"{len(self.labels)} classes",
-            *([f"skipped {skipped} unreadable {unit}"] if skipped else []),
+            f"{counted(len(self.labels), 'classes')}",
+            *([f"skipped {counted(skipped, f'unreadable {unit}')}"] if skipped else []),
         ]
 
 
@@ -80,9 +81,14 @@ class LabelledModality:
     key: ClassVar[str]
     input_name: ClassVar[str]
     inputs: ClassVar[str]
+    input_type: ClassVar[str]
     unit: ClassVar[str]
     shown: ClassVar[int]
     picture: ClassVar[str] = "contact_sheet"
+
+    def is_input(self, stored: Any) -> bool:
+        """Returns whether an object is an image or a video."""
+        raise NotImplementedError
 
     def make_encoder(self, config: Config, *, train: bool) -> Any:
         """Builds the encoder for training, or for evaluation, from `config.data`."""
@@ -114,7 +120,7 @@ class LabelledModality:
         self, config: Config, source: Any, encoder: Any, batch_size: int | None = None
     ) -> tuple[pipeline.Batches, int]:
         rows = batch_size or config.eval_batch_size or config.batch_size
-        examples = _whole_examples(rows, encoder.views)
+        examples = min(_whole_examples(rows, encoder.views), _rounded_up(len(source)))
         batches = pipeline.eval_batches(source, encoder, batch_size=examples, **pipeline.processes_and_workers(config))
         return batches, len(source.skipped)
 
@@ -147,8 +153,7 @@ class LabelledModality:
         views, shape, inputs = run.encoder.views, run.model.input_shape, enumerate(inputs)
         examples = None
         while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
-            devices = jax.device_count()
-            examples = examples or -(-len(chunk) // devices) * devices  # all batches have the shape of the first
+            examples = examples or _rounded_up(len(chunk))  # all batches have the shape of the first
             rows = np.zeros((examples, views, *shape), np.float32)
             ids = np.full((examples, views), -1, np.int32)
             for i, (index, stored) in enumerate(chunk):
@@ -166,11 +171,11 @@ class LabelledModality:
 
         titles = [run.task.title(answer) for *_, answer in shown]
         pictures = [self.thumbnail(stored) for _, stored, _ in shown]
-        heading = f"step {run.step}: {len(shown)} {self.inputs}"
-        contact_sheet(path, pictures, titles, [GREY] * len(shown), heading)
+        heading = f"step {run.step:,}: {counted(len(shown), self.inputs)}"
+        contact_sheet(path, pictures, _distinct([name for name, *_ in shown]), titles, [GREY] * len(shown), heading)
 
     def preview(self, run: Any, workdir: Any) -> list[Any]:
-        """Draws examples spread evenly over the evaluation split.
+        """Draws examples spread evenly over the evaluation split, with the names of their files, or else their ids.
 
         The title is green if the prediction is correct, red with the true label if it is wrong, and grey if that does
         not apply.
@@ -187,14 +192,30 @@ class LabelledModality:
         titles, colours = [], []
         for example, answer in zip(examples, answers, strict=True):
             is_right, truth = run.task.compare(answer, example["label"], run.labels)
-            titles.append(run.task.title(answer) + ("" if is_right or not truth else f"\nis {truth}"))
+            titles.append(run.task.title(answer) + ("" if is_right or not truth else f"\ntrue: {truth}"))
             colours.append(GREY if is_right is None else GREEN if is_right else RED)
-        heading = f"{source.name} {source.split}: {count} of {len(source)} {self.inputs}, spread evenly"
+        total = counted(len(source), self.inputs)
+        shown = total if count == len(source) else f"{count} of {total}, spread evenly"
+        heading = f"{source.name} {source.split}: {shown}"
+        files, ids = getattr(source, "files", None), [int(example["id"]) for example in examples]
+        names = [files[i] for i in ids] if files else [f"id {i}" for i in ids]
         pictures = [self.thumbnail(example[self.key]) for example in examples]
-        return [contact_sheet(workdir / "predictions.png", pictures, titles, colours, heading)]
+        return [contact_sheet(workdir / "predictions.png", pictures, names, titles, colours, heading)]
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """Returns paths without the folders that all of them share."""
+    above = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return [os.path.relpath(path, above) for path in paths]
 
 
 def _whole_examples(rows: int, views: int) -> int:
     """Returns how many examples of `views` rows each fit into `rows` rows, as a multiple of the number of devices."""
     devices = jax.device_count()
     return max(rows // views // devices, 1) * devices
+
+
+def _rounded_up(examples: int) -> int:
+    """Returns the next multiple of the number of devices."""
+    devices = jax.device_count()
+    return max(-(-examples // devices), 1) * devices

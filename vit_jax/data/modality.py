@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from vit_jax.config import Config
 from vit_jax.data.pipeline import Batches, Encoder
 from vit_jax.data.source import in_order_of, open_split
-from vit_jax.errors import UserError, nearest
+from vit_jax.errors import UserError, counted, nearest
 
 _MODALITIES = ("image", "video", "text")
 
@@ -48,6 +48,7 @@ class Modality(Protocol):
       key: Name of the modality, and of its entry in examples and batches.
       input_name: Key of an input's name in JSON output: "image", "video" or "source".
       inputs: What a user's inputs are called in messages, in the plural.
+      input_type: What one of them must be, for messages.
       unit: What `config.batch_size` counts, in the plural, for messages.
       picture: The option of the command `predict` that draws predictions: "contact_sheet" or "attention".
     """
@@ -55,8 +56,13 @@ class Modality(Protocol):
     key: ClassVar[str]
     input_name: ClassVar[str]
     inputs: ClassVar[str]
+    input_type: ClassVar[str]
     unit: ClassVar[str]
     picture: ClassVar[str]
+
+    def is_input(self, stored: Any) -> bool:
+        """Returns whether an object is an input of a user, in memory."""
+        ...
 
     def make_data(self, config: Config, train: Any, evaluation: Any, start: Encoder | None) -> Data:
         """Makes the data of a config from its two splits.
@@ -157,8 +163,8 @@ def check_labels(ours: tuple[str, ...], theirs: tuple[str, ...], us: str, them: 
     if tuple(ours) == tuple(theirs):
         return
     if len(ours) != len(theirs):
-        sizes = f"{us} has {len(ours)} classes, {them} has {len(theirs)}"
+        sizes = f"{us} has {counted(len(ours), 'classes')}, {them} has {len(theirs)}"
     else:
-        sizes = f"{us} and {them} both have {len(ours)} classes, but with different names"
+        sizes = f"{us} and {them} both have {counted(len(ours), 'classes')}, but with different names"
     only = [sorted(set(a) - set(b))[:3] for a, b in ((ours, theirs), (theirs, ours))]
     raise UserError(f"label names do not match: {sizes}; only in {us}: {only[0]}; only in {them}: {only[1]}")

@@ -32,8 +32,6 @@ from vit_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_UINT64 = 2**64 - 1
-
 
 class Encoder(Protocol):
     """Turns a stored example into a model's input, and travels with the checkpoint.
@@ -120,11 +118,16 @@ def eval_batches(
     Raises:
       UserError: The encoder has random transforms.
     """
+    check_deterministic(encoder)
+    load = LoadBatch(source, encoder, batch_size, process_index, process_count)
+    return Batches(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
+
+
+def check_deterministic(encoder: ExampleEncoder) -> None:
+    """Raises UserError if an encoder for evaluation has random transforms."""
     if encoder.is_random:
         names = ", ".join(encoder.random_transforms)
         raise UserError(f"evaluation transforms must be deterministic: remove {names} from {encoder.transforms!r}")
-    load = LoadBatch(source, encoder, batch_size, process_index, process_count)
-    return Batches(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
 
 
 def processes_and_workers(config: Config) -> dict[str, int]:
@@ -158,6 +161,8 @@ class LoadBatch:
             )
         if self.repeats < 1:
             raise UserError(f"config.data.repeats must be 1 or more, got {self.repeats}")
+        if self.seed is not None and self.seed < 0:
+            raise UserError(f"config.seed must be 0 or more, got {self.seed}")
         if not len(self.source):
             raise UserError(f"{self.source.name}: split {self.source.split!r} is empty")
 
@@ -198,13 +203,13 @@ class LoadBatch:
     def _rng(self, position: int) -> np.random.Generator | None:
         if self.seed is None:
             return None
-        return np.random.Generator(np.random.Philox(key=[self.seed & _UINT64, position]))
+        return np.random.Generator(np.random.Philox(key=[self.seed, position]))
 
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     """Returns the order of the examples in an epoch; transforms use another stream, of key (seed, position)."""
-    order = np.random.default_rng([seed & _UINT64, epoch]).permutation(length)
+    order = np.random.default_rng([seed, epoch]).permutation(length)
     order.flags.writeable = False
     return order
 

@@ -60,6 +60,29 @@ def parse_split(split: str) -> list[Slice]:
     return slices
 
 
+def overlap(ours: Slice, theirs: Slice, count: int | None = None) -> int | None:
+    """Returns how many examples two slices of one split share.
+
+    Args:
+      count: Number of examples in the split. Without it, the result is positive if they share examples, or None if that
+        depends on the number.
+    """
+    if count is None:
+        bounds = [
+            bound for part in (ours, theirs) for bound in (part.start or "0", part.stop or "100%") if bound != "0"
+        ]
+        if any(bound.startswith("-") for bound in bounds):
+            return None
+        if all(bound.endswith("%") for bound in bounds):
+            count = 100
+        elif any(bound.endswith("%") and bound != "100%" for bound in bounds):
+            return None
+        else:  # positions, and whole splits
+            count = 1 + max(int(bound) for bound in bounds if not bound.endswith("%"))
+    a, b = ours.positions(count), theirs.positions(count)
+    return max(min(a.stop, b.stop) - max(a.start, b.start), 0)
+
+
 def choose(count: int, slices: list[Slice]) -> list[int]:
     """Returns the ids of the examples in `slices` of a split of `count` examples.
 

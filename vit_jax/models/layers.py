@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 GELU = {
     "tanh": jax.checkpoint(functools.partial(nn.gelu, approximate=True)),  # google-research, Flax's default
     "exact": jax.checkpoint(functools.partial(nn.gelu, approximate=False)),  # timm, Hugging Face, TNT, TimeSformer
+    "quick": jax.checkpoint(lambda x: x * nn.sigmoid(1.702 * x)),  # CLIP
 }
 
 
@@ -119,6 +120,7 @@ class PatchEmbed(TypedModule):
     hidden_dim: int
     kernel_init: Callable = nn.initializers.lecun_normal()
     bias_init: Callable = nn.initializers.zeros
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -128,11 +130,12 @@ class PatchEmbed(TypedModule):
         ph, pw = self.patch_size
         gh, gw = height // ph, width // pw
         kernel = self.param("kernel", self.kernel_init, (ph, pw, channels, self.hidden_dim), self.param_dtype)
-        bias = self.param("bias", self.bias_init, (self.hidden_dim,), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.hidden_dim,), self.param_dtype) if self.use_bias else None
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         patches = images[..., : gh * ph, : gw * pw, :].reshape(*batch, gh, ph, gw, pw, channels)
         patches = jnp.moveaxis(patches, -4, -3).reshape(*batch, gh, gw, ph * pw * channels)
-        return patches @ kernel.reshape(-1, self.hidden_dim) + bias
+        out = patches @ kernel.reshape(-1, self.hidden_dim)
+        return out if bias is None else out + bias
 
 
 class MLP(TypedModule):
@@ -143,7 +146,7 @@ class MLP(TypedModule):
     Attributes:
       mlp_dim: Width of the hidden layer.
       gelu: Key of `GELU`: `exact` is x Phi(x), with the normal distribution function Phi; `tanh` is its approximation
-        x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+        x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2; `quick` is the coarser x sigmoid(1.702 x) of CLIP.
     """
 
     mlp_dim: int

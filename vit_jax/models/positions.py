@@ -1,7 +1,7 @@
 """Position embeddings: learned, fixed and relative ones, and resampling to another grid."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-METHODS = ("bicubic", "bicubic_plain", "zoom", "nearest")
+METHODS = {  # how `resample` works, for reports
+    "bicubic": "bicubic interpolation with antialiasing",
+    "bicubic_plain": "bicubic interpolation without antialiasing",
+    "bicubic_dino": "bicubic interpolation without antialiasing, at DINO's scale of (new + 0.1) / old",
+    "zoom": "linear interpolation between fixed corners",
+    "nearest": "taking the nearest",
+}
+CLASS_POSITION = ("cls_pos", ())  # the learned position of a class token, as `token_positions` takes it
 
 
 def sincos2d(
@@ -42,7 +49,7 @@ def token_positions(
     kind: str,
     grid: tuple[int, int],
     hidden_dim: int,
-    has_class_token: bool,
+    prefix: Sequence[tuple[str | None, tuple[int, ...]]],
     param_dtype: Any = jnp.float32,
 ) -> Float[Array, "tokens hidden_dim"]:
     """Return position embeddings to add to the tokens of a grid (ViT, appendix D.4).
@@ -54,14 +61,16 @@ def token_positions(
       parameters are `pos_embed_x`, `(grid_width, hidden_dim / 2)`, and `pos_embed_y`, `(grid_height, hidden_dim / 2)`.
     - `sincos2d`: fixed, see `sincos2d`.
 
-    A class token comes first. It has no place on the grid: with learned positions it learns one of its own, `cls_pos`,
-    `(hidden_dim,)`; with fixed positions its position is zero. For two dimensions the paper leaves this open.
+    The tokens before the patches, such as the class token, come first. They have no place on the grid: with learned
+    positions each learns one of its own (`cls_pos`, `(hidden_dim,)`, for the class token) or has none (DeiT III,
+    arXiv:2204.07118); with fixed positions theirs are zero. For two dimensions the paper leaves this open.
 
     Args:
       param: Method `param` of the module that owns the parameters. They start as N(0, 0.02).
       kind: `learned`, `learned2d` or `sincos2d`.
       grid: Number of patches in a column and in a row.
-      has_class_token: Whether a class token precedes the patches.
+      prefix: The tokens before the patches: for each kind, the name of the parameter that holds the learned positions
+        (None for positions of zero) and the axes of that parameter before the last, as in `CLASS_POSITION`.
 
     Raises:
       ValueError: `hidden_dim` is odd (`learned2d`) or not divisible by 4 (`sincos2d`).
@@ -79,10 +88,11 @@ def token_positions(
     else:
         positions = sincos2d(grid, hidden_dim)
     positions = positions.reshape(-1, hidden_dim)
-    if not has_class_token:
-        return positions
-    first = jnp.zeros(hidden_dim) if kind == "sincos2d" else learn("cls_pos", (hidden_dim,))
-    return jnp.concatenate([first[None], positions])
+    first = [
+        jnp.zeros((*axes, hidden_dim)) if name is None or kind == "sincos2d" else learn(name, (*axes, hidden_dim))
+        for name, axes in prefix
+    ]
+    return jnp.concatenate([*(x.reshape(-1, hidden_dim) for x in first), positions])
 
 
 def relative_positions(
@@ -114,7 +124,9 @@ def resample(
 
     - `bicubic`: Keys's kernel with a = -0.5 and antialiasing (timm: torch's `interpolate` with `antialias=True`;
       Pillow).
-    - `bicubic_plain`: a = -0.75 without antialiasing (Hugging Face ViT, DINO, DeiT: torch's `interpolate`).
+    - `bicubic_plain`: a = -0.75 without antialiasing (Hugging Face ViT, DeiT, MAE: torch's `interpolate`).
+    - `bicubic_dino`: the same at the scale (new + 0.1) / old instead of new / old (DINO, iBOT, DINOv2 without
+      registers). Their code passes it as `scale_factor`, so that rounding cannot lose a row; it shifts every position.
     - `zoom`: linear, with the corners kept in place (google-research, big_vision: `scipy.ndimage.zoom` of order 1).
       Deviation: at some sizes (8 to 26) rounding makes SciPy write zeros into the last row and column, and we do not.
     - `nearest`: value i of n is the old value floor(i * old / n) (TimeSformer: torch's `interpolate`).
@@ -150,8 +162,8 @@ def _zoom(old: int, new: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old)))
 
 
-def _bicubic_plain(old: int, new: int) -> np.ndarray:
-    places = (np.arange(new) + 0.5) * old / new - 0.5
+def _bicubic_plain(old: int, new: int, extra: float = 0.0) -> np.ndarray:
+    places = (np.arange(new) + 0.5) * old / (new + extra) - 0.5
     weights = np.zeros((new, old))
     for tap in range(-1, 3):  # two values on each side, the border being repeated
         taken = np.floor(places).astype(int) + tap
@@ -162,4 +174,9 @@ def _bicubic_plain(old: int, new: int) -> np.ndarray:
     return weights
 
 
-_WEIGHTS = {"bicubic_plain": _bicubic_plain, "zoom": _zoom, "nearest": _nearest}
+_WEIGHTS = {
+    "bicubic_plain": _bicubic_plain,
+    "bicubic_dino": functools.partial(_bicubic_plain, extra=0.1),
+    "zoom": _zoom,
+    "nearest": _nearest,
+}

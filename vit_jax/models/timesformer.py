@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from vit_jax.models.blocks import with_captured
 from vit_jax.models.blocks.timesformer import ATTENTIONS, INIT, INITS, TimeSformerBlock
 from vit_jax.models.layers import PatchEmbed, torch_uniform
-from vit_jax.models.positions import token_positions
+from vit_jax.models.positions import CLASS_POSITION, token_positions
 from vit_jax.models.vision import Outputs, VisionModel
 from vit_jax.models.vit import VARIANTS
 
@@ -159,7 +159,8 @@ class TimeSformer(VisionModel):
         cls = self.param("cls_token", INIT, (self.hidden_dim,), self.param_dtype)
         drop = nn.Dropout(self.dropout_rate, deterministic=not train)
         if self.pos_embed != "none":
-            positions = token_positions(self.param, "learned", self.grid, self.hidden_dim, True, self.param_dtype)
+            sizes = (self.grid, self.hidden_dim, [CLASS_POSITION])
+            positions = token_positions(self.param, "learned", *sizes, self.param_dtype)
             cls += positions[0]
             x += positions[1:].reshape(*self.grid, self.hidden_dim).astype(x.dtype)
         x = drop(x)

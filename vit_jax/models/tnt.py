@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vit_jax.models.blocks import EncoderBlock, with_captured
 from vit_jax.models.blocks.tnt import INIT, SentenceProjection, SqueezeExcitation, TNTBlock, WordEmbed, word_grid
-from vit_jax.models.positions import token_positions
+from vit_jax.models.positions import CLASS_POSITION, token_positions
 from vit_jax.models.vision import Outputs, VisionModel
 
 # Table 1
@@ -138,7 +138,8 @@ class TNT(VisionModel):
         sentences = SentenceProjection(self.hidden_dim, name="projection", **fields, **self.types)(words)
         sentences = jnp.concatenate([self._class_token(INIT, len(sentences), sentences.dtype), sentences], axis=1)
         if self.pos_embed == "learned":
-            positions = token_positions(self.param, "learned", self.grid, self.hidden_dim, True, self.param_dtype)
+            sizes = (self.grid, self.hidden_dim, [CLASS_POSITION])
+            positions = token_positions(self.param, "learned", *sizes, self.param_dtype)
             sentences = sentences + positions.astype(sentences.dtype)
         return words, sentences
 

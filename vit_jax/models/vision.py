@@ -34,7 +34,7 @@ class VisionModel(TypedModule):
       mlp_dim: Width of the hidden layer of each block's MLP.
       num_layers: Number of blocks.
       num_heads: Attention heads of each block; must divide `hidden_dim`.
-      gelu: `exact` (timm, Hugging Face) or `tanh` (google-research), see `MLP`.
+      gelu: `exact` (timm, Hugging Face), `tanh` (google-research) or `quick` (CLIP), see `MLP`.
       qkv_bias: Whether the projections to queries, keys and values have a bias.
       norm_epsilon: Epsilon of all layer norms.
       dropout_rate: Dropout after the embedding, after each attention and in each MLP.
@@ -80,16 +80,20 @@ class VisionModel(TypedModule):
         """Whether the tokens start with a class token."""
         return True
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before the patches: the class token, and others that a model may have."""
+        return int(self.has_class_token)
+
     def split_tokens(
         self, tokens: Float[Array, "batch tokens hidden_dim"]
     ) -> tuple[Float[Array, "batch hidden_dim"] | None, Float[Array, "batch *grid hidden_dim"]]:
         """Split captured tokens of any layer into the class token and the patches on their grid.
 
-        The class token is None if the model has none.
+        The class token is None if the model has none. Other tokens before the patches are left out.
         """
-        first = int(self.has_class_token)
-        patches = tokens[:, first:].reshape(len(tokens), *self.grid, -1)
-        return tokens[:, 0] if first else None, patches
+        patches = tokens[:, self.num_prefix_tokens :].reshape(len(tokens), *self.grid, -1)
+        return tokens[:, 0] if self.has_class_token else None, patches
 
     def check(self, **choices: Collection[str]) -> None:
         """Check that the fields have supported values and fit together.
@@ -134,7 +138,9 @@ class VisionModel(TypedModule):
     def _final_norm(self) -> nn.LayerNorm:
         return nn.LayerNorm(epsilon=self.norm_epsilon, name="norm", **self.types)
 
-    def _head(self, kernel_init: Callable, bias_init: Callable = nn.initializers.zeros) -> Callable[[Array], Array]:
+    def _head(
+        self, kernel_init: Callable, bias_init: Callable = nn.initializers.zeros, name: str = "head"
+    ) -> Callable[[Array], Array]:
         """Return the head, in float32 or wider; the identity if `num_classes` is None."""
         if self.num_classes is None:
             return lambda pooled: pooled
@@ -144,5 +150,5 @@ class VisionModel(TypedModule):
             bias_init=bias_init,
             dtype=at_least_float32(self.dtype),
             param_dtype=self.param_dtype,
-            name="head",
+            name=name,
         )

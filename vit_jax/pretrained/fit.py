@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_jax.errors import UserError
 from vit_jax.models.from_image import from_image_params, image_model, origin_of
-from vit_jax.models.positions import resample
+from vit_jax.models.positions import METHODS, resample
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.models.vit import ViT
 from vit_jax.pretrained.names import NOT_THE_FUNCTION, Params, listed
@@ -21,7 +21,11 @@ from vit_jax.pretrained.stored import Stored
 
 ON_A_GRID = ("pos_embed", "pos_embed_x", "pos_embed_y", "time_embed")
 _SIZES = ("image_size", "num_frames")  # positions are resampled where these differ
-_REPLACEABLE = {"head": "num_classes", "representation": "representation_dim"}
+_REPLACEABLE = {
+    "head": "num_classes",
+    "distillation_head": "num_classes",
+    "representation": "representation_dim",
+}
 _OF_VIDEO = ("attention_type", "divided_order", "cls_in_temporal_attention")  # what an image model leaves open
 _FROM_IMAGE = (
     "started from an image model: attentions before the last are copies of its own, with output projections of zero"
@@ -64,7 +68,10 @@ def fit(
         for field, (ours, theirs) in _differences(stored.model, model).items()
         if field in stored.fields and field not in (*_SIZES, *_REPLACEABLE.values())
     )
-    return params, Report(stored.format, (*rows, *stored.skipped), (*stored.notes, *notes, *[_FROM_IMAGE] * is_video))
+    notes = (*stored.notes, *notes, *[_FROM_IMAGE] * is_video)
+    if any(row.status == "resized" for row in rows):
+        notes += (f"positions were resampled by {METHODS['nearest' if is_video else stored.resample]}",)
+    return params, Report(stored.format, (*rows, *stored.skipped), notes)
 
 
 def initial_values(model: Any, paths: Sequence[str]) -> Mapping[str, Any]:
@@ -88,7 +95,7 @@ def _num_classes(model: nn.Module) -> int | None:
 def _fill(stored: Stored, model: Any, shapes, initial, keep_head: bool) -> tuple[Params, list[Row]]:
     fields = {layer: (getattr(model, f, None), getattr(stored.model, f, None)) for layer, f in _REPLACEABLE.items()}
     replaced = tuple(f"{layer}/" for layer, (ours, theirs) in fields.items() if ours != theirs)
-    replaced += () if keep_head else ("head/",)
+    replaced += () if keep_head else ("head/", "distillation_head/")
     new = initial([path for path in shapes if path.startswith(replaced)])
     params, rows = {}, []
     for path, leaf in shapes.items():

@@ -6,15 +6,16 @@ transposes, splits, joins and reshapes, so it loses no bits, and it maps gradien
 function that takes a model and returns a list of rules. A table may name parameters that the model lacks (a bias, a
 layer scale, the head): rules for missing parameters are ignored.
 
-Each family has a module in `formats/` (`formats/vit.py` is the example), whose tuple `FORMATS` holds one `Format` per
-file format. Nothing else in the package knows the name of a tensor. To add a family, write its module and list it in
-`FAMILIES` (`formats/__init__.py`).
+Each family has modules in `formats/` (`formats/vit_huggingface.py` is the example), whose tuples `FORMATS` hold one
+`Format` per file format. Nothing else in the package knows the name of a tensor. To add a family, write its module and
+list it in `FAMILIES` (`formats/__init__.py`).
 
 `to_params` and `to_tensors` apply a format to whole trees. They refuse tensors that are missing, left over or of the
 wrong shape.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ NOT_THE_FUNCTION = (
     *("dropout_rate", "attention_dropout_rate", "drop_path_rate", "head_bias_init", "layer_scale_init", "weight_init"),
     *("scan_layers", "remat", "attention_kernel", "dtype", "param_dtype", "parent", "name"),
 )
-_ACTIVATIONS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
+MOST_LAYERS = 256  # the deepest published ViT has 48; tracing a model of 256 takes seconds
+_MOST_VALUES = 2**24  # of a parameter, beyond those in the file: shapes are compared by converting an empty array
 
 Size = tuple[int, int]  # (height, width) in pixels
 Tensors = Mapping[str, np.ndarray]
@@ -63,14 +65,21 @@ class Format:
         values. The fields in `given` may be missing, and no others.
       rules: The table: returns the rules for a model.
       given: Fields that a file may leave open, so that the caller has to give them.
-      positions: Returns how many patch positions the file stores, or None if it stores none. They are checked against
-        the grid of the image.
+      implied: Returns the fields that the name of the architecture in a config implies; what the caller says wins.
+      complete: Returns the fields, once those in `given` are known, with the ones that depend on them.
+      positions: Returns how many patch positions the file stores, which are checked against the grid of the image; {}
+        if it stores none. Where other tokens may have positions too, there are several readings, and each maps its
+        number of patches to the fields that it implies.
       preprocessing: Returns the chain of transforms for an image size and a config; None if the file does not say it.
-      resample: How the authors resample positions: a method of `models.positions.resample`.
+      resample: How the authors resample positions: a method of `models.positions.resample`, or a function that returns
+        it, given the tensors with their values and the config.
+      notes: Returns lines for the report, given the tensors and the config.
       config: Returns the `config.json` from which a reader can rebuild the model; None if the format has none.
       container: `npz` (one file) or `folder` (`config.json` and `model.safetensors`); None if the format is read-only.
       normalise: Renames and reshapes the tensors of other versions of the format to those of the table.
       ignored: Regular expression for tensors outside the table that the model does not need.
+      wrapper: Prefix of all names in the authors' files. Files of another family with the same tensors may have it too:
+        the format is recognised by it only if the caller wants its family.
     """
 
     name: str
@@ -81,13 +90,17 @@ class Format:
     architecture: Callable[[Tensors, Config], dict[str, Any]]
     rules: Callable[[Any], list[Rule]]
     given: tuple[str, ...]
-    positions: Callable[[Tensors], int | None]
+    positions: Callable[[Tensors], Mapping[int, dict[str, Any]]]
     preprocessing: Callable[[Size, Config], str | None]
-    resample: str
+    resample: str | Callable[[Tensors, Config], str]
+    implied: Callable[[Config], dict[str, Any]] = lambda config: {}
+    complete: Callable[[dict[str, Any], Tensors], dict[str, Any]] = lambda fields, tensors: fields
+    notes: Callable[[Tensors, Config], tuple[str, ...]] = lambda tensors, config: ()
     config: Callable[[Any], dict[str, Any]] | None = None
     container: str | None = None
     normalise: Callable[[Tensors], Tensors] = lambda tensors: tensors
     ignored: str = r"(?!)"
+    wrapper: str | None = None
 
 
 # rules: layouts
@@ -177,10 +190,17 @@ def class_and_grid_positions(cls: str, ours: str, theirs: str, grid: tuple[int, 
 
 
 def positions(model: Any, theirs: str) -> list[Rule]:
-    """Maps the positions of an image model: patches, preceded by the class token's if the model has one."""
-    if model.pool == "cls":
-        return [class_and_grid_positions("cls_pos", "pos_embed", theirs, model.grid)]
-    return [grid_positions("pos_embed", theirs, model.grid)]
+    """Maps the positions of an image model: patches, preceded by those tokens before them that learn one."""
+    prefix = [(name, axes) for name, axes in model.prefix if name is not None]
+    ends = np.cumsum([math.prod(axes) for _, axes in prefix])
+
+    def read(x):
+        *first, grid = np.split(x[0], ends)
+        tokens = [part.reshape(*axes, -1) for part, (_, axes) in zip(first, prefix, strict=True)]
+        return (*tokens, grid.reshape(*model.grid, -1))
+
+    names = (*(name for name, _ in prefix), "pos_embed")
+    return [Rule(names, (theirs,), read, lambda *x: (np.concatenate([a.reshape(-1, a.shape[-1]) for a in x])[None],))]
 
 
 def absent(ours: str, shape: tuple[int, ...]) -> Rule:
@@ -255,8 +275,19 @@ def shapes_of(model: nn.Module) -> dict[str, Any]:
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """Returns the number of layers: one more than the largest index that `pattern` captures in a name."""
-    return max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=-1) + 1
+    """Returns the number of layers: one more than the largest index that `pattern` captures in a name.
+
+    Raises:
+      UserError: There are more than `MOST_LAYERS`, or indices are left out (0 may be: some formats start at 1).
+    """
+    found = {int(match[1]) for name in names if (match := re.match(pattern, name))}
+    number = max(found, default=-1) + 1
+    if number > min(len(found) + 1, MOST_LAYERS):
+        raise UserError(
+            f"the file has tensors of {len(found)} layers, numbered up to {number - 1}: layers must be numbered "
+            f"without gaps, and at most {MOST_LAYERS} are supported"
+        )
+    return number
 
 
 def shape(tensors: Tensors, name: str, rank: int) -> tuple[int, ...]:
@@ -277,23 +308,6 @@ def pair(size: int | Sequence[int]) -> Size:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def read_gelu(config: Config) -> str:
-    """Returns the `gelu` that corresponds to `hidden_act` in Hugging Face's config.json.
-
-    Raises:
-      UserError: `hidden_act` is not a GELU.
-    """
-    activation = config.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        raise UserError(f"config.json: hidden_act {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[activation]
-
-
-def write_gelu(gelu: str) -> str:
-    """Returns the `hidden_act` that corresponds to this `gelu`."""
-    return next(activation for activation, meant in _ACTIVATIONS.items() if meant == gelu)
-
-
 def listed(names: Sequence[str], limit: int = 5) -> str:
     """Joins names for a message, and counts those beyond the first `limit`."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -309,7 +323,16 @@ def _applicable(format: Format, model: nn.Module, ours: Mapping[str, Any]) -> li
 
 
 def _check_shapes(rule: Rule, shapes: Mapping[str, Any], tensors: Tensors) -> None:
-    expected = rule.write(*(np.empty(shapes[path].shape, np.int8) for path in rule.ours))
+    ours = [shapes[path].shape for path in rule.ours]
+    if sum(map(math.prod, ours)) > _MOST_VALUES + 2 * sum(tensors[name].size for name in rule.theirs):
+        raise UserError(
+            f"the file's {' and '.join(rule.theirs)} has far fewer values than {' and '.join(rule.ours)} of the model, "
+            f"of shape {', '.join(map(str, ours))}"
+        )
+    for name in rule.theirs:
+        if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+            raise UserError(f"tensor {name} has dtype {tensors[name].dtype}, but weights are floating-point numbers")
+    expected = rule.write(*(np.empty(shape, np.int8) for shape in ours))
     for name, value in zip(rule.theirs, expected, strict=True):
         if tensors[name].shape != value.shape:
             raise UserError(

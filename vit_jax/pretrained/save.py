@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +15,9 @@ from etils import epath
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.pretrained.formats import find_format
+from vit_jax.pretrained.image_processors import to_hugging_face
 from vit_jax.pretrained.names import NOT_THE_FUNCTION, Format, Params, to_tensors
-from vit_jax.pretrained.preprocessing import Recipe, to_hugging_face, to_timm
+from vit_jax.pretrained.preprocessing import Recipe, rounds_otherwise, to_timm
 
 
 def save(
@@ -69,11 +71,12 @@ def check_absent(path: epath.PathLike) -> None:
 
 def _check_read_back(format: Format, model: Any, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
     """Refuses a model that would be read back as a different one."""
-    told = format.architecture(tensors, config)
-    unsaid = {field: getattr(model, field) for field in format.given if field not in told}
-    if format.positions(tensors) is None:
-        unsaid["image_size"] = model.image_size
-    back = build_model(format.base, **{**unsaid, **told})
+    told = format.implied(config) | format.architecture(tensors, config)
+    told = {field: getattr(model, field) for field in format.given if field not in told} | told
+    told = format.complete(told, tensors) | format.positions(tensors).get(math.prod(model.grid), {})
+    if not format.positions(tensors):
+        told["image_size"] = model.image_size
+    back = build_model(format.base, **told)
     for field in dataclasses.fields(model):
         ours, theirs = getattr(model, field.name), getattr(back, field.name)
         if field.name not in NOT_THE_FUNCTION and ours != theirs:
@@ -97,13 +100,21 @@ def _add_labels(format: Format, config: dict[str, Any], labels: Sequence[str]) -
 def _add_preprocessing(
     format: Format, model: Any, files: dict[str, Any], transforms: str, recipe: Recipe | None
 ) -> tuple[str, ...]:
-    """Adds preprocessing to the files of a folder; returns a note if the format cannot express it."""
-    if format.name == "timm" and recipe:
-        files["config.json"]["pretrained_cfg"] = to_timm(recipe)
-    elif format.name == "huggingface" and recipe:
-        files["preprocessor_config.json"] = to_hugging_face(recipe)
+    """Adds preprocessing to the files of a folder; returns a note if the format cannot express it exactly."""
+    if format.name == "timm" and recipe and (fields := to_timm(recipe)):
+        files["config.json"]["pretrained_cfg"] = fields
+        rounding = "even"
+    elif format.name == "huggingface" and recipe and (fields := to_hugging_face(recipe, files["config.json"])):
+        files["preprocessor_config.json"] = fields
+        rounding = "down"
     elif format.preprocessing(model.image_size, {}) != transforms:
         return (f"format {format.name!r} cannot express the preprocessing {transforms!r}",)
+    else:
+        return ()
+    if recipe and rounds_otherwise(recipe, rounding):
+        return (
+            f"format {format.name!r} rounds an odd margin of center_crop {rounding!r}: some crops shift by a pixel",
+        )
     return ()
 
 

@@ -1,10 +1,9 @@
 """Weights as a file holds them, and the model they belong to: nothing resized, replaced or guessed."""
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,11 +13,14 @@ from flax.traverse_util import flatten_dict
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.pretrained.formats import recognise
+from vit_jax.pretrained.limits import naming
 from vit_jax.pretrained.names import Config, Format, Size, Tensors, shapes_of, to_params
 from vit_jax.pretrained.readers import read
 from vit_jax.pretrained.report import Row
+from vit_jax.pretrained.wrappers import unwrapped
 
 _NAMED = ("hidden_dim", "mlp_dim", "num_layers", "num_heads", "patch_size")  # the sizes that a variant's name implies
+_UNNAMED = ("pool", "gelu", "norm_epsilon")  # what it does not imply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Known:
       stored_image_size: The image size that the file was trained with.
       image_size: The image size that the caller wants, which is the stored one too if the number of positions agrees.
       fields: The fields that the caller gave.
+      is_partial: Whether a header may lack fields that neither the file nor the caller gives.
       option: How messages call a field or an argument.
     """
 
@@ -88,6 +91,7 @@ class Known:
     stored_image_size: Size | None = None
     image_size: Size | None = None
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    is_partial: bool = False
     option: Callable[[str], str] = str
 
 
@@ -102,11 +106,12 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
     with naming(path):
         format, tensors, fields = _identify(tensors, config, known)
         model, is_assumed = _build(format, fields, tensors, known)
-        fields["image_size"] = model.image_size
+        fields |= _read_off(format, model, tensors)
         shapes = shapes_of(model)
         params = flatten_dict(to_params(format, model, tensors, shapes), sep="/")
         needed = {tensor for rule in format.rules(model) if rule.ours for tensor in rule.theirs}
         grid = "x".join(map(str, model.grid))
+        assumed = [f"positions: assumed to lie on a {grid} grid, which the file does not say"] if is_assumed else []
         return Stored(
             format=format.name,
             base=format.base,
@@ -114,11 +119,11 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
             model=model,
             params=params,
             shapes=shapes,
-            resample=format.resample,
+            resample=format.resample if isinstance(format.resample, str) else format.resample(tensors, config),
             skipped=tuple(Row("skipped", name, x.shape, None) for name, x in tensors.items() if name not in needed),
-            notes=(f"positions: assumed to lie on a {grid} grid, which the file does not say",) if is_assumed else (),
+            notes=(*assumed, *format.notes(tensors, config)),
             labels=_labels(config, model.num_classes),
-            preprocessing=lambda image_size: format.preprocessing(image_size, config),
+            preprocessing=_preprocessing(path, format, config),
         )
 
 
@@ -133,43 +138,46 @@ def read_header(path: epath.PathLike, known: Known) -> Header:
     tensors, config = read(path, known.entry, shapes_only=True)
     with naming(path):
         format, tensors, fields = _identify(tensors, config, known)
-        if known.stored_image_size:
-            fields["image_size"] = _build(format, fields, tensors, known)[0].image_size
+        if known.is_partial:
+            fields |= {"image_size": known.stored_image_size} if known.stored_image_size else {}
+        elif known.stored_image_size or "image_size" in fields:
+            model, _ = _build(format, fields, tensors, known)
+            fields |= _read_off(format, model, tensors)
         return Header(
             base=_variant_of(format, fields),
             fields=fields,
             labels=_labels(config, fields["num_classes"]),
-            preprocessing=lambda image_size: format.preprocessing(image_size, config),
+            preprocessing=_preprocessing(path, format, config),
         )
-
-
-@contextlib.contextmanager
-def naming(path: epath.PathLike) -> Iterator[None]:
-    """Turns what unexpected tensors can raise into a `UserError` that names the path."""
-    try:
-        yield
-    except KeyError as error:
-        raise UserError(f"{path}: tensor {error} is missing") from error
-    except (UserError, ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, Tensors, dict[str, Any]]:
     """Returns the format, the tensors under its names, and every field but perhaps `image_size`."""
-    format = recognise(tensors.keys(), config, known.name and known.name.partition(":")[0])
+    tensors, prefix = unwrapped(tensors)
+    family = known.name and known.name.partition(":")[0]
+    format = recognise(tensors.keys(), config, family, prefix=prefix, wanted=_wanted(known))
     variant = model_like(format.model, known.like)
     tensors = format.normalise(tensors)
-    fields = format.architecture(tensors, config)
+    implied = {field: value for field, value in format.implied(config).items() if field not in known.fields}
+    fields = implied | format.architecture(tensors, config)
     if known.name is not None:
         check_name(fields, known, variant)
     for field in (field for field in format.given if field not in fields and field != "image_size"):
-        if field not in known.fields and variant is None:
+        if field not in known.fields and (variant is None or (known.name is not None and field in _UNNAMED)):
+            if known.is_partial:
+                return format, tensors, fields
+            or_name = f", or the model's name, for example {known.option('name')}={format.base!r}"
             raise UserError(
-                f"the file does not say {field}. Give {known.option(field)}=..., or the model's name, for example "
-                f"{known.option('name')}={format.base!r}"
+                f"the file does not say {field}. Give {known.option(field)}=...{'' if field in _UNNAMED else or_name}"
             )
         fields[field] = known.fields.get(field, getattr(variant, field, None))
-    return format, tensors, fields
+    return format, tensors, format.complete(fields, tensors)
+
+
+def _wanted(known: Known) -> str | None:
+    """Returns "timesformer" if the caller gave a field that only videos have, or a model that does not mix frames."""
+    is_video = "num_frames" in known.fields or any(getattr(x, "attention_type", "") == "space_only" for x in known.like)
+    return "timesformer" if is_video else None
 
 
 def model_like(family: type, like: Sequence[nn.Module]) -> Any:
@@ -204,18 +212,25 @@ def _build(format: Format, fields: dict[str, Any], tensors: Tensors, known: Know
     candidates = [(size[0], size[1]) for size in candidates if size]
     model: Any = build_model(format.base, **{**fields, **({"image_size": candidates[0]} if candidates else {})})
     positions = format.positions(tensors)
-    if positions is None:
+    if not positions:
         return model, False
     grids = {size: model.clone(image_size=size).grid for size in candidates}
-    fitting = {grid: size for size, grid in grids.items() if math.prod(grid) == positions}
+    fitting = {grid: size for size, grid in grids.items() if math.prod(grid) in positions}
     if len(fitting) == 1:
-        (size,) = fitting.values()
-        return (model if size == model.image_size else model.clone(image_size=size)), told is None
+        ((grid, size),) = fitting.items()
+        return model.clone(image_size=size, **positions[math.prod(grid)]), told is None
     found = "; ".join(f"{size[0]}x{size[1]} pixels are {math.prod(grid)} patches" for size, grid in grids.items())
+    numbers = " or ".join(map(str, positions))
     raise UserError(
-        f"the file stores {positions} positions of patches but not their grid{f' ({found})' if found else ''}. "
+        f"the file stores {numbers} positions of patches but not their grid{f' ({found})' if found else ''}. "
         f"Give {known.option('stored_image_size')}=(height, width), the size of the images it was trained with"
     )
+
+
+def _read_off(format: Format, model: Any, tensors: Tensors) -> dict[str, Any]:
+    """Returns the fields of the stored model that only its positions determine."""
+    fields = {field for implied in format.positions(tensors).values() for field in implied}
+    return {field: getattr(model, field) for field in ("image_size", *fields)}
 
 
 def _variant_of(format: Format, fields: Mapping[str, Any]) -> str:
@@ -228,6 +243,14 @@ def _variant_of(format: Format, fields: Mapping[str, Any]) -> str:
         if all(getattr(variant, field) == fields[field] for field in _NAMED if field in fields):
             return name
     return format.base
+
+
+def _preprocessing(path: epath.PathLike, format: Format, config: Config) -> Callable[[Size], str | None]:
+    def chain(image_size):
+        with naming(path):
+            return format.preprocessing(image_size, config)
+
+    return chain
 
 
 def _labels(config: Config, num_classes: int | None) -> tuple[str, ...]:

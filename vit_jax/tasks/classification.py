@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted, nearest
 from vit_jax.tasks import Batch, Sum, weighted_sum
+
+_AVERAGES = ("probabilities", "logits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Classification:
         probability.
       mix_probability: Probability that a batch is mixed.
       repeats: Number of consecutive copies of each training example (repeated augmentation, `config.data.repeats`).
-      views: Number of consecutive rows that hold the views (clips and crops) of one example in evaluation. Their
-        probabilities are averaged.
+      views: Number of consecutive rows that hold the views (clips and crops) of one example in evaluation.
+      average_views: What is averaged over the views of an example: `probabilities`, as in the TimeSformer paper, or
+        `logits`, before the softmax or sigmoid. TimeSformer's authors sum the logits in their code, and published
+        results of that; the mean ranks the classes in the same order.
       top: Number of classes in an answer; None for all.
       per_frame: Whether an answer also has the most probable class of every frame of a video.
     """
@@ -41,6 +45,7 @@ class Classification:
     mix_probability: float = 1.0
     repeats: int = 1
     views: int = 1
+    average_views: str = "probabilities"
     top: int | None = 5
     per_frame: bool = False
 
@@ -48,6 +53,12 @@ class Classification:
     modalities: ClassVar[tuple[str, ...]] = ("image", "video")
     scores: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
     metric = "top1"
+
+    def __post_init__(self):
+        if self.average_views not in _AVERAGES:
+            raise ValueError(f"unknown average_views {self.average_views!r}{nearest(self.average_views, _AVERAGES)}")
+        if self.top is not None and self.top < 1:
+            raise ValueError(f"top must be at least 1, got {self.top}")
 
     @property
     def group(self) -> int:
@@ -84,7 +95,7 @@ class Classification:
         if not self.per_frame:
             return {"logits": model.apply({"params": params}, inputs, train=False)}
         if inputs.ndim != 5:
-            raise UserError("--per_frame does not apply to a checkpoint that takes images; it needs a video model.")
+            raise UserError("per_frame applies to videos; this model takes images")
         logits, captured = model.apply({"params": params}, inputs, train=False, capture=("frame_logits",))
         return {"logits": logits, "frame_logits": captured["frame_logits"]}
 
@@ -97,13 +108,15 @@ class Classification:
         """
         logits = model.apply({"params": params}, inputs_of(batch), train=False)
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        if self.average_views == "logits":
+            logits = logits.reshape(-1, self.views, logits.shape[-1]).mean(axis=1)
         labels = batch["label"].reshape(-1, self.views, *batch["label"].shape[1:])[:, 0]
         targets, ranked = self.targets(labels), logits
         if self.loss_name == "softmax":
             yes, no = jax.nn.log_softmax(logits), jnp.zeros_like(logits)
         else:
             yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-        if self.views > 1:
+        if self.views > 1 and self.average_views == "probabilities":
             yes, no = _mean_of_views(yes, self.views), _mean_of_views(no, self.views)
             ranked = yes
         _, best = jax.lax.top_k(ranked, min(5, self.num_classes))
@@ -140,18 +153,22 @@ class Classification:
         An answer has `top` classes. With `per_frame`, it also has `frames`, the most probable class of every frame.
 
         Args:
-          rows: The result of `predict`, with `views` consecutive rows per example, whose probabilities are averaged.
+          rows: The result of `predict`, with `views` consecutive rows per example, which are averaged (see
+            `average_views`).
           labels: Names of the classes.
         """
-        answers = [{"predictions": _best(each, labels, self.top)} for each in self._mean_of_views(rows["logits"])]
+        answers = [{"predictions": _best(each, labels, self.top)} for each in self._averaged(rows["logits"])]
         if self.per_frame:
-            for answer, frames in zip(answers, self._mean_of_views(rows["frame_logits"]), strict=True):
+            for answer, frames in zip(answers, self._averaged(rows["frame_logits"]), strict=True):
                 answer["frames"] = [_best(frame, labels, 1)[0] for frame in frames]
         return answers
 
-    def _mean_of_views(self, logits: np.ndarray) -> np.ndarray:
-        probabilities = self.probabilities(logits)
-        return probabilities.reshape(-1, self.views, *probabilities.shape[1:]).mean(axis=1)
+    def _averaged(self, logits: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of every example, averaged over its views."""
+        stacked = np.asarray(logits, np.float64).reshape(-1, self.views, *logits.shape[1:])
+        if self.average_views == "logits":
+            return self.probabilities(stacked.mean(axis=1))
+        return self.probabilities(stacked).mean(axis=1)
 
     def text(self, name, answer) -> str:
         """Returns a tab-separated line with the classes, followed by one for each frame if the answer has frames."""
@@ -164,7 +181,7 @@ class Classification:
 
     def title(self, answer) -> str:
         best = answer["predictions"][0]
-        return f"{best['label']} {best['probability']:.0%}"
+        return f"{best['label']} ({best['probability']:.0%})"
 
     def compare(self, answer, label, labels) -> tuple[bool | None, str]:
         """Returns whether the most probable class is one of the labels, and the labels as text."""
@@ -172,8 +189,9 @@ class Classification:
         return answer["predictions"][0]["label"] in true, ", ".join(true)
 
     def headline(self, result) -> str:
-        views = f" in {result['views']} views" if "views" in result else ""
-        return f"accuracy {result['top1']:.2%} ({result['examples']} examples{views}, {result['skipped']} skipped)"
+        views = f" in {counted(result['views'], 'views')}" if "views" in result else ""
+        examples = counted(result["examples"], "examples")
+        return f"accuracy {result['top1']:.2%} ({examples}{views}, {result['skipped']:,} skipped)"
 
     def targets(self, labels: jax.Array) -> jax.Array:
         """Returns labels as 0 and 1 for each class, `(batch, num_classes)`."""

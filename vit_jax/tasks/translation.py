@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vit_jax.errors import counted
 from vit_jax.models import decoding
 from vit_jax.tasks import Sum, weighted_sum
 
@@ -136,7 +137,7 @@ class Translation:
     def headline(self, result) -> str:
         return (
             f"BLEU {result['bleu']:.1f}, chrF {result['chrf']:.1f}, perplexity {result['perplexity']:.2f} "
-            f"({result['examples']} sentences, {result['skipped']} skipped)"
+            f"({counted(result['examples'], 'sentences')}, {result['skipped']:,} skipped)"
         )
 
 

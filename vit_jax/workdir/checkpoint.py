@@ -1,11 +1,11 @@
 """Checkpoints: a thin adapter around Orbax.
 
 A checkpoint consists of the training state and of a JSON part, the `meta`, with everything else that prediction needs:
-config, labels and encoder. A workdir holds them as `checkpoints/STEP/{state,meta}`.
+config, labels and encoder. A workdir holds them as `checkpoints/STEP/{state,meta}`. The meta has checksums of the
+arrays and of itself, which are checked on reading; checkpoints of earlier versions, which have none, are read as well.
 """
 
 import contextlib
-import copy
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
-from vit_jax.errors import RunError, UserError
-from vit_jax.workdir.files import absolute
+from vit_jax.errors import Interrupted, RunError, UserError, counted
+from vit_jax.job import from_first, on_all
+from vit_jax.workdir import checksum, diagnosis
+from vit_jax.workdir.files import absolute, unused
 
 PyTree = Any
 _LOWER_IS_BETTER = ("loss", "perplexity")
@@ -84,13 +86,22 @@ class Checkpoints:
         Raises:
           RunError: This or an earlier checkpoint cannot be written.
         """
-        if step in self._manager.all_steps():
+        if self._is_saved(step):
             return
         self._best.add(step, metrics)
-        meta = copy.deepcopy(meta)  # Orbax writes it in the background, and copies only the arrays before that
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        meta = json.loads(json.dumps(meta))  # a copy: Orbax writes it in the background, and copies only the arrays now
         with self._explained():
+            meta["checksum"] = {
+                "arrays": checksum.of_parts(state),
+                "structure": checksum.of_json(diagnosis.describe(state)),
+                "meta": checksum.of_json(meta),
+            }
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
             self._manager.save(step, args=args, force=True)
+
+    def _is_saved(self, step: int) -> bool:
+        """Returns whether process 0 finds a checkpoint, so that no process saves or skips it alone."""
+        return bool(from_first(step in self._manager.all_steps()))
 
     def wait(self) -> None:
         """Blocks until all saved checkpoints are complete.
@@ -111,43 +122,60 @@ class Checkpoints:
             kept = f"kept: {self._manager.all_steps() or 'none'}"
             raise RunError(f"cannot write a checkpoint to {self.directory}: {_first_line(error)}; {kept}") from error
 
-    def restore_latest(self, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """Restores the newest checkpoint that every process can read; None if there are no checkpoints.
+    def restore_latest(self, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Restores the newest checkpoint that every process can read.
 
-        All processes return the same step. Damaged checkpoints are named in a warning and renamed to `damaged_STEP`,
-        never deleted.
+        All processes return the same step. Newer checkpoints that are damaged are renamed to `damaged_STEP` and named
+        in a warning. They are never deleted.
 
         Args:
           abstract_state: Shapes, dtypes and shardings of the state; see `Parallel.abstract`.
 
         Raises:
-          UserError: There are checkpoints, and all of them are damaged.
+          UserError: There are no checkpoints, all of them are damaged, or one is intact but cannot be used: it holds
+            another state, or may not be read. Nothing is renamed.
+          RunError: This happened in another process.
         """
-        damaged = []
+        damaged: dict[int, str] = {}
         for step in self._common_steps():
-            item, reason = None, "another process cannot read it"
-            try:
-                item = self._read(step, abstract_state)
-            except Exception as error:  # Orbax and TensorStore raise many kinds of errors for damaged files
-                reason = _first_line(error)
-            if _on_all_processes(item is not None):
-                self._set_aside(damaged)
+            item, reason = self._read_everywhere(step, abstract_state)
+            if item is not None:
+                self._set_aside(damaged, step)
                 return item
-            path, aside = self.directory / str(step), f"damaged_{step}"
-            logging.warning("%s is damaged (%s). It is renamed to %s; trying the one before.", path, reason, aside)
-            damaged.append(step)
-        if damaged:
-            raise UserError(f"every checkpoint in {self.directory} is damaged: {damaged}. Use another --workdir.")
-        return None
+            damaged[step] = reason
+        if not damaged:
+            raise UserError(f"no checkpoint in {self.directory}.")
+        newest = next(iter(damaged.values()))
+        raise UserError(
+            f"every checkpoint in {self.directory} is damaged: {list(damaged)} (the newest: {newest}). "
+            "They are left as they are. Use another --workdir."
+        )
 
     def _common_steps(self) -> list[int]:
         """Returns the steps that process 0 finds, newest first, so that all processes try the same ones."""
         steps = np.array(sorted(self._manager.all_steps(), reverse=True), np.int32)
         if jax.process_count() > 1:
-            count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
-            steps = np.resize(steps, count) if len(steps) else np.zeros(count, np.int32)
+            steps = np.resize(steps, from_first(len(steps))) if len(steps) else np.zeros(from_first(0), np.int32)
             steps = multihost_utils.broadcast_one_to_all(steps)
         return [int(step) for step in steps]
+
+    def _read_everywhere(self, step: int, abstract_state: PyTree) -> tuple[Any, str]:
+        """Reads a checkpoint in all processes; returns None and a reason if one of them finds that it is damaged."""
+        item, error = None, None
+        try:
+            item = self._read(step, abstract_state)
+        except Exception as caught:  # Orbax and TensorStore raise many kinds of errors for damaged files
+            error = caught
+        is_usable = not isinstance(error, UserError)
+        if not on_all(is_usable):
+            raise error or RunError(f"another process cannot use {self.directory / str(step)}; see its message.")
+        if not on_all(error is None):
+            return None, _first_line(error) if error else "another process cannot read it"
+        assert item is not None
+        state, meta = item
+        if "checksum" in meta and meta["checksum"]["arrays"] != checksum.of_parts(state):  # alike in all processes
+            return None, "the checksum of its arrays is wrong"
+        return item, ""
 
     def _read(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Reads this process's part of a checkpoint.
@@ -156,22 +184,38 @@ class Checkpoints:
         part of one of them is damaged.
         """
         directory = self.directory / str(step)
-        handler = ocp.StandardCheckpointHandler(multiprocessing_options=_this_process())
-        with contextlib.closing(handler):
-            state = handler.restore(directory / "state", args=ocp.args.StandardRestore(abstract_state))
-        return state, _read_meta(directory)
+        with diagnosis.refusals(directory):
+            meta = _read_meta(directory)
+            handler = ocp.StandardCheckpointHandler(multiprocessing_options=_this_process())
+            with contextlib.closing(handler):
+                saved = diagnosis.describe(handler.metadata(directory / "state").tree)
+                if "checksum" in meta and meta["checksum"]["structure"] != checksum.of_json(saved):
+                    raise ValueError("the checksum of its structure is wrong")
+                diagnosis.check_same_state(directory, saved, abstract_state)
+                state = handler.restore(directory / "state", args=ocp.args.StandardRestore(abstract_state))
+        return state, meta
 
-    def _set_aside(self, steps: list[int]) -> None:
-        """Renames damaged checkpoints in process 0, while the other processes wait."""
-        if not steps:
+    def _set_aside(self, damaged: dict[int, str], restored: int) -> None:
+        """Renames damaged checkpoints in process 0, while the other processes wait; says so in all of them."""
+        if not damaged:
             return
-        for step in steps if jax.process_index() == 0 else ():
-            aside = self.directory / f"damaged_{step}"
-            if aside.exists():
-                aside.rmtree()
-            (self.directory / str(step)).rename(aside)
+        for step, reason in damaged.items():
+            path, renamed = self.directory / str(step), ""
+            if jax.process_index() == 0:
+                aside = unused(self.directory / f"damaged_{step}")
+                path.rename(aside)
+                renamed = f" It is renamed to {aside.name}."
+            logging.warning("%s is damaged (%s).%s Resuming from step %d.", path, reason, renamed, restored)
         multihost_utils.sync_global_devices("damaged checkpoints are renamed")
         self._manager.reload()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Closes, unless this process of a job has failed: the others would not take part in the pending saves."""
+        if jax.process_count() == 1 or kind is None or issubclass(kind, Interrupted):
+            self.close()
 
     def close(self) -> None:
         self._manager.close()
@@ -181,7 +225,12 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
     """Returns the steps of a workdir's checkpoints, newest first. They are not checked for damage."""
     directory = absolute(workdir) / "checkpoints"
     names = [path.name for path in directory.iterdir()] if directory.exists() else []
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def has_checkpoints(workdir: epath.PathLike) -> bool:
+    """Returns whether process 0 finds checkpoints in a workdir. In a job of several processes, all must call this."""
+    return bool(from_first(bool(saved_steps(workdir))))
 
 
 def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
@@ -208,21 +257,27 @@ def load_checkpoint(workdir: epath.PathLike, step: int | None = None) -> tuple[P
         raise UserError(f"no checkpoint in {directory}. Name a workdir written by `python -m vit_jax train`.")
     for step in steps:
         try:
-            meta = _read_meta(directory / str(step))
-            path = directory / str(step) / "state"
-            # a Checkpointer would warn about metadata that a CheckpointManager does not write
-            with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process())) as handler:
-                tree = handler.metadata(path).tree
-                wanted = "ema" if tree.get("ema") else "params"
-                item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
-                numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-                state = handler.restore(
-                    path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True)
-                )
-            return state[wanted], {"step": step, **meta}
+            with diagnosis.refusals(directory / str(step)):
+                return _read_params(directory / str(step), step)
+        except UserError:
+            raise
         except Exception as error:
             logging.warning("%s is damaged (%s) and is ignored.", directory / str(step), _first_line(error))
     raise UserError(f"no intact checkpoint in {directory}: {steps} are damaged.")
+
+
+def _read_params(directory: epath.Path, step: int) -> tuple[PyTree, dict[str, Any]]:
+    meta, path = _read_meta(directory), directory / "state"
+    # a Checkpointer would warn about metadata that a CheckpointManager does not write
+    with contextlib.closing(ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process())) as handler:
+        tree = handler.metadata(path).tree
+        wanted = "ema" if tree.get("ema") else "params"
+        item = {wanted: jax.tree.map(lambda _: 0, tree[wanted])}
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        state = handler.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=numpy, partial_restore=True))
+    if "checksum" in meta and meta["checksum"]["arrays"].get(wanted) != checksum.of_arrays(state[wanted]):
+        raise ValueError(f"the checksum of {wanted} is wrong")
+    return state[wanted], {"step": step, **meta}
 
 
 def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, dict[str, Any]]:
@@ -236,8 +291,8 @@ def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, di
     steps = saved_steps(workdir)[:count]
     if len(steps) < count:
         raise UserError(
-            f"{workdir} has {len(steps)} checkpoints, but {count} are to be averaged. Train with "
-            f"--config.checkpoint.keep_last={count} to keep enough of them."
+            f"cannot average {counted(count, 'checkpoints')}: {workdir} has {len(steps)}. Train with "
+            f"--config.checkpoint.keep_last={count} to keep as many."
         )
     total, dtypes, meta = None, None, {}
     for step in reversed(steps):  # the newest one last, because its meta is returned
@@ -261,7 +316,20 @@ def load_meta(workdir: epath.PathLike) -> dict[str, Any] | None:
 
 
 def _read_meta(checkpoint: epath.Path) -> dict[str, Any]:
-    return json.loads((checkpoint / "meta" / "metadata").read_text())
+    """Reads the JSON part of a checkpoint.
+
+    Raises:
+      OSError, ValueError: It is missing or damaged.
+    """
+    meta = json.loads((checkpoint / "meta" / "metadata").read_text())
+    if not isinstance(meta, dict):
+        raise ValueError("its JSON part is not an object")
+    saved = meta.get("checksum")
+    if saved is not None:
+        content = {name: value for name, value in meta.items() if name != "checksum"}
+        if not isinstance(saved, dict) or saved.get("meta") != checksum.of_json(content):
+            raise ValueError("the checksum of its JSON part is wrong")
+    return meta
 
 
 def _split(path: epath.PathLike) -> tuple[epath.Path, int | None]:
@@ -276,11 +344,6 @@ def _this_process() -> ocp.options.MultiprocessingOptions:
     """Lets Orbax read in this process without waiting for the others."""
     process = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
-
-
-def _on_all_processes(condition: bool) -> bool:
-    """Returns whether a condition holds in every process."""
-    return bool(np.all(multihost_utils.process_allgather(np.int32(condition))))
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,13 @@
 """Metrics of a run: written to `metrics.jsonl` and TensorBoard, and printed."""
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,32 +21,40 @@ from vit_jax.errors import RunError
 from vit_jax.parallel import Parallel
 from vit_jax.tasks import Sum
 from vit_jax.workdir import files
+from vit_jax.workdir.checkpoint import saved_steps
 
 # Fields that depend on time: the only ones that differ between two runs of the same command.
 TIMINGS = ("examples_per_second", "input_wait", "seconds")
+NO_IDS = np.zeros(0, np.int32)
 
 
 class Metrics:
     """Writes the metrics of a run in process 0. Every process may call it.
 
-    On resuming, rows of `metrics.jsonl` after `first_step` are removed, because those steps will be repeated.
+    On resuming, rows of `metrics.jsonl` after `first_step` are removed, because those steps will be repeated. So are
+    lines that cannot be read, which are named.
 
     Attributes:
       rows: All rows of `metrics.jsonl`, as dicts.
+
+    Raises:
+      RunError: The workdir cannot be written.
     """
 
     def __init__(self, workdir: epath.PathLike, *, first_step: int, total_steps: int, quiet: bool = False):
         self._workdir = epath.Path(workdir)
         self._path = self._workdir / "metrics.jsonl"
-        self.rows = [row for row in read_metrics(workdir) if row["step"] <= first_step]
+        rows, unreadable = _read(self._path)
+        self.rows = [row for row in rows if row["step"] <= first_step]
         self._main = jax.process_index() == 0
         self._console = Console(stderr=False, quiet=quiet or not self._main, highlight=False, soft_wrap=True)
         self._total_steps = total_steps
         self._board: Any = None
         self._board_directory = ""
         if self._main:
-            files.replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
-            self._board = self._open_board(first_step)
+            with _explained(self._path):
+                files.replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+                self._board = self._open_board(first_step)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -53,6 +63,9 @@ class Metrics:
         self._bar = self._progress.add_task("train", total=total_steps, completed=first_step)
         self._progress.start()
         self._started, self._first_step = time.monotonic(), first_step
+        if unreadable and first_step:
+            lines = f"line {unreadable[0]}" if len(unreadable) == 1 else f"lines {', '.join(map(str, unreadable))}"
+            self.say(f"{self._path}: {lines} cannot be read and is removed; rows of steps to be repeated come again")
 
     def _open_board(self, first_step: int) -> Any:
         """Opens TensorBoard's writer, which writes local files; `close` copies them to a workdir that is not local."""
@@ -71,16 +84,18 @@ class Metrics:
         Strings, such as the signature of a metric, are written to the row but not printed.
 
         Raises:
-          RunError: A number is not finite.
+          RunError: A number is not finite, or the row cannot be written.
         """
         numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
         for name, value in numbers.items():
-            _check_finite(name if split == "train" else f"{split} {name}", value, step)
+            if not math.isfinite(value):
+                raise RunError(self.not_finite(name if split == "train" else f"{split} {name}", value, step))
         row = {"step": step, "split": split, **values}
         self.rows.append(row)
         if not self._main:
             return
-        files.append(self._path, json.dumps(row) + "\n")
+        with _explained(self._path):
+            files.append(self._path, json.dumps(row))
         for name, value in numbers.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
         self._board.flush()
@@ -101,6 +116,19 @@ class Metrics:
     def last(self, split: str) -> dict[str, float] | None:
         """Returns the newest row of a split; None if there is none."""
         return next((row for row in reversed(self.rows) if row["split"] == split), None)
+
+    def not_finite(self, name: str, value: float, step: int, *details: str) -> str:
+        """Returns the message of a run that stops because a value is not finite."""
+        steps = saved_steps(self._workdir)
+        if steps:
+            kept = f"The checkpoint of step {steps[0]} is kept; resuming from it repeats the same steps."
+        else:
+            kept = "There is no checkpoint yet."
+        remedy = (
+            "Use another --workdir and try config.optimizer.clip_norm=1, a lower config.optimizer.schedule.peak, or a "
+            "longer config.optimizer.schedule.warmup."
+        )
+        return " ".join([f"{name} is {float(value)} at step {step}.", *details, kept, remedy])
 
     def close(self) -> None:
         self._progress.stop()
@@ -125,6 +153,7 @@ class _Pending(NamedTuple):
     sums: dict[str, Sum]
     rate: Any
     examples: int
+    ids: np.ndarray
 
 
 class Window:
@@ -144,6 +173,7 @@ class Window:
     def __init__(self, parallel: Parallel, metrics: Metrics, schedule: optax.Schedule, log_every: int, saved=None):
         self._parallel, self._metrics, self._schedule, self._every = parallel, metrics, schedule, log_every
         self._pending: _Pending | None = None
+        self._last_loss = ""
         self.sums: dict[str, list[float]] = dict(saved or {})
         self.clear_clock()
 
@@ -151,19 +181,20 @@ class Window:
         """Restarts the timings, to exclude what came before (an evaluation, compilation)."""
         self._clock, self._waited, self._examples = time.monotonic(), 0.0, 0
 
-    def add(self, step: int, sums: dict[str, Sum], *, examples: int, waited: float) -> None:
+    def add(self, step: int, sums: dict[str, Sum], *, examples: int, waited: float, ids: np.ndarray = NO_IDS) -> None:
         """Takes the sums of `step`, which are still being computed, and fetches those of the step before.
 
         Args:
           examples: Examples of `step`, over all devices.
           waited: Seconds that the host has waited for the batch of `step`.
+          ids: Positions of this process's examples in their split, for the message if a sum is not finite.
 
         Raises:
-          RunError: A sum of the step before is not finite.
+          RunError: A sum of the step before is not finite. The message names the examples and the last finite loss.
         """
         # The learning rate is computed on the devices right after `step`, so that reading it later does not block.
         rate = self._schedule(step - 1) if step % self._every == 0 else None
-        previous, self._pending = self._pending, _Pending(step, sums, rate, examples)
+        previous, self._pending = self._pending, _Pending(step, sums, rate, examples, ids)
         self._waited += waited
         self._fetch(previous)
 
@@ -180,14 +211,25 @@ class Window:
         if pending is None:
             return
         for name, (value, weight) in sorted(self._parallel.fetch(pending.sums).items()):
-            _check_finite(name, value, pending.step)
+            if not math.isfinite(value):
+                raise RunError(self._metrics.not_finite(name, value, pending.step, *self._details(pending)))
             total = self.sums.setdefault(name, [0.0, 0.0])
             total[0] += float(value)
             total[1] += float(weight)
+            if name == "loss" and weight:
+                self._last_loss = f"The loss of step {pending.step} was {float(value) / float(weight):.6g}."
         self._examples += pending.examples
         self._metrics.advance(pending.step)
         if pending.step % self._every == 0:
             self._write(pending.step, np.asarray(pending.rate).item())
+
+    def _details(self, pending: _Pending) -> list[str]:
+        """Returns sentences about a step that is not finite: the examples of its batch, and the last finite loss."""
+        ids = [int(i) for i in pending.ids if i >= 0]
+        shown = ", ".join(map(str, ids[:32])) + (f", ... ({len(ids)} in all)" if len(ids) > 32 else "")
+        whose = "" if jax.process_count() == 1 else f" in process {jax.process_index()}"
+        batch = [f"The ids of the examples in its batch{whose} are {shown}."] if ids else []
+        return [*batch, self._last_loss] if self._last_loss else batch
 
     def _write(self, step: int, rate: float) -> None:
         seconds = max(time.monotonic() - self._clock, 1e-9)
@@ -199,20 +241,23 @@ class Window:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Reads the rows of a workdir's `metrics.jsonl`, up to a line that was not completely written."""
-    path = epath.Path(workdir) / "metrics.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """Reads the rows of a workdir's `metrics.jsonl`, without lines that cannot be read; see `files.read_rows`."""
+    return _read(epath.Path(workdir) / "metrics.jsonl")[0]
 
 
-def _check_finite(name: str, value: float, step: int) -> None:
-    if not math.isfinite(value):
-        raise RunError(f"{name} is {float(value)} at step {step}. The run is stopped; its last checkpoint is kept.")
+def _read(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Returns the rows of `metrics.jsonl`, and the numbers of the lines that are none."""
+    return files.read_rows(path, lambda row: isinstance(row.get("step"), int) and isinstance(row.get("split"), str))
+
+
+@contextlib.contextmanager
+def _explained(path: epath.Path) -> Iterator[None]:
+    """Turns a failure to write into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"cannot write {path}: {reason}. The same command resumes from the last checkpoint.") from error
 
 
 def _pretty(values: dict[str, float]) -> str:

@@ -56,7 +56,7 @@ def recorded(workdir: epath.PathLike) -> Iterator[None]:
         if jax.process_index() == 0 and path.parent.is_dir():
             entry |= {"status": status, "seconds": round(time.monotonic() - start, 1)}
             try:
-                files.append(path, json.dumps(entry) + "\n")
+                files.append(path, json.dumps(entry))
             except OSError:
                 if status == "finished":  # otherwise it would hide the error that ended the run
                     raise
@@ -88,5 +88,5 @@ def processor() -> str:
 
 
 def read_runs(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the lines of a workdir's `runs.jsonl`."""
-    return [json.loads(line) for line in (epath.Path(workdir) / "runs.jsonl").read_text().splitlines()]
+    """Returns the lines of a workdir's `runs.jsonl`, without those that cannot be read."""
+    return files.read_rows(epath.Path(workdir) / "runs.jsonl")[0]

@@ -55,6 +55,32 @@ def test_googles_posterize_keeps_one_bit_at_magnitude_zero():
     assert set(np.unique(randaugment._google("Posterize", noise(16, 16), 0, rng()))) == {0, 128}
 
 
+def added(strength):
+    """Returns what an operation that adds `strength` to values below 128 makes of every grey level."""
+    levels = np.arange(256)
+    return np.where(levels < 128, np.clip(levels + strength, 0, 255), levels)
+
+
+GREYS = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+
+# int(magnitude / 10 * 110) in big_vision's level_to_arg, worked out by hand
+@pytest.mark.parametrize(("magnitude", "added_by"), [(0, 0), (5, 55), (10, 110), (15, 165), (20, 220), (30, 330)])
+def test_googles_solarize_add_has_no_limit(magnitude, added_by):
+    found = np.asarray(randaugment._google("SolarizeAdd", GREYS, magnitude, rng())).ravel()
+    np.testing.assert_array_equal(found, added(added_by))
+    of_three_bands = randaugment._google("SolarizeAdd", GREYS.convert("RGB"), magnitude, rng())
+    np.testing.assert_array_equal(np.asarray(of_three_bands).reshape(-1, 3), np.stack([added(added_by)] * 3, axis=-1))
+
+
+# min(128, int(level / 10 * 110)) in timm's _solarize_add_level_to_arg
+@pytest.mark.parametrize(("level", "added_by"), [(0, 0), (9, 99), (10, 110), (12, 128), (20, 128)])
+def test_timms_solarize_add_ends_at_128(level, added_by):
+    strength = randaugment._timm_strength("SolarizeAdd", level, GREYS, rng())
+    found = np.asarray(randaugment._apply("SolarizeAdd", GREYS, strength, "bicubic", 0)).ravel()
+    np.testing.assert_array_equal(found, added(added_by))
+
+
 def test_googles_contrast_blends_with_the_count_of_pixels():
     image = Image.new("RGB", (32, 32), (100, 100, 100))
     blended = randaugment._google("Contrast", image, 0, rng())  # factor 0.1; 32 * 32 / 256 = 4

@@ -114,7 +114,7 @@ def test_a_text_too_small_says_how_many_subwords_it_has():
 
 def test_a_vocabulary_too_small_says_what_it_must_hold():
     with pytest.raises(
-        UserError, match=r"config.data.vocab_size=270 has no room for (\d+) characters.*Use (\d+)"
+        UserError, match=r"config.data.vocab_size=270 is too small for the (\d+) characters.*Use (\d+)"
     ) as error:
         Vocabulary.train(SENTENCES, 270)
     least = int(str(error.value).split("Use ")[1].split()[0])

@@ -159,9 +159,9 @@ def test_a_random_chain_without_a_generator_is_refused():
 
 
 def test_a_frame_of_another_size_is_refused_by_the_name_of_its_video():
-    with pytest.raises(UserError, match="clip 3: a 12x16 image became 12x16, not 8x8"):
+    with pytest.raises(UserError, match="clip 3: an image of 12x16 pixels became 12x16, not 8x8"):
         clips(image_size=(8, 8)).rows(video(), None)
-    with pytest.raises(UserError, match="clip 3: center_crop: a 12x16 image is smaller than 20x20"):
+    with pytest.raises(UserError, match=r"clip 3: center_crop: the image \(12x16\) is smaller than 20x20"):
         clips(f"center_crop|{NORMALIZE}", image_size=(20, 20), crops=3).rows(video(), None)
 
 

@@ -21,7 +21,11 @@ def gelu_exact(x):
     return x / 2 * (1 + erf(x / np.sqrt(2)))
 
 
-GELUS = {"exact": gelu_exact, "tanh": gelu_tanh}
+def gelu_quick(x):
+    return x / (1 + np.exp(-1.702 * x))
+
+
+GELUS = {"exact": gelu_exact, "tanh": gelu_tanh, "quick": gelu_quick}
 
 
 def relu(x):

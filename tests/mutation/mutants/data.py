@@ -42,6 +42,10 @@ MUTANTS = {
         ('"ShearX": (1, strength, 0, 0, 1, 0)', '"ShearX": (1, 0, 0, strength, 1, 0)'),
         ("rng.random() < config[\"p\"]", "rng.random() > config[\"p\"]"),
     ],
+    ("vit_jax/data/image/randaugment.py", "tests/data/image/test_randaugment.py"): [
+        ('"SolarizeAdd": lambda level: int(11 * level)', '"SolarizeAdd": lambda level: min(128, int(11 * level))'),
+        ("strength = min(128, strength)", "pass"),
+    ],
     ("vit_jax/data/image/values.py", TRANSFORMS): [
         ("if rng.random() >= self.p:", "if rng.random() < self.p:"),
         ("h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))",
@@ -72,8 +76,8 @@ MUTANTS = {
         ("ordered = sorted(labels)", "ordered = list(labels)"),
     ],
     ("vit_jax/data/pipeline.py", PIPELINE): [
-        ("key=[self.seed & _UINT64, position]", "key=[self.seed & _UINT64, position % len(self.source)]"),
-        ("np.random.default_rng([seed & _UINT64, epoch])", "np.random.default_rng([seed & _UINT64])"),
+        ("key=[self.seed, position]", "key=[self.seed, position % len(self.source)]"),
+        ("np.random.default_rng([seed, epoch])", "np.random.default_rng([seed])"),
         ("[place // self.repeats]", "[place]"),
         ("self.process_index * share\n", "0\n"),
         ("batch[\"id\"][len(real) * views :] = -1", "pass"),

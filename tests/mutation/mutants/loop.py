@@ -59,7 +59,7 @@ MUTANTS = {
         ("if experiment.config.optimizer.ema_decay else None", "if not experiment.config.optimizer.ema_decay else None"),
     ],
     ("vit_jax/experiment.py", CADENCE): [
-        ('log_every=steps("log_every", config.log_every)', 'log_every=steps("log_every", config.eval_every)'),
+        ('steps("log_every", config.log_every)', 'steps("log_every", config.eval_every)'),
         ("config.checkpoint.every),", "config.eval_every),"),
         ("if (best := config.checkpoint.best) not in task.scores:", "if (best := config.checkpoint.best) is None:"),
     ],
@@ -138,7 +138,7 @@ MUTANTS = {
     ("vit_jax/experiment.py", "tests/test_run.py tests/loop/test_cadence.py"): [
         ("config = complete(config, own)", "config = complete(config, None)"),
         ("if not (keep_model and name.startswith(\"model.\"))", "if not name.startswith(\"model.\")"),
-        ("log_every=steps(\"log_every\", config.log_every)", "log_every=steps(\"eval_every\", config.eval_every)"),
+        ("log_every if log_every <= total else min(eval_every, total)", "log_every"),
         ("checkpoint_every=steps(\"checkpoint.every\", config.checkpoint.every)", "checkpoint_every=steps(\"eval_every\", config.eval_every)"),
     ],
     ("vit_jax/run.py", "tests/test_run.py tests/commands/test_video_commands.py"): [

@@ -3,10 +3,8 @@
 DEFAULTS = "tests/pretrained/test_pretrained_defaults.py"
 
 MUTANTS = {
-    ("vit_jax/pretrained/formats/vit.py", DEFAULTS): [
-        ('config.get("layer_norm_eps", 1e-12)', 'config.get("layer_norm_eps", 1e-6)'),
-        ('"norm_epsilon": 1e-6,\n        **resnet', '"norm_epsilon": 1e-5,\n        **resnet'),
-        ('== "gelu_tanh" else "exact"', '== "gelu_tanh" else "tanh"'),
+    ("vit_jax/pretrained/formats/vit_huggingface.py", DEFAULTS): [
+        ('{"vit": 1e-12', '{"vit": 1e-6'),
     ],
     ("vit_jax/pretrained/formats/vit_google.py", DEFAULTS): [
         ('"gelu": "tanh",\n        "norm_epsilon": 1e-6', '"gelu": "exact",\n        "norm_epsilon": 1e-6'),
@@ -14,7 +12,7 @@ MUTANTS = {
         ('squashed("bilinear", 0.5, 0.5, antialias=False)', 'squashed("bilinear", 0.5, 0.5)'),
     ],
     ("vit_jax/pretrained/formats/timesformer.py", DEFAULTS): [
-        ('config.get("layer_norm_eps", 1e-6)', 'config.get("layer_norm_eps", 1e-12)'),
+        ("common_fields(config, norm_epsilon=1e-6", "common_fields(config, norm_epsilon=1e-12"),
         ("MEAN, STD, antialias=False)", "MEAN, STD)"),
         ("MEAN, STD = 0.45, 0.225", "MEAN, STD = 0.5, 0.5"),
         ('"norm_epsilon": 1e-6,\n    }', '"norm_epsilon": 1e-5,\n    }'),
@@ -23,16 +21,20 @@ MUTANTS = {
         ('"norm_epsilon": 1e-5', '"norm_epsilon": 1e-6'),
         ("CROP, MEAN, STD = 0.9, 0.5, 0.5", "CROP, MEAN, STD = 0.875, 0.5, 0.5"),
     ],
-    ("vit_jax/pretrained/names.py", DEFAULTS): [
+    ("vit_jax/pretrained/hugging_face.py", DEFAULTS): [
         ('config.get("hidden_act", "gelu")', 'config.get("hidden_act", "gelu_new")'),
     ],
     ("vit_jax/pretrained/preprocessing.py", DEFAULTS + " tests/pretrained/test_preprocessing.py"): [
-        ('fields.get("resample", 2)', 'fields.get("resample", 3)'),
-        ('fields.get("interpolation", "bicubic")', 'fields.get("interpolation", "bilinear")'),
+        ('fields.get("interpolation") or "bicubic"', 'fields.get("interpolation") or "bilinear"'),
         ('fields.get("crop_pct") or 0.875', 'fields.get("crop_pct") or 0.9'),
-        ("math.floor(min(image_size) / crop_pct)", "round(min(image_size) / crop_pct)"),
-        ('fields.get("crop_mode", "center")', 'fields.get("crop_mode", "squash")'),
+        ("math.floor(image_size[0] / crop_pct)", "round(image_size[0] / crop_pct)"),
+        ('fields.get("crop_mode") or "center"', 'fields.get("crop_mode") or "squash"'),
         ("* 256 / 224", "* 248 / 224"),
+    ],
+    ("vit_jax/pretrained/image_processors.py", "tests/pretrained/test_preprocessing.py"): [
+        ('"ViT": {"resample": 2}', '"ViT": {"resample": 3}'),
+        ('"size": {"height": 256, "width": 256}', '"size": {"height": 224, "width": 224}'),
+        ("(x + offset) / ratio", "x / ratio"),
     ],
     ("vit_jax/pretrained/fit.py", "tests/pretrained/test_load.py"): [
         ("stored.resample), \"resized\"", "\"bicubic\"), \"resized\""),

@@ -9,6 +9,9 @@ MUTANTS = {
     ("vit_jax/tasks/classification.py", CLASSES): [
         ("jax.nn.logsumexp(stacked, axis=1) - jnp.log(views)", "stacked.mean(axis=1)"),
         ("jax.nn.logsumexp(stacked, axis=1) - jnp.log(views)", "jax.nn.logsumexp(stacked, axis=1)"),
+        ('if self.views > 1 and self.average_views == "probabilities":', "if self.views > 1:"),
+        ("logits = logits.reshape(-1, self.views, logits.shape[-1]).mean(axis=1)", "pass"),
+        ("return self.probabilities(stacked.mean(axis=1))", "return self.probabilities(stacked).mean(axis=1)"),
         ("_hits(logits, self.targets(batch[\"label\"]))", "_hits(logits, targets)"),
         ("inputs, targets = self.mix(inputs, targets, rngs[\"mix\"])", "inputs, _ = self.mix(inputs, targets, rngs[\"mix\"])"),
         ("optax.smooth_labels(targets, self.label_smoothing)", "targets"),

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 Size = int | tuple[int, int] | None
+LARGEST_SIDE = 16_384  # pixels; that of `config.data.image_size`
 
 METHODS = {
     "nearest": Image.Resampling.NEAREST,
@@ -58,6 +59,10 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE
+
+
 def check_probability(name: str, value: Any) -> None:
     check(is_number(value) and 0 <= value <= 1, name, value, "a probability from 0 to 1")
 
@@ -70,8 +75,9 @@ def check_range(name: str, value: Any, largest: float = math.inf) -> None:
 
 def check_size(size: Any) -> None:
     sides = size if isinstance(size, tuple) else (size,)
-    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
-    check(size is None or (whole and len(sides) <= 2 and sides != ()), "size", size, "pixels or (height, width)")
+    whole = all(map(is_side, sides))
+    wanted = f"pixels or (height, width), each side at most {LARGEST_SIDE:,}"
+    check(size is None or (whole and len(sides) <= 2 and sides != ()), "size", size, wanted)
 
 
 def check_method(method: Any, antialias: Any) -> None:

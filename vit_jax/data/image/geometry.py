@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.image.arguments import (
+    LARGEST_SIDE,
     METHODS,
     Size,
     Transform,
@@ -22,6 +23,7 @@ from vit_jax.data.image.arguments import (
     check_range,
     check_size,
     is_number,
+    is_side,
 )
 from vit_jax.errors import UserError
 
@@ -45,15 +47,21 @@ class Resize(Transform):
 
     With an int, the longer side is truncated to whole pixels, as in torchvision and timm; big_vision's `resize_small`
     rounds. `resize(method="bilinear", antialias=False)` is how google-research's ViT resizes images for evaluation.
+
+    With `cover`, the image keeps its shape, and `size` (height, width) is the part of the plane that it just covers:
+    one side becomes as long as that of `size`, the other one longer or equal, rounded, as by timm's `ResizeKeepRatio`.
     """
 
     size: Size = None
     method: str = "bicubic"
     antialias: bool = True
+    cover: bool = False
 
     def __post_init__(self):
         check_size(self.size)
         check_method(self.method, self.antialias)
+        check(isinstance(self.cover, bool), "cover", self.cover, "True or False")
+        check(not (self.cover and isinstance(self.size, int)), "size", self.size, "(height, width) with cover=True")
 
     def __call__(self, image: Image.Image, rng: Any) -> Image.Image:
         size = self.size
@@ -61,6 +69,9 @@ class Resize(Transform):
             shorter = min(image.size)
             size = (int(size * image.height / shorter), int(size * image.width / shorter))
         assert size is not None
+        if self.cover:
+            ratio = min(image.height / size[0], image.width / size[1])
+            size = (round(image.height / ratio), round(image.width / ratio))
         return image if size == (image.height, image.width) else resized(image, size, self.method, self.antialias)
 
 
@@ -83,7 +94,7 @@ class RandomResize(Transform):
     def __post_init__(self):
         for name in ("low", "high"):
             side = getattr(self, name)
-            check(isinstance(side, int) and not isinstance(side, bool) and side > 0, name, side, "pixels, above 0")
+            check(is_side(side), name, side, f"pixels, above 0 and at most {LARGEST_SIDE:,}")
         check(self.low <= self.high, "high", self.high, f"at least low ({self.low})")
         check(isinstance(self.inverse, bool), "inverse", self.inverse, "True or False")
         check_method(self.method, self.antialias)
@@ -95,28 +106,40 @@ class RandomResize(Transform):
 
 @dataclass(frozen=True)
 class CenterCrop(Transform):
-    """Crops the centre. An odd margin is rounded half to even, as in torchvision; big_vision rounds it down."""
+    """Crops the centre.
+
+    Attributes:
+      rounding: Half of an odd margin is rounded to `even`, as in torchvision and timm, or `down`, as in transformers
+        and big_vision.
+    """
 
     size: Size = None
+    rounding: str = "even"
 
     def __post_init__(self):
         check_size(self.size)
+        check(self.rounding in ("even", "down"), "rounding", self.rounding, "'even' or 'down'")
 
     def __call__(self, image: Image.Image, rng: Any) -> Image.Image:
         height, width = _pair(self.size)
         _check_fits(image, height, width, "center_crop")
-        return _cut(image, round((image.height - height) / 2), round((image.width - width) / 2), height, width)
+        rounded = round if self.rounding == "even" else math.floor
+        return _cut(image, rounded((image.height - height) / 2), rounded((image.width - width) / 2), height, width)
 
 
 @dataclass(frozen=True)
-class PlacedCrop(CenterCrop):
+class PlacedCrop(Transform):
     """Crop number `index` of `count` crops spread evenly along the longer side, such as left, centre and right.
 
     Half pixels are rounded up, also along the shorter side, as in the published runs of SlowFast and TimeSformer.
     """
 
+    size: Size = None
     index: int = 0
     count: int = 1
+
+    def __post_init__(self):
+        check_size(self.size)
 
     def __call__(self, image: Image.Image, rng: Any) -> Image.Image:
         height, width = _pair(self.size)
@@ -140,7 +163,7 @@ class RandomCrop(Transform):
 
     def __post_init__(self):
         check_size(self.size)
-        check(isinstance(self.padding, int) and self.padding >= 0, "padding", self.padding, "pixels, 0 or more")
+        check(self.padding == 0 or is_side(self.padding), "padding", self.padding, f"from 0 to {LARGEST_SIDE:,} pixels")
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         height, width = _pair(self.size)
@@ -242,7 +265,7 @@ class Rot90(Transform):
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         if image.width != image.height:
-            raise UserError(f"rot90: a {image.height}x{image.width} image is not square: put a crop before it")
+            raise UserError(f"rot90: the image is not square ({image.height}x{image.width}): put a crop before it")
         turn = rng.integers(4)
         return image.transpose(self._quarters[turn - 1]) if turn else image
 
@@ -305,5 +328,5 @@ def _check_crop(crop: RandomResizedCrop) -> None:
 def _check_fits(image: Image.Image, height: int, width: int, name: str) -> None:
     if image.height < height or image.width < width:
         raise UserError(
-            f"{name}: a {image.height}x{image.width} image is smaller than {height}x{width}: put 'resize' before it"
+            f"{name}: the image ({image.height}x{image.width}) is smaller than {height}x{width}: put 'resize' before it"
         )

@@ -18,6 +18,10 @@ class ImageModality(LabelledModality):
     """Single images."""
 
     key, input_name, inputs, unit, shown = "image", "image", "images", "images", 32
+    input_type = "a PIL image, such as Image.open(path) or Image.fromarray(array)"
+
+    def is_input(self, stored: Any) -> bool:
+        return isinstance(stored, Image.Image)
 
     def make_encoder(self, config: Config, *, train: bool) -> Preprocessing:
         data = config.data

@@ -2,8 +2,8 @@
 
 `RandAugment` is timm's, configured by timm's own string; `RandAug` is google-research's for AugReg (big_vision's
 `randaug`), and `RandAugNoisyStudent` is the same code with Noisy Student's magnitude. They differ in which operations
-become stronger with the magnitude, in the probability of each operation, in resampling, in the fill colour and in the
-definition of "contrast".
+become stronger with the magnitude, in the probability of each operation, in resampling, in the fill colour, in the
+definition of "contrast" and in how much "SolarizeAdd" may add.
 """
 
 import math
@@ -28,7 +28,7 @@ _STRENGTH: dict[str, Callable[[float], float]] = {
     "PosterizeIncreasing": lambda level: 4 - int(0.4 * level),
     "Solarize": lambda level: min(256, int(25.6 * level)),
     "SolarizeIncreasing": lambda level: 256 - min(256, int(25.6 * level)),
-    "SolarizeAdd": lambda level: min(128, int(11 * level)),
+    "SolarizeAdd": lambda level: int(11 * level),
     "Color": lambda level: 0.18 * level + 0.1,
     "Contrast": lambda level: 0.18 * level + 0.1,
     "Brightness": lambda level: 0.18 * level + 0.1,
@@ -68,6 +68,8 @@ class RandAugment(Transform):
     - `mstd`: standard deviation of normal noise added to the magnitude (0); above 100, the magnitude is uniform from 0
     - `mmax`: upper bound of the magnitude (10)
     - `inc1`: use operations that all become stronger with the magnitude
+
+    `SolarizeAdd` adds at most 128 to the dark pixels, also at levels above 11, which `mmax` allows.
 
     Deviations from timm: `t`, the choice of a set of operations, is not supported; and `inc0` does not mean increasing.
 
@@ -109,7 +111,8 @@ class RandAug(Transform):
     out, and the enhancers are neutral at 5. Resampling is by nearest neighbour, with grey 128 outside of the image.
 
     "Contrast" reproduces the original code, which blends with the grey level height * width / 256 (at most 255) instead
-    of the mean, because it sums the counts of the histogram.
+    of the mean, because it sums the counts of the histogram. `SolarizeAdd` adds 11 per level without timm's limit of
+    128: at magnitude 15 it adds 165 to all values below 128, and from magnitude 24 on, it makes them white.
 
     Above magnitude 10, the threshold of `Solarize` stays at 256 and `Posterize` at 8 bits, so that both change nothing;
     what TensorFlow did with thresholds above 255 depended on its version.
@@ -176,6 +179,8 @@ def _timm_strength(name: str, level: float, image: Image.Image, rng: np.random.G
         return max(0.1, 1 + 0.09 * level * _sign(rng))
     else:
         strength = _STRENGTH[name](level)
+    if name == "SolarizeAdd":
+        strength = min(128, strength)
     return strength * _sign(rng) if name in _SIGNED else strength
 
 

@@ -113,7 +113,7 @@ class Preprocessing:
         if result.shape[:2] != self.image_size:
             key = "config.data.eval_transforms" if rng is None else "config.data.train_transforms"
             raise UserError(
-                f"a {image.height}x{image.width} image became {result.shape[0]}x{result.shape[1]}, not "
+                f"an image of {image.height}x{image.width} pixels became {result.shape[0]}x{result.shape[1]}, not "
                 f"{self.image_size[0]}x{self.image_size[1]}: end the crops and resizes of {key}={self.transforms!r} "
                 "with 'resize' without a size"
             )

@@ -203,7 +203,7 @@ def _fixed_shape(feature: Any) -> tuple[int, ...] | None:
 def _split_error(name: str, split: str, known: list[str], error: Exception) -> UserError:
     base = split.split("[")[0]
     if base in known or "+" in split:
-        return UserError(
-            f"{name}: cannot read split {split!r} ({str(error).splitlines()[0]}); known: {', '.join(known)}"
-        )
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = "it has no examples" if "0 length" in lines[0] else lines[0]
+        return UserError(f"{name}: cannot read split {split!r} ({reason}); known: {', '.join(known)}")
     return UserError(f"{name} has no split {base!r}{nearest(base, known)}")

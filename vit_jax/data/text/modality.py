@@ -17,7 +17,7 @@ from vit_jax.data.text import batches as token_batches
 from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource, decode_lines, read_lines
 from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 
 WINDOW = 16  # batches of user input that are read ahead, so that sentences of similar length share a batch
 
@@ -81,8 +81,8 @@ class TextData:
         return [
             f"{self.train.name}: {train:,} training and {evaluation:,} evaluation pairs, {source} to {target}, "
             f"{len(self.encoder):,} sub-words",
-            f"{len(self._train):,} batches per epoch, {self._train.padding:.0%} of their tokens are padding",
-            *(f"skipped {count:,} training pairs {why}" for why, count in skipped.items() if count),
+            f"{counted(len(self._train), 'batches')} per epoch, {self._train.padding:.0%} of their tokens are padding",
+            *(f"skipped {counted(count, 'training pairs')} {why}" for why, count in skipped.items() if count),
         ]
 
 
@@ -92,8 +92,12 @@ class TextModality:
     key: ClassVar[str] = "text"
     input_name: ClassVar[str] = "source"
     inputs: ClassVar[str] = "sentences"
+    input_type: ClassVar[str] = "a sentence (str)"
     unit: ClassVar[str] = "tokens per side"
     picture: ClassVar[str] = "attention"
+
+    def is_input(self, stored: Any) -> bool:
+        return isinstance(stored, str)
 
     def make_data(self, config: Config, train: TextSource, evaluation: TextSource, start: Any) -> TextData:
         return TextData(config, train, evaluation, start)
@@ -118,6 +122,8 @@ class TextModality:
             if path != "-" and not pathlib.Path(path).exists():
                 raise UserError(f"{path}: no such file. To translate a sentence, pass it as --text.")
         files = paths or ([] if sentences else ["-"])
+        if "-" in files and sys.stdin.isatty():
+            print("vit_jax: reading sentences from standard input; end with Ctrl-D", file=sys.stderr)
         lines = itertools.chain.from_iterable(map(_lines, files))
         return ((sentence, sentence) for sentence in itertools.chain(sentences, lines))
 
@@ -132,11 +138,13 @@ class TextModality:
         most = -(-batch_size // multiple) * multiple
         rows = None
         while window := list(itertools.islice(numbered, WINDOW * most)):
-            blank = {index: {"translation": "", "score": 0.0} for index, sentence in window if not sentence.strip()}
-            settled.update(blank)
             lengths: dict[int, list[tuple[int, list[int]]]] = {}
             for index, sentence in window:
-                if index not in blank:
+                if isinstance(sentence, UserError):
+                    settled[index] = sentence
+                elif not sentence.strip():
+                    settled[index] = {"translation": "", "score": 0.0}
+                else:
                     try:
                         tokens = [*run.encoder.encode(sentence), EOS_ID]
                         length = _padded_length(run, sentence, len(tokens))
@@ -199,6 +207,7 @@ def _divide_for_evaluation(
     config: Config, source: TextSource, vocabulary: Vocabulary, batch_size: int | None = None
 ) -> token_batches.TokenBatches:
     size = batch_size or config.eval_batch_size or config.batch_size
+    size = min(size, max(config.data.buckets) * max(len(source), 1))  # no batch needs more
     return _divide(config, source, vocabulary, size, jax.device_count())
 
 

@@ -36,17 +36,12 @@ def plot_attention(run: Any, sentence: str, translation: str, path: Any, layer: 
         return [captured[name][0].mean(axis=0) for name in names]
 
     maps = weights(run.params, *(jnp.asarray([ids], jnp.int32) for ids in tokens.values()))
-    pieces = {side: [_plain(vocabulary.piece(token)) for token in ids] for side, ids in tokens.items()}
+    pieces = {side: [vocabulary.piece(token) for token in ids] for side, ids in tokens.items()}
     panels = [
         (title, np.asarray(values), pieces[queries], pieces[keys])
         for (title, queries, keys), values in zip(PANELS.values(), maps, strict=True)
     ]
-    return heat_maps(path, panels, _plain(f"{sentence}\n{translation}\n(layer {layer}, mean of its heads)"))
-
-
-def _plain(text: str) -> str:
-    """Escapes `$`, which Matplotlib would take for the start of a formula."""
-    return text.replace("$", r"\$")
+    return heat_maps(path, panels, f"{sentence}\n{translation}\n(layer {layer}, mean of its heads)")
 
 
 def write_translations(run: Any, source: Any, workdir: Any, count: int = EXAMPLES) -> list[Any]:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, counted
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 TRAINING_SENTENCES = 4_000_000  # more sentences are subsampled at equal distances
@@ -66,14 +66,13 @@ class Vocabulary:
         except RuntimeError as error:
             characters = len(set("".join(parts)))
             raise UserError(
-                f"config.data.vocab_size={size} has no room for {characters} characters, 256 bytes and 4 special "
-                f"tokens. Use {characters + 260} or more ({str(error).splitlines()[-1].split('] ')[-1]})"
-            ) from None
+                f"config.data.vocab_size={size} is too small for the {counted(characters, 'characters')} of the "
+                f"training text, 256 bytes and 4 special tokens. Use {characters + 260} or more."
+            ) from error
         vocabulary = cls(model.getvalue())
         if len(vocabulary) < size:
-            raise UserError(
-                f"config.data.vocab_size={size} is too large: the training text has only {len(vocabulary)} sub-words"
-            )
+            found = counted(len(vocabulary), "sub-words")
+            raise UserError(f"config.data.vocab_size={size} is too large: the training text has only {found}")
         return vocabulary
 
     def __len__(self) -> int:

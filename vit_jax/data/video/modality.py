@@ -23,6 +23,10 @@ class VideoModality(LabelledModality):
     """Clips of several frames."""
 
     key, input_name, inputs, unit, shown = "video", "video", "clips", "clips", 16
+    input_type = "a video, such as vit_jax.data.video.decode.VideoFile(path)"
+
+    def is_input(self, stored: Any) -> bool:
+        return hasattr(stored, "index_at")
 
     def make_encoder(self, config: Config, *, train: bool) -> ClipPreprocessing:
         data = config.data

@@ -9,7 +9,7 @@ import flax.linen as nn
 from vit_jax.errors import UserError
 from vit_jax.pretrained.names import Config, Format, listed
 
-FAMILIES = ("vit", "vit_google", "tnt", "timesformer")  # modules of this package
+FAMILIES = ("vit_timm", "vit_huggingface", "dino", "vit_google", "tnt", "timesformer")  # modules of this package
 
 
 @functools.cache
@@ -31,16 +31,27 @@ def find_format(name: str, model: nn.Module) -> Format:
     return ours[name]
 
 
-def recognise(names: Collection[str], config: Config, family: str | None = None) -> Format:
+def recognise(
+    names: Collection[str], config: Config, family: str | None = None, *, prefix: str = "", wanted: str | None = None
+) -> Format:
     """Identifies the format of a file from the names of its tensors and its config.
 
     Args:
       family: For example "vit", where names alone cannot tell.
+      prefix: What `wrappers.unwrapped` removed from the names.
+      wanted: The family that the caller's other arguments suggest. It decides only if the tensors fit it, see
+        `Format.wrapper`.
 
     Raises:
       UserError: No format fits, or more than one does.
     """
+    for format in formats():
+        wrapper = format.wrapper if format.base.partition(":")[0] in (family, wanted) else None
+        if wrapper and wrapper in prefix and format.recognise([wrapper + name for name in names], config):
+            return format
     known = [format for format in formats() if format.recognise(names, config)]
+    if not known and "architecture" in config and "model_type" not in config:
+        raise UserError(f"timm's {config['architecture']!r} is not supported, only its ViT, DeiT and TNT")
     found = [format for format in known if family in (None, format.base.partition(":")[0])]
     if len(found) == 1:
         return found[0]

@@ -11,7 +11,7 @@ from typing import Any
 from vit_jax.errors import UserError
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.models.vit import VARIANTS
-from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained import hugging_face, image_processors, preprocessing
 from vit_jax.pretrained.names import (
     Config,
     Format,
@@ -26,10 +26,7 @@ from vit_jax.pretrained.names import (
     leading,
     linear,
     norm,
-    pair,
-    read_gelu,
     shape,
-    write_gelu,
 )
 
 Names = Mapping[str, str]  # of the layers; "block" is the prefix of those inside blocks, with {} for the block's number
@@ -88,18 +85,18 @@ def _architecture(tensors: Tensors, names: Names) -> dict[str, Any]:
     return fields
 
 
-def _positions(tensors: Tensors, names: Names) -> int | None:
-    return tensors[names["pos_embed"]].shape[1] - 1 if names["pos_embed"] in tensors else None
+def _positions(tensors: Tensors, names: Names) -> dict[int, dict[str, Any]]:
+    return {tensors[names["pos_embed"]].shape[1] - 1: {}} if names["pos_embed"] in tensors else {}
 
 
 def _preprocessing(image_size: Size, config: Config) -> str:
-    """Returns what preprocessor_config.json says; without one, the chain of the published evaluation.
+    """Returns what the preprocessor files say; without them, the chain of the published evaluation.
 
     The published accuracies average three crops, taken after resizing the shorter side to the size of the crop; this is
     the middle crop. To evaluate a single crop of 224 pixels, the authors' code resizes the shorter side to 256.
     """
-    said = preprocessing.from_hugging_face(config, image_size)
-    return said or preprocessing.cropped(min(image_size), "bilinear", MEAN, STD, antialias=False)
+    said = image_processors.from_hugging_face({"model_type": "timesformer", **config}, image_size)
+    return said or preprocessing.cropped(image_size, "bilinear", MEAN, STD, antialias=False)
 
 
 # The authors' code, facebookresearch/TimeSformer. Names in a checkpoint's `model_state` start with "model."
@@ -131,14 +128,14 @@ AUTHORS = Format(
     base=BASE,
     recognise=lambda names, config: any(
         re.fullmatch(r"(model\.)?time_embed|model\.blocks\.0\.attn\.qkv\.weight", name) for name in names
-    ),
+    ),  # for `space_only`, the tensors are a ViT's
     architecture=lambda tensors, config: _architecture(tensors, _AUTHORS),
     rules=lambda model: _rules(model, _AUTHORS),
     given=GIVEN,
     positions=lambda tensors: _positions(tensors, _AUTHORS),
     preprocessing=_preprocessing,
     resample="nearest",
-    normalise=lambda tensors: {name.removeprefix("model."): value for name, value in tensors.items()},
+    wrapper="model.",
 )
 
 
@@ -171,15 +168,11 @@ def _hugging_face_names(has_head: bool) -> Names:
 
 def _hugging_face_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
     fields = _architecture(tensors, _hugging_face_names("classifier.weight" in tensors))
-    fields |= {"gelu": read_gelu(config), "norm_epsilon": config.get("layer_norm_eps", 1e-6)}
-    said, held = config.get("attention_type", fields["attention_type"]), fields["attention_type"]
-    if said != held:
-        raise UserError(f"config.json: attention_type is {said!r}, but the tensors belong to {held!r}")
-    for field, option in (("num_heads", "num_attention_heads"), ("num_frames", "num_frames")):
-        if option in config:
-            fields.setdefault(field, config[option])
-    if size := config.get("image_size"):
-        fields["image_size"] = pair(size)
+    fields |= hugging_face.common_fields(config, norm_epsilon=1e-6, hidden_dim=fields["hidden_dim"])
+    if "num_frames" in config:
+        fields.setdefault("num_frames", config["num_frames"])
+    agree = {**hugging_face.SHAPES, "attention_type": "attention_type", "num_frames": "num_frames"}
+    hugging_face.check_agreement(config, fields, {field: key for field, key in agree.items() if field in fields})
     return fields
 
 
@@ -200,7 +193,7 @@ def _hugging_face_config(model: TimeSformer) -> dict[str, Any]:
         "num_hidden_layers": model.num_layers,
         "num_attention_heads": model.num_heads,
         "qkv_bias": model.qkv_bias,
-        "hidden_act": write_gelu(model.gelu),
+        "hidden_act": hugging_face.write_gelu(model.gelu),
         "layer_norm_eps": model.norm_epsilon,
         "attention_type": model.attention_type,
         **head,
@@ -222,6 +215,7 @@ HUGGING_FACE = Format(
     positions=lambda tensors: _positions(tensors, _hugging_face_names("classifier.weight" in tensors)),
     preprocessing=_preprocessing,
     resample="nearest",
+    notes=hugging_face.notes,
     config=_hugging_face_config,
     container="folder",
 )

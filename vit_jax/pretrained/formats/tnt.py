@@ -4,7 +4,6 @@ Both hold the same tensors under different names. No tensor says how many heads 
 a patch: the number of words per patch is known, but not their stride in pixels.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.blocks.tnt import word_grid
 from vit_jax.models.tnt import TNT, VARIANTS
 from vit_jax.pretrained import preprocessing
+from vit_jax.pretrained.formats import timm_models
 from vit_jax.pretrained.names import (
     Config,
     Format,
@@ -104,14 +104,14 @@ def _architecture(tensors: Tensors, names: Names) -> dict[str, Any]:
     return fields
 
 
-def _positions(tensors: Tensors, names: Names) -> int | None:
-    return tensors[names["pos_embed"]].shape[1] - 1 if names["pos_embed"] in tensors else None
+def _positions(tensors: Tensors, names: Names) -> dict[int, dict[str, Any]]:
+    return {tensors[names["pos_embed"]].shape[1] - 1: {}} if names["pos_embed"] in tensors else {}
 
 
 def _preprocessing(image_size: Size, config: Config) -> str:
     """Returns what config.json says; without one, the chain with which both codebases evaluate every TNT."""
     said = preprocessing.from_timm(config, image_size)
-    return said or preprocessing.cropped(preprocessing.timm_side(image_size, CROP), "bicubic", MEAN, STD)
+    return said or preprocessing.cropped(preprocessing.timm_size(image_size, CROP), "bicubic", MEAN, STD)
 
 
 # timm
@@ -145,25 +145,39 @@ def _timm_rules(model: TNT) -> list[Rule]:
 def _timm_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
     if "blocks.0.proj.bias" in tensors:
         raise UserError("timm's tnt_s_legacy_patch16_224 computes another function than TNT and is not supported")
-    fields, options = _architecture(tensors, _TIMM), config.get("model_args") or {}
-    fields |= {
-        "tnt_layers": None,
-        "inner_mlp_dim": 4 * fields["inner_hidden_dim"],
-    }  # timm supports no others
-    match = re.match(r"tnt_([sb])_patch(\d+)_(\d+)", config.get("architecture", ""))
-    if match and VARIANTS[match[1].upper()]["hidden_dim"] == fields["hidden_dim"]:
-        variant = VARIANTS[match[1].upper()]
-        fields |= {name: variant[name] for name in ("num_heads", "inner_num_heads")}
-        fields |= {"patch_size": pair(int(match[2])), "image_size": pair(int(match[3]))}
-    if size := (config.get("pretrained_cfg") or {}).get("input_size"):
-        fields["image_size"] = pair(size[1:])
-    for field, option in (("num_heads", "num_heads_outer"), ("inner_num_heads", "num_heads_inner")):
+    fields = _architecture(tensors, _TIMM)
+    # timm supports no others
+    fields |= {"tnt_layers": None, "inner_mlp_dim": 4 * fields["inner_hidden_dim"]}
+    architecture = config.get("architecture")
+    if architecture is None:
+        return fields
+    if architecture not in _TIMM_VARIANTS:
+        raise UserError(f"timm's {architecture!r} is not supported, of its TNTs only {', '.join(_TIMM_VARIANTS)}")
+    options = timm_models.arguments(config, (*_OBEYED.values(), "global_pool", "first_stride", "norm_layer"), _SHOWN)
+    pool = options.get("global_pool", timm_models.pretrained_cfg(config).get("global_pool") or "token")
+    for key, value in (("global_pool", pool), ("global_pool", config.get("global_pool", "token"))):
+        timm_models.choose(key, value, ("token",))
+    timm_models.choose("norm_layer", options.get("norm_layer", ""), ("",))
+    fields |= {"patch_size": (16, 16), **timm_models.image_size(config)}
+    for field, option in _OBEYED.items():
         if option in options:
-            fields[field] = options[option]
-    for field, option in (("patch_size", "patch_size"), ("image_size", "img_size")):
-        if option in options:
-            fields[field] = pair(options[option])
+            fields[field] = pair(options[option]) if field == "patch_size" else options[option]
+    stride = word_grid(fields["patch_size"], fields["num_words"])[0]
+    timm_models.choose("first_stride", options.get("first_stride", 4), (stride,))
     return fields
+
+
+_OBEYED = {"num_heads": "num_heads_outer", "inner_num_heads": "num_heads_inner", "patch_size": "patch_size"}
+_SHOWN = ("embed_dim", "inner_dim", "depth", "mlp_ratio", "qkv_bias", "in_chans", "num_classes")
+_TIMM_VARIANTS = {"tnt_s_patch16_224": "S", "tnt_b_patch16_224": "B"}
+
+
+def _timm_implied(config: Config) -> dict[str, Any]:
+    """Returns the numbers of heads that the name of timm's architecture implies."""
+    if config.get("architecture") not in _TIMM_VARIANTS:
+        return {}
+    variant = VARIANTS[_TIMM_VARIANTS[config["architecture"]]]
+    return {name: variant[name] for name in ("num_heads", "inner_num_heads")}
 
 
 def _timm_config(model: TNT) -> dict[str, Any]:
@@ -198,6 +212,7 @@ TIMM = Format(
     architecture=_timm_architecture,
     rules=_timm_rules,
     given=GIVEN,
+    implied=_timm_implied,
     positions=lambda tensors: _positions(tensors, _TIMM),
     preprocessing=_preprocessing,
     resample="bicubic",

@@ -1,15 +1,19 @@
 """Vision Transformer weights from Google: vision_transformer (ViT, AugReg) and big_vision, both `.npz`.
 
-Both imply the tanh GELU and layer norms with epsilon 1e-6. The arrays of their Linen layers are laid out as ours.
+Both imply the tanh GELU and layer norms with epsilon 1e-6. The arrays of their Linen layers are laid out as ours. A
+file without a class token does not say how its model pools: google's `gap` and `unpooled`, and big_vision's `gap`,
+`gmp` and `0`, have the same tensors.
 """
 
 import re
 from typing import Any
 
+from vit_jax.errors import UserError
 from vit_jax.models.vit import VARIANTS, ViT
 from vit_jax.pretrained import preprocessing
 from vit_jax.pretrained.formats import resnet
 from vit_jax.pretrained.names import (
+    MOST_LAYERS,
     Config,
     Format,
     Rule,
@@ -84,14 +88,14 @@ def _google_rules(model: ViT) -> list[Rule]:
 def _google_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
     return {
         **_linen_architecture(tensors, _GOOGLE),
-        "pool": "cls" if "cls" in tensors else "gap",
+        **({"pool": "cls"} if "cls" in tensors else {}),
         "pos_embed": "learned" if _GOOGLE_POSITIONS in tensors else "none",
         **resnet.google_fields(tensors),
     }
 
 
-def _google_positions(tensors: Tensors) -> int | None:
-    return tensors[_GOOGLE_POSITIONS].shape[1] - ("cls" in tensors) if _GOOGLE_POSITIONS in tensors else None
+def _google_positions(tensors: Tensors) -> dict[int, dict[str, Any]]:
+    return {tensors[_GOOGLE_POSITIONS].shape[1] - ("cls" in tensors): {}} if _GOOGLE_POSITIONS in tensors else {}
 
 
 def _without_prefix(tensors: Tensors) -> Tensors:
@@ -107,7 +111,7 @@ GOOGLE = Format(
     recognise=lambda names, config: any(name.endswith("encoderblock_0/MlpBlock_3/Dense_0/kernel") for name in names),
     architecture=_google_architecture,
     rules=_google_rules,
-    given=("image_size",),
+    given=("image_size", "pool"),
     positions=_google_positions,
     preprocessing=lambda image_size, config: preprocessing.squashed("bilinear", 0.5, 0.5, antialias=False),
     resample="zoom",
@@ -135,10 +139,10 @@ def _big_vision_rules(model: ViT) -> list[Rule]:
 
 
 def _big_vision_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
-    pool = "map" if "MAPHead_0/probe" in tensors else "cls" if "cls" in tensors else "gap"
+    pool = "map" if "MAPHead_0/probe" in tensors else "cls" if "cls" in tensors else None
     return {
         **_linen_architecture(tensors, _BIG_VISION),
-        "pool": pool,
+        **({} if pool is None else {"pool": pool}),
         "pos_embed": "learned" if "pos_embedding" in tensors else "sincos2d",
     }
 
@@ -150,6 +154,8 @@ def _normalise_big_vision(tensors: Tensors) -> Tensors:
     for name, value in tensors.items():
         if name.startswith(stacked):
             rest = name.removeprefix(stacked)
+            if len(value) > MOST_LAYERS:
+                raise UserError(f"tensor {name} stacks {len(value)} layers, more than {MOST_LAYERS}")
             unstacked |= {f"Transformer/encoderblock_{i}/{rest}": layer for i, layer in enumerate(value)}
         elif re.match(r"(probe|MlpBlock_0|MultiHeadDotProductAttention_0|LayerNorm_0)(/|$)", name):
             unstacked[f"MAPHead_0/{name}"] = value
@@ -168,8 +174,8 @@ BIG_VISION = Format(
     ),
     architecture=_big_vision_architecture,
     rules=_big_vision_rules,
-    given=("image_size",),
-    positions=lambda tensors: tensors["pos_embedding"].shape[1] if "pos_embedding" in tensors else None,
+    given=("image_size", "pool"),
+    positions=lambda tensors: {tensors["pos_embedding"].shape[1]: {}} if "pos_embedding" in tensors else {},
     preprocessing=lambda image_size, config: preprocessing.big_vision(image_size),
     resample="zoom",
     container="npz",
