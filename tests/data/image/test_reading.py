@@ -184,7 +184,7 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path, monkeypatch):
     assert refusal(tmp_path / "gone.png") == "a link to a file that does not exist"
     assert "levels of symbolic links" in refusal(tmp_path / "loop.png")
     assert refusal(tmp_path / "missing.png") == "No such file or directory"
-    assert refusal(tmp_path / "nul\0.png") == "embedded null byte"
+    assert "embedded null" in refusal(tmp_path / "nul\0.png")
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
