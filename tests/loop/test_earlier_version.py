@@ -47,7 +47,9 @@ def test_it_predicts_the_same(old, images):
     run = load_run(workdir)
     assert (run.step, run.labels) == (7, ("cat", "dog"))
     files = sorted((images / "test").rglob("*.png"))
-    probabilities = run.predict([Image.open(file) for file in files])
+    answers = run.predict([Image.open(file) for file in files])
+    guesses = [{guess["label"]: guess["probability"] for guess in answer["predictions"]} for answer in answers]
+    probabilities = [[guess[label] for label in run.labels] for guess in guesses]
     np.testing.assert_allclose(probabilities, expected["probabilities"], atol=1e-6)
 
 
