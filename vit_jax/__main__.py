@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import vit_jax
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 for a failed run, 2 for a user's mistake, 128 + signal."""
     with _interruptible():
-        return _run(argv)
+        return reported(lambda: _run(argv))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -92,10 +92,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _run(argv: list[str] | None) -> int:
+    args = _parse(argv)
+    logging.basicConfig(format="vit_jax: %(message)s", level=logging.WARNING)
+    return args.run(args)
+
+
+def reported(run: Callable[[], int]) -> int:
+    """Calls `run`; reports an exception in one line and returns the exit status, unless it is a bug of the program."""
     try:
-        args = _parse(argv)
-        logging.basicConfig(format="vit_jax: %(message)s", level=logging.WARNING)
-        return args.run(args)
+        return run()
     except UserError as error:
         return _fail(str(error), 2)
     except RunError as error:

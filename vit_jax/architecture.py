@@ -7,6 +7,7 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.config.extensions import is_import_path
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
 from vit_jax.pretrained.names import NOT_THE_FUNCTION, Size
@@ -19,6 +20,8 @@ _OF_THE_DATA = {  # fields of models that a config states as properties of the d
     "num_classes": "the number of classes",
     "vocab_size": "config.data.vocab_size",
 }
+_SIZES = ("hidden_dim", "mlp_dim", "num_layers", "num_heads", "patch_size", "num_words")  # what a name implies
+_SIZES += ("inner_hidden_dim", "inner_mlp_dim", "inner_num_heads")
 # fields that a run does not take over from the checkpoint it starts from
 _OF_THE_RUN = (set(NOT_THE_FUNCTION) - {"layer_scale_init"}) | set(_OF_THE_DATA)
 
@@ -49,14 +52,15 @@ class Architecture:
     train_transforms: str | None = None
     sampling: str | None = None
 
-    def as_config(self, image_size: Size | None = None) -> dict[str, Any]:
+    def as_config(self, image_size: Size | None = None, eval_transforms: str | None = None) -> dict[str, Any]:
         """Returns the values that a config can take over, by key. Keys that the source does not state are left out.
 
         Args:
           image_size: `config.data.image_size`, if it is set; it replaces the stored one.
+          eval_transforms: `config.data.eval_transforms`, if it is set; it replaces the stored chain.
         """
         size = image_size or self.image_size
-        chain = None if size is None else self.chain(size)
+        chain = eval_transforms or (None if size is None else self.chain(size))
         data = {
             "image_size": size,
             "channels": self.channels,
@@ -147,6 +151,49 @@ def is_run(path: epath.PathLike) -> bool:
     """Returns whether `path` is a workdir or one of its checkpoints."""
     path = epath.Path(path)
     return (path / "checkpoints").is_dir() or (path.parent.name == "checkpoints" and path.name.isdigit())
+
+
+def title(name: str, model: Any) -> str:
+    """Returns the name of a model, and the sizes in which it differs from the variant of that name."""
+    if is_import_path(name):
+        return name
+    variant = build_model(name, {"vocab_size": model.vocab_size} if hasattr(model, "vocab_size") else {})
+    pairs = ((field, getattr(model, field, None), getattr(variant, field, None)) for field in _SIZES)
+    sizes = [f"{field}={ours}" for field, ours, named in pairs if ours != named]
+    return f"{name} with {', '.join(sizes)}" if sizes else name
+
+
+@contextlib.contextmanager
+def naming_differences(config: Any) -> Iterator[None]:
+    """A context that adds to a `UserError` the fields of `config.model` in which it differs from `config.init_from`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}{_differences(config)}") from error
+
+
+def _differences(config: Any) -> str:
+    if not config.init_from or is_import_path(config.model.name):
+        return ""
+    try:
+        origin = architecture_of(config.init_from, given=config.model, image_size=config.init_image_size)
+        fields = [_fields(name) for name in (config.model.name, origin.name)]
+    except (UserError, ValueError):
+        return ""  # the first error is the one to read
+    is_same_family = config.model.name.partition(":")[0] == origin.name.partition(":")[0]
+    ours = {**fields[0], **{key: value for key, value in config.model.items() if value is not None}}
+    theirs = {**fields[1], **origin.fields}
+    names = [] if is_same_family else [("name", config.model.name, origin.name)]
+    compared = [field for field in theirs if field in ours and field not in _OF_THE_RUN]
+    names += [(field, ours[field], theirs[field]) for field in compared if ours[field] != theirs[field]]
+    pairs = [f"config.model.{field} is {mine!r}, the checkpoint has {its!r}" for field, mine, its in names]
+    return f". The model differs from the one in config.init_from: {'; '.join(pairs)}" if pairs else ""
+
+
+def _fields(name: str) -> dict[str, Any]:
+    """Returns the fields of the variant of that name."""
+    model: Any = build_model(name, {"vocab_size": 1} if name.startswith("transformer:") else {})
+    return {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
 
 
 def check_exists(path: epath.PathLike) -> None:

@@ -12,7 +12,7 @@ import optax
 from etils import epath
 
 from vit_jax import config as schema
-from vit_jax.architecture import architecture_of
+from vit_jax.architecture import architecture_of, naming_differences, title
 from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
 from vit_jax.data.start import check_start, start_notes
@@ -135,8 +135,10 @@ class Experiment:
           UserError: A key has a wrong value.
         """
         parallel = make_parallel(config.parallel)
-        model = make_model(config, data.encoder, data.labels)
         task = make_task(config, data.encoder, data.labels)
+        with naming_differences(config):
+            model = make_model(config, data.encoder, data.labels)
+            params = abstract_params(model, task)
         if (best := config.checkpoint.best) not in task.scores:
             raise UserError(
                 f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}"
@@ -146,7 +148,7 @@ class Experiment:
         plan = Plan.from_config(config, data.steps_per_epoch)
         tx, schedule = make_optimizer(
             config.optimizer,
-            abstract_params(model, task),
+            params,
             total_steps=plan.total,
             steps_per_epoch=plan.steps_per_epoch,
             hidden_dim=getattr(model, "hidden_dim", None),
@@ -205,7 +207,7 @@ class Experiment:
             when = f"every {scored:,} steps" if scored < plan.total else "only at the end"
             notes = [f"the best checkpoint is chosen among those saved at an evaluation: {when}", *notes]
         return [
-            f"{config.model.name}: {counted(num_params, 'parameters')}; {data}",
+            f"{title(config.model.name, self.model)}: {counted(num_params, 'parameters')}; {data}",
             f"{counted(plan.total, 'steps')} of {config.batch_size} {unit} = {share} x "
             f"{counted(devices, f'{kind} devices')} x {counted(config.accum_steps, 'micro-batches')}, "
             f"on {counted(jax.process_count(), 'processes')}",
@@ -237,7 +239,7 @@ def complete(config: Config, own: dict[str, Any] | None = None) -> Config:
         keep_model = config.model.name is not None
         wanted = [name for name in schema.FROM_WEIGHTS if not (keep_model and name.startswith("model."))]
         origin = architecture_of(config.init_from, given=config.model, image_size=config.init_image_size)
-        schema.fill(config, origin.as_config(config.data.image_size), wanted)
+        schema.fill(config, origin.as_config(config.data.image_size, config.data.eval_transforms), wanted)
     return schema.resolve_defaults(config)
 
 

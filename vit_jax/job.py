@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vit_jax import job_log
+
 _KEY = "vit_jax/failed"
 _POLL = 1.0  # seconds
 _FAREWELL = 5_000  # milliseconds that process 0, which runs the service, waits for the others to learn of its failure
@@ -40,6 +42,9 @@ def is_shared() -> bool:
 
 def watch() -> None:
     """Starts the thread that ends this process, in one line and with status 1, when another one has failed."""
+    if not is_shared():
+        return
+    job_log.shorten()
     stop = threading.Event()
     thread = threading.Thread(target=_end_with_others, args=(_state().client, stop), daemon=True)
     thread.start()
@@ -55,7 +60,7 @@ def _end_with_others(client: Any, stop: threading.Event) -> None:
             continue
         if _ends.acquire(blocking=False):
             client.key_value_set(f"{_KEY}/seen/{_state().process_id}", "")
-            os.write(sys.stderr.fileno(), f"vit_jax: {message}\n".encode())
+            os.write(2, f"vit_jax: {message}\n".encode())
             os._exit(1)
 
 

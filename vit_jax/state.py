@@ -69,6 +69,7 @@ def start(experiment: "Experiment") -> tuple[TrainState, list[str]]:
         parallel.fetch(state.params),
         experiment.data.labels,
         image_size=config.init_image_size,
+        transforms={key: config.data[key] for key in ("eval_transforms", "train_transforms")},
         trust=True,  # Experiment.from_config has checked the code that it names
     )
     state = state.replace(params=params, ema=None if state.ema is None else params)

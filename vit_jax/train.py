@@ -164,7 +164,9 @@ class _Training:
         notes = [*extended, *notes, *write_config(workdir, config, begun=begun)]
         self.first_step = int(self._parallel.fetch(self.state.step))
 
-        self.metrics = Metrics(workdir, first_step=self.first_step, total_steps=plan.total, quiet=quiet)
+        self.metrics = Metrics(
+            workdir, first_step=self.first_step, total_steps=plan.total, quiet=quiet, kept=self.checkpoints.kept
+        )
         stack.callback(self.metrics.close)
         num_params = sum(x.size for x in jax.tree.leaves(self.state.params))
         for line in (*experiment.summary(num_params), *self._progress(), *notes):

@@ -7,11 +7,14 @@ A *source* is a weight file, a folder with a `config.json`, a workdir, or one of
     logits = loaded.model.apply({"params": loaded.params}, images, train=False)
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
@@ -103,10 +106,12 @@ def from_pretrained(
     if chain is None:
         note = "preprocessing: the file does not say it. Give preprocessing=, a chain of transforms"
         report = dataclasses.replace(report, notes=(*report.notes, note))
+    with contextlib.nullcontext() if preprocessing else naming(path):
+        preprocess = _preprocessing(model, chain, encoder)
     return Pretrained(
         model=model,
         params=params,
-        preprocessing=_preprocessing(model, chain, encoder),
+        preprocessing=preprocess,
         labels=stored.labels if model.num_classes == stored.model.num_classes else (),
         report=report,
     )
@@ -180,6 +185,7 @@ def start_from(
     labels: tuple[str, ...],
     *,
     image_size: Size | None = None,
+    transforms: Mapping[str, str | None] = MappingProxyType({}),
     trust: bool = False,
 ) -> tuple[Params, list[str]]:
     """Fills the initial parameters of a run from `config.init_from`; returns the new tree and lines to print.
@@ -192,6 +198,8 @@ def start_from(
       params: Initial parameters. Their values are used only for a head that is not loaded.
       labels: Names of the run's classes.
       image_size: `config.init_image_size`: the image size at which a bare file was trained.
+      transforms: Chains of transforms by their keys in `config.data`; a line says where they normalize otherwise than
+        the source.
       trust: Whether to import code outside vit_jax that the checkpoint in a workdir names.
 
     Raises:
@@ -202,8 +210,9 @@ def start_from(
         stored, run = _open(path, known, trust)
         keep_head = None if run is None else tuple(run.labels) == tuple(labels)
         filled, report = _fill(stored, model, params, keep_head, config_key)
+        lines = report.lines() + _other_normalization(stored, model, transforms)
     origin = path if run is None else f"{path}, step {run.step}"
-    return filled, [f"from {origin}: {line}" for line in report.lines()]
+    return filled, [f"from {origin}: {line}" for line in lines]
 
 
 def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stored, Any]:
@@ -245,6 +254,40 @@ def _fill(
     return fit(
         stored, model, fresh, lambda paths: {path: fresh[path] for path in paths}, keep_head=keep_head, option=option
     )
+
+
+def _other_normalization(stored: Stored, model: Any, transforms: Mapping[str, str | None]) -> list[str]:
+    """Returns a line for each chain that normalizes by another mean and std than that of the source."""
+    try:
+        theirs = _normalization(stored.preprocessing(model.image_size) if hasattr(model, "image_size") else None, model)
+    except UserError:  # the source's preprocessing cannot be expressed: the config had to give another
+        return []
+    lines = []
+    for key, chain in transforms.items():
+        ours = _normalization(chain, model)
+        if ours and theirs and not np.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            numbers = [[_brief(x) for x in pair] for pair in (ours, theirs)]
+            lines.append(
+                f"config.data.{key} normalizes with mean={numbers[0][0]}, std={numbers[0][1]}, but the weights were "
+                f"trained with mean={numbers[1][0]}, std={numbers[1][1]}"
+            )
+    return lines
+
+
+def _normalization(chain: str | None, model: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns mean and std of a chain, one number per channel; None if there is no chain."""
+    if not chain or model.in_channels not in (1, 3):
+        return None
+    steps = Preprocessing(model.image_size, model.in_channels, chain).steps
+    normalize = next(step for step in steps if isinstance(step, Normalize))
+    mean, std = (np.broadcast_to(x, model.in_channels) for x in (normalize.mean, normalize.std))
+    return mean, std
+
+
+def _brief(numbers: np.ndarray) -> str:
+    """Returns one number if all channels share it."""
+    values = [f"{x:.4g}" for x in numbers]
+    return values[0] if len(set(values)) == 1 else f"({', '.join(values)})"
 
 
 def _like(model: nn.Module) -> tuple[nn.Module, ...]:

@@ -147,6 +147,21 @@ def test_help_shows_what_is_unset_and_every_default_in_one_way(monkeypatch, caps
                 assert ("unset by default" in shown[1] or "empty by default" in shown[1]) == (not is_set), name
 
 
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--norm_epsilon", ["nan", "inf", "0", "-1e-6", "2", "small"]),
+        ("--pool", ["max", "CLS"]),
+        ("--gelu", ["relu"]),
+    ],
+)
+def test_fields_of_a_model_have_the_values_of_the_schema(option, values):
+    form = keys()[f"model.{option[2:]}"].form
+    for value in values:
+        line = refused("convert", "in", "out", "--format=npz", f"{option}={value}")
+        assert f"{option} must be {form}, got {value!r}" in line
+
+
 @pytest.mark.parametrize("counts", ["0", "-1", "1,0", "1,", "nan", "1.5", str(2**31)])
 def test_labelled_examples_are_counts(counts):
     assert "--few_shot must be " in refused("evaluate", "w", f"--few_shot={counts}")

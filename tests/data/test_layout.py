@@ -1,6 +1,7 @@
 """Which folders are splits and which are classes: usual names in any case, and what is refused."""
 
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -174,7 +175,7 @@ def test_a_folder_that_may_not_be_read_is_named(make, monkeypatch):
         with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
             split_names(root)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "listdir", refuse)
+        patch.setattr(Path, "iterdir", refuse)
         with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
             layout.subfolders(root)
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import pickletools
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def tensors(dtype: Any = np.float32) -> dict[str, np.ndarray]:
 
 
 CONFIG = {
-    "architecture": "vit_tiny_patch4_12",
+    "architecture": "vit_base_patch16_224",
     "num_classes": 5,
     "global_pool": "token",
     "pretrained_cfg": {
@@ -279,7 +280,7 @@ def _of_array(data, rng):
 def _of_directory(data, others, rng):
     """Changes a field of the local headers, of the central directory or of its end."""
     signature = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x01\x02", b"PK\x05\x06")[rng.integers(4)]
-    places = [i for i in range(len(data)) if data.startswith(signature, i)]
+    places = [match.start() for match in re.finditer(re.escape(signature), data)]
     place = places[rng.integers(len(places))] + 4 + int(rng.integers(42))
     form = "<" + "BHI"[rng.integers(3)]
     number = NUMBERS[rng.integers(len(NUMBERS))] % 2 ** (8 * struct.calcsize(form))

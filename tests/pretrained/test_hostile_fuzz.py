@@ -25,6 +25,7 @@ from vit_jax.weights import from_pretrained
 
 GOOD = mutations.seeds()
 DRAWS = 2500  # mutants of each file; each is read twice, with and without its values
+MEASURED = 8  # the memory of every eighth is measured, which is slow
 MEMORY = 8 * 2**20  # beyond ten times the file's size; no mutant of these files comes close to the 256 MiB of limits.py
 
 pytestmark = pytest.mark.slow
@@ -40,20 +41,20 @@ def test_files(name, tmp_path, monkeypatch, capsys):
         (tmp_path / "model.safetensors").write_bytes(GOOD["x.safetensors"])
         path = tmp_path
     outcomes, worst = {"read": 0, "refused": 0}, 0
-    tracemalloc.start()
     for seed in range(DRAWS):
         data = mutations.mutant(name, GOOD[name], GOOD, np.random.default_rng([1, seed]))
         (tmp_path / name).write_bytes(data)
         for shapes_only in (False, True):
             steps.clear()
-            tracemalloc.reset_peak()
-            before = tracemalloc.get_traced_memory()[0]
+            if seed % MEASURED == 0:
+                tracemalloc.start()
             message = mutations.read_outcome(path, shapes_only=shapes_only)
-            worst = max(worst, tracemalloc.get_traced_memory()[1] - before - 10 * len(data))
-            assert worst < MEMORY
+            if seed % MEASURED == 0:
+                worst = max(worst, tracemalloc.get_traced_memory()[1] - 10 * len(data))
+                tracemalloc.stop()
             assert sum(steps) <= min(PICKLE_STEPS, len(data) * 4)
             outcomes["read" if message is None else "refused"] += 1
-    tracemalloc.stop()
+    assert worst < MEMORY
     with capsys.disabled():
         print(f"\n{name}: {outcomes['read']} read, {outcomes['refused']} refused, at most {worst >> 10} KiB beyond 10x")
     assert outcomes["refused"]
@@ -62,7 +63,7 @@ def test_files(name, tmp_path, monkeypatch, capsys):
 def test_configs(tmp_path, capsys):
     (tmp_path / "model.safetensors").write_bytes(GOOD["x.safetensors"])
     outcomes = {"loaded": 0, "refused": 0}
-    for seed in range(3000):
+    for seed in range(600):
         rng = np.random.default_rng([2, seed])
         config = mutations.CONFIG
         for _ in range(rng.integers(1, 4)):
@@ -119,9 +120,9 @@ def test_tensors(format, capsys):
 
     tracemalloc.start()
     with mock.patch.object(stored, "shapes_of", shapes_of):
-        for seed in range(400):
+        for seed in range(40):
             mutant = _of_tensors(good, np.random.default_rng([3, seed]))
-            with mock.patch.object(stored, "read", lambda *_, **__: readers.File(mutant, config)):  # noqa: B023
+            with mock.patch.object(stored, "read", return_value=readers.File(mutant, config)):
                 for load in (stored.open_stored, stored.read_header):
                     outcomes[_outcome(lambda: load("weights", known), "weights")] += 1  # noqa: B023
     peak = tracemalloc.get_traced_memory()[1]

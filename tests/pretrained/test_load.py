@@ -57,6 +57,20 @@ def test_a_name_gives_heads_and_size_and_must_agree(tmp_path):
         from_pretrained(path, "vit:S/16")
 
 
+@pytest.mark.parametrize(("format", "pool", "is_asked"), [
+    ("npz", "cls", False), ("npz", "gap", True), ("big_vision", "map", False), ("big_vision", "gap", True),
+])  # fmt: skip
+def test_the_pooling_of_an_npz_without_a_class_token_is_asked_for(format, pool, is_asked, tiny, tmp_path):
+    model, params = tiny(pool=pool)
+    save_pretrained(tmp_path / "x", model, params, format)
+    sizes = {"hidden_dim": 8, "mlp_dim": 12, "num_layers": 2, "num_heads": 2}
+    if is_asked:
+        for given in ({}, {"name": "vit:Ti/4", **sizes}):
+            with pytest.raises(UserError, match=r"x: the file does not say pool\. Give pool=\.\.\.$"):
+                from_pretrained(tmp_path / "x", **given, **STORED)
+    assert from_pretrained(tmp_path / "x", **({"pool": pool} if is_asked else {}), **STORED).model == model
+
+
 def test_the_grid_of_a_bare_file_is_never_guessed(tiny, tmp_path):
     model, params = tiny(image_size=(8, 32))  # 2 by 8 patches: 16, which is no 4 by 4
     save_pretrained(tmp_path / "x", model, params, "npz")

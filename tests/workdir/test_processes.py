@@ -44,8 +44,12 @@ def slurm(process, count=2):
     }
 
 
-def together(case, folder, launcher=open_mpi, count=2):
-    """Runs a case of `two_processes.py` in `count` processes; returns their results and messages."""
+def together(case, folder, launcher=open_mpi, count=2, statuses=(0, 0)):
+    """Runs a case of `two_processes.py` in `count` processes; returns their results and messages.
+
+    Args:
+      statuses: The exit statuses expected; a process with another one than 0 has no result.
+    """
     port, outside = str(free_port()), {k: v for k, v in os.environ.items() if not k.startswith(CLUSTERS)}
     base = outside | {"PYTHONPATH": str(HERE.parent.parent), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, str(HERE / "two_processes.py"), case, str(folder)]
@@ -55,8 +59,9 @@ def together(case, folder, launcher=open_mpi, count=2):
         for i in range(count)
     ]
     done = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0] * count, "\n".join(errors for _, errors in done)
-    return [json.loads(output.splitlines()[-1]) for output, _ in done], [errors for _, errors in done]
+    assert tuple(process.returncode for process in started) == statuses, "\n".join(errors for _, errors in done)
+    outputs = [output for (output, _), status in zip(done, statuses, strict=True) if not status]
+    return [json.loads(output.splitlines()[-1]) for output in outputs], [errors for _, errors in done]
 
 
 @pytest.mark.parametrize("launcher", [open_mpi, slurm])
@@ -90,6 +95,26 @@ def test_both_go_back_if_one_cannot_read_the_newest_checkpoint(tmp_path):
     assert "checkpoints/3 is damaged (another process cannot read it). It is renamed to damaged_3." in errors[0]
     assert "checkpoints/3 is damaged (input/output error). Resuming from step 2." in errors[1]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "damaged_3"]
+
+
+def lines_of_ours(errors):
+    """Returns the lines of standard error except for those in which Gloo says that it is connected."""
+    return [line for line in errors.splitlines() if "[Gloo]" not in line]
+
+
+def test_whatever_fails_in_one_process_ends_all_in_one_line(tmp_path):
+    _, errors = together("fails", tmp_path, statuses=(1, 2))
+    assert lines_of_ours(errors[0]) == ["vit_jax: process 1 has failed: b.png is not an image"]
+    assert lines_of_ours(errors[1]) == ["vit_jax: b.png is not an image"]
+
+
+@pytest.mark.parametrize(("killed", "statuses"), [(0, (-signal.SIGKILL, -signal.SIGABRT)), (1, (1, -signal.SIGKILL))])
+def test_if_one_process_is_killed_the_other_ends_in_one_line(tmp_path, killed, statuses):
+    """Process 0 has JAX's coordination service: if it is killed, jaxlib itself aborts the other process."""
+    _, errors = together(f"killed {killed}", tmp_path, statuses=statuses)
+    (line,) = lines_of_ours(errors[1 - killed])
+    assert line.startswith("vit_jax: lost the connection to ")
+    assert "The same command resumes from the last checkpoint." in line
 
 
 @pytest.fixture

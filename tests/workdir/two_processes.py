@@ -14,7 +14,10 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from vit_jax.__main__ import reported
+from vit_jax.errors import UserError
 from vit_jax.interrupts import Interrupts
 from vit_jax.parallel import initialize_distributed, make_parallel
 from vit_jax.workdir.checkpoint import Checkpoints
@@ -66,6 +69,21 @@ def damaged(folder):
     return {"asked": asked, "meta": meta, "kept": kept, "values": values.tolist()}
 
 
+def fails(folder):
+    """Process 1 fails with a message of its own while process 0 waits for it in a collective operation."""
+    if jax.process_index() == 1:
+        raise UserError("b.png is not an image")
+    return {"sum": int(multihost_utils.process_allgather(np.int32(1)).sum())}
+
+
+def killed(which):
+    """One of the processes is killed between two collective operations."""
+    for step in range(10_000):
+        multihost_utils.process_allgather(np.int32(1))
+        if step == 3 and jax.process_index() == which:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def joined(_):
     total = jax.pmap(lambda x: jax.lax.psum(x, "i"), axis_name="i")(jnp.ones(jax.local_device_count()))
     return {"sum": float(total[0])}
@@ -74,6 +92,12 @@ def joined(_):
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     initialize_distributed()
-    case = {"train": train, "damaged": damaged, "joined": joined}[sys.argv[1]]
-    result = {"process": jax.process_index(), "processes": jax.process_count(), **case(pathlib.Path(sys.argv[2]))}
-    print(json.dumps(result))
+    cases = {"train": train, "damaged": damaged, "joined": joined, "fails": fails}
+    cases |= {f"killed {i}": lambda folder, i=i: killed(i) for i in (0, 1)}
+
+    def run():
+        found = cases[sys.argv[1]](pathlib.Path(sys.argv[2])) or {}
+        print(json.dumps({"process": jax.process_index(), "processes": jax.process_count(), **found}))
+        return 0
+
+    sys.exit(reported(run))

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 _MOST = 2**31 - 1  # sizes and counts are 32-bit integers on the devices
 
@@ -34,6 +35,24 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return number
 
     return whole_number
+
+
+def legal(key: str) -> Callable[[str], Any]:
+    """Returns an argument type: the values that the schema allows for a key of the config."""
+
+    def value(text: str) -> Any:
+        from vit_jax.config import keys
+
+        form = keys()[key].form
+        try:
+            parsed = form.parse(text)
+        except ValueError:
+            parsed = None
+        if not form.accepts(parsed):
+            raise argparse.ArgumentTypeError(f"must be {form}, got {text!r}")
+        return parsed
+
+    return value
 
 
 def add_distributed(parser: argparse.ArgumentParser) -> None:

@@ -22,9 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("--format", required=True, type=text, help="npz, big_vision, timm or huggingface")
     option("--name", metavar="FAMILY:VARIANT", type=text, help="model, if IN does not state it, such as vit:B/16")
     option("--num_heads", type=count, metavar="N", help="attention heads, if neither IN nor --name states them")
-    option("--pool", type=text, help="how tokens are pooled, if IN does not state it: cls, gap or map")
-    option("--gelu", type=text, help="form of the GELU, if IN does not state it: exact, tanh or quick")
-    option("--norm_epsilon", type=float, metavar="X", help="epsilon of the norms, if IN does not state it")
+    field = common.legal
+    option("--pool", type=field("model.pool"), help="how tokens are pooled, if IN does not state it: cls, gap or map")
+    option("--gelu", type=field("model.gelu"), help="form of the GELU, if IN does not state it: exact, tanh or quick")
+    option(
+        "--norm_epsilon",
+        type=field("model.norm_epsilon"),
+        metavar="X",
+        help="epsilon of the norms, if IN does not state it",
+    )
     option(
         "--image_size",
         type=height_width,

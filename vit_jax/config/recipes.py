@@ -184,6 +184,8 @@ def shrink(config: Config) -> Config:
     config.model.num_heads = 4
     if config.model.representation_dim:
         config.model.representation_dim = 64
+    if "+" in config.model.name:
+        config.model.resnet_width = 32
     if config.model.name.startswith("tnt:"):
         config.model.inner_hidden_dim = 8
         config.model.inner_mlp_dim = 16

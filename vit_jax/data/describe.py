@@ -8,7 +8,7 @@ from typing import Any
 
 from vit_jax.data import layout, source
 from vit_jax.data.image.notices import notices_of, notices_of_files
-from vit_jax.data.image.reading import SUFFIXES
+from vit_jax.data.image.reading import suffixes
 from vit_jax.data.scan import MANIFEST
 from vit_jax.data.sets import tfds
 from vit_jax.data.sets.prepare import data_root
@@ -117,7 +117,7 @@ def _splits(name: str, path: str | None, data_dir: str | None) -> tuple[list[str
 
 def _not_read(name: str, root: Path) -> list[str]:
     """Returns what lies in a folder of images or clips but belongs to no split or class, in sentences."""
-    unit, suffixes = ("image(s)", SUFFIXES) if name == "folder" else ("clip(s)", VIDEO_SUFFIXES)
+    unit, endings = ("image(s)", suffixes()) if name == "folder" else ("clip(s)", VIDEO_SUFFIXES)
     if name == "video" and lists.list_splits(root):
         return []
     folders = layout.split_folders(root)
@@ -132,7 +132,7 @@ def _not_read(name: str, root: Path) -> list[str]:
         elif not layout.subfolders(folder):
             notes.append(f"{folder} is not read: it has no class folders")
     for folder in folders.values():
-        count = len(layout.files_outside(folder, suffixes))
+        count = len(layout.files_outside(folder, endings))
         if count and layout.subfolders(folder):
             notes.append(f"{count:,} {unit} directly in {folder} are not read: they are in no class folder")
     return notes

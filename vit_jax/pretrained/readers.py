@@ -40,8 +40,6 @@ _SAFETENSORS = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
 _RAW_BFLOAT16 = np.dtype("V2")  # NumPy does not know bfloat16 and writes it as two raw bytes
-
-
 _TYPES = {  # of what config.json says, by the name of the type; each key may also be missing or null
     "text": (
         *("architecture", "model_type", "hidden_act", "attention_type", "global_pool"),

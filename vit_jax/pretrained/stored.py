@@ -155,7 +155,7 @@ def _identify(tensors: Tensors, config: Config, known: Known) -> tuple[Format, T
     """Returns the format, the tensors under its names, and every field but perhaps `image_size`."""
     tensors, prefix = unwrapped(tensors)
     family = known.name and known.name.partition(":")[0]
-    format = recognise(tensors.keys(), config, family, prefix=prefix, wanted=_wanted(known))
+    format = recognise(tensors.keys(), config, family, prefix=prefix, wanted=_wanted(known), option=known.option)
     variant = model_like(format.model, known.like)
     tensors = format.normalise(tensors)
     implied = {field: value for field, value in format.implied(config).items() if field not in known.fields}
@@ -257,6 +257,9 @@ def _labels(config: Config, num_classes: int | None) -> tuple[str, ...]:
     """Returns the class names from Hugging Face's or timm's config.json; none if it only numbers them."""
     names = config.get("id2label") or config.get("label_names") or ()
     if isinstance(names, Mapping):
-        names = [names[key] for key in sorted(names, key=int)]
+        keys = [str(i) for i in range(len(names))]
+        if len(names) == num_classes and names.keys() != set(keys):
+            raise UserError("config.json: id2label must number the classes from 0, without gaps")
+        names = [names.get(key) for key in keys]
     is_numbered = all(re.fullmatch(r"LABEL_\d+", str(label)) for label in names)
     return () if is_numbered or len(names) != num_classes else tuple(map(str, names))

@@ -8,7 +8,7 @@ arrays and of itself, which are checked on reading; checkpoints of earlier versi
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,33 +21,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 from vit_jax.errors import Interrupted, RunError, UserError, counted
 from vit_jax.job import from_first, on_all
 from vit_jax.workdir import checksum, diagnosis
+from vit_jax.workdir.best import Best
 from vit_jax.workdir.files import absolute, unused
 
 PyTree = Any
-_LOWER_IS_BETTER = ("loss", "perplexity")
-
-
-class _Best:
-    """A preservation policy that keeps the `count` best checkpoints by the metric `name`; ties go to the newest.
-
-    Orbax's own `BestN` knows only the metrics of checkpoints that the same process saved. The train loop also stores
-    them in the meta of a checkpoint, so that a resumed run still ranks the checkpoints that were saved before.
-    """
-
-    def __init__(self, count: int, name: str):
-        self._count, self._name, self._sign = count, name, -1 if name in _LOWER_IS_BETTER else 1
-        self._scores: dict[int, float] = {}
-
-    def add(self, step: int, metrics: dict[str, float] | None) -> None:
-        """Records the metrics of a checkpoint. Checkpoints without metrics are never among the best."""
-        if metrics and self._name in metrics:
-            self._scores[step] = self._sign * metrics[self._name]
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        ranked = sorted((step for step in steps if step in self._scores), key=lambda step: (self._scores[step], step))
-        best = ranked[len(ranked) - min(self._count, len(ranked)) :]
-        return [step in best for step in steps]
 
 
 class Checkpoints:
@@ -64,7 +41,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.PathLike, *, keep_last: int = 2, keep_best: int = 1, best: str = "top1"):
         self.directory = absolute(workdir) / "checkpoints"
-        self._best = _Best(keep_best, best)
+        self._best = Best(keep_best, best)
         for step in saved_steps(workdir):
             with contextlib.suppress(OSError, ValueError):
                 self._best.add(step, _read_meta(self.directory / str(step)).get("metrics"))
@@ -113,6 +90,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
+    def kept(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, newest first, after waiting for one that is being saved."""
+        with contextlib.suppress(RunError):
+            self.wait()
+        return sorted(self._manager.all_steps(), reverse=True)
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Turns any failure to write, which Orbax may report only at a later call, into a RunError."""
@@ -153,7 +136,7 @@ class Checkpoints:
 
     def _common_steps(self) -> list[int]:
         """Returns the steps that process 0 finds, newest first, so that all processes try the same ones."""
-        steps = np.array(sorted(self._manager.all_steps(), reverse=True), np.int32)
+        steps = np.array(self.kept(), np.int32)
         if jax.process_count() > 1:
             steps = np.resize(steps, from_first(len(steps))) if len(steps) else np.zeros(from_first(0), np.int32)
             steps = multihost_utils.broadcast_one_to_all(steps)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,6 @@ from vit_jax.errors import RunError
 from vit_jax.parallel import Parallel
 from vit_jax.tasks import Sum
 from vit_jax.workdir import files
-from vit_jax.workdir.checkpoint import saved_steps
 
 # Fields that depend on time: the only ones that differ between two runs of the same command.
 TIMINGS = ("examples_per_second", "input_wait", "seconds")
@@ -34,6 +33,9 @@ class Metrics:
     On resuming, rows of `metrics.jsonl` after `first_step` are removed, because those steps will be repeated. So are
     lines that cannot be read, which are named.
 
+    Args:
+      kept: Returns the steps of the checkpoints, newest first, for the message if a value is not finite.
+
     Attributes:
       rows: All rows of `metrics.jsonl`, as dicts.
 
@@ -41,8 +43,16 @@ class Metrics:
       RunError: The workdir cannot be written.
     """
 
-    def __init__(self, workdir: epath.PathLike, *, first_step: int, total_steps: int, quiet: bool = False):
-        self._workdir = epath.Path(workdir)
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        first_step: int,
+        total_steps: int,
+        quiet: bool = False,
+        kept: Callable[[], list[int]] = list,
+    ):
+        self._workdir, self._kept = epath.Path(workdir), kept
         self._path = self._workdir / "metrics.jsonl"
         rows, unreadable = _read(self._path)
         self.rows = [row for row in rows if row["step"] <= first_step]
@@ -119,11 +129,9 @@ class Metrics:
 
     def not_finite(self, name: str, value: float, step: int, *details: str) -> str:
         """Returns the message of a run that stops because a value is not finite."""
-        steps = saved_steps(self._workdir)
+        steps, kept = self._kept(), "There is no checkpoint yet."
         if steps:
             kept = f"The checkpoint of step {steps[0]} is kept; resuming from it repeats the same steps."
-        else:
-            kept = "There is no checkpoint yet."
         remedy = (
             "Use another --workdir and try config.optimizer.clip_norm=1, a lower config.optimizer.schedule.peak, or a "
             "longer config.optimizer.schedule.warmup."

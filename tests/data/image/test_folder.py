@@ -105,6 +105,14 @@ def damaged(tmp_path, write_images):
     return root
 
 
+def test_a_named_pipe_in_a_folder_is_skipped(tmp_path, write_images):
+    write_images(tmp_path / "a", 2)
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    for _ in range(2):  # scanned, and from the cache
+        source = open_source("folder", "train", path=str(tmp_path))
+        assert (len(source), source.skipped) == (2, [("a/pipe.png", "not a regular file")])
+
+
 def test_unreadable_files_are_skipped_and_listed(damaged):
     source = open_source("folder", "train", path=str(damaged))
     assert len(source) == 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import fuzz_images
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from vit_jax.data.image import reading
 from vit_jax.data.image.folder import examine
@@ -128,7 +128,16 @@ def test_every_mode_has_its_colours(image, rgb):
     assert abs(to_channels(image, 1).getpixel((0, 0)) - luma) <= 1
 
 
-def test_colours_of_a_palette_and_of_a_lab_image():
+def test_colours_of_a_lab_file(tmp_path):
+    spaces = [ImageCms.createProfile(space) for space in ("sRGB", "LAB")]
+    colour = Image.new("RGB", (1, 1), (200, 30, 60))
+    ImageCms.profileToProfile(colour, *spaces, outputMode="LAB").save(tmp_path / "x.tif")
+    image = read_image(tmp_path / "x.tif")
+    assert image.mode == "LAB"
+    assert np.abs(np.subtract(to_channels(image, 3).getpixel((0, 0)), (200, 30, 60))).max() <= 1
+
+
+def test_colours_of_a_palette_and_of_transparent_ones():
     for mode, palette in (("RGB", [0, 0, 0, 40, 80, 120]), ("RGBA", [0, 0, 0, 0, *ALPHA])):
         image = Image.new("P", (1, 1), 1)
         image.putpalette(palette, mode)
@@ -139,7 +148,6 @@ def test_colours_of_a_palette_and_of_a_lab_image():
         image.putpalette([0, 0, 0, 40, 80, 120])
         image.info["transparency"] = transparency
         assert np.abs(np.subtract(to_channels(image, 3).getpixel((0, 0)), wanted)).max() <= 1
-    assert to_channels(Image.new("LAB", (1, 1), (255, 0, 0)), 3).getpixel((0, 0)) == (255, 255, 255)
     key = Image.new("RGB", (1, 1), (1, 2, 3))
     key.info["transparency"] = (1, 2, 3)
     assert to_channels(key, 3).getpixel((0, 0)) == (255, 255, 255)
@@ -176,7 +184,7 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path, monkeypatch):
     assert refusal(tmp_path / "gone.png") == "a link to a file that does not exist"
     assert "levels of symbolic links" in refusal(tmp_path / "loop.png")
     assert refusal(tmp_path / "missing.png") == "No such file or directory"
-    assert refusal(tmp_path / "nul\0.png") == "embedded null byte"
+    assert "embedded null" in refusal(tmp_path / "nul\0.png")
 
 
 def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):

@@ -47,6 +47,14 @@ def all_rows(folder):
     return [row for split in ("train", "validation", "test", "heldout") for row in rows(folder, split)]
 
 
+def test_a_catalogue_whose_strings_overlap_is_refused():
+    content = bytearray(catalogue({f"text {index}": "x" * 90 for index in range(20)}, charset="ISO-8859-1"))
+    for index in range(1, 21):  # all translations are the last nine tenths of the file
+        struct.pack_into("<2I", content, 28 + 8 * 21 + 8 * index, len(content) * 9 // 10, len(content) // 10)
+    with pytest.raises(ValueError, match="overlapping strings"):
+        read_mo(bytes(content))
+
+
 @pytest.mark.parametrize(("charset", "order"), [("UTF-8", "<"), ("UTF-8", ">"), ("ISO-8859-1", "<")])
 def test_a_catalogue_is_read_as_the_standard_library_does(charset, order):
     content = catalogue({"yes": "sì", "menu\4Open": "Apri", "one\ntwo": "è\n"}, charset, order)

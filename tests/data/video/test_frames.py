@@ -98,6 +98,15 @@ def test_a_single_image_is_no_video(tmp_path, suffix):
     assert examine(file, "x").status == "unreadable"
 
 
+def test_frames_of_too_many_pixels_are_refused(tmp_path, monkeypatch):
+    file = write_clip(tmp_path / "a.avi", 4, size=(256, 320))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 81_920)
+    assert VideoFile(file).read([3])[0].size == (320, 256)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 81_919)
+    with pytest.raises(BrokenVideo, match="frames of 320 x 256 pixels, more than the 81,919 that are read"):
+        VideoFile(file).read([3])
+
+
 def test_a_name_like_a_protocol_is_a_file(tmp_path, monkeypatch):
     write_clip(tmp_path / "a.avi", 4).rename(tmp_path / "http:clip.avi")
     monkeypatch.chdir(tmp_path)

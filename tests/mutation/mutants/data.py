@@ -56,8 +56,24 @@ MUTANTS = {
     ],
     ("vit_jax/data/image/transforms.py", TRANSFORMS): [
         ("min(255, round(255 * value))", "min(255, round(256 * value))"),
-        (">> 8", ">> 7"),
         ('Image.new("RGBA", image.size, "white")', 'Image.new("RGBA", image.size, "black")'),
+    ],
+    ("vit_jax/data/image/reading.py", "tests/data/image/test_reading.py"): [
+        ("levels >> 8", "levels >> 7"),
+        ("<< (16 - bits)", "<< 0"),
+        ("white - levels if is_inverted else levels", "levels"),
+        ("np.rint(values * 255)", "np.floor(values * 255)"),
+        ("if not (low >= 0 and high <= 1)", "if low < 0 or high > 1"),
+        ("if not stat.S_ISREG(found.st_mode)", "if stat.S_ISDIR(found.st_mode)"),
+        ("if image.width * image.height > most", "if image.width * image.height > 2 * most"),
+    ],
+    ("vit_jax/data/layout.py", "tests/data/test_layout.py"): [
+        ("key=int)", "key=str)"),
+        ("name.lower() in _SPLIT_OF] or same", "name.lower() in _SPLIT_OF]"),
+        ("(?![a-z])", ""),
+    ],
+    ("vit_jax/data/scan.py", "tests/data/test_layout.py"): [
+        ("ordered = sorted(labels)", "ordered = list(labels)"),
     ],
     ("vit_jax/data/pipeline.py", PIPELINE): [
         ("key=[self.seed, position]", "key=[self.seed, position % len(self.source)]"),

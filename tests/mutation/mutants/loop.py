@@ -33,10 +33,10 @@ MUTANTS = {
     ("vit_jax/train.py", LOOP): [
         ("ema_decay=config.optimizer.ema_decay,\n", ""),
         ("state.eval_params, ", "state.params, "),
-        ('return metrics.last("eval")\n            started', "return None\n            started"),
-        ("window.flush()  # raises", "pass  # raises"),
-        ('"window": window.sums', '"window": {}'),
-        ("{**described, **progress}, result)", "{**described, **progress}, None)"),
+        ('return self.metrics.last("eval") or {}\n        started', "return None\n        started"),
+        ("self.window.flush()  # raises", "pass  # raises"),
+        ('"window": self.window.sums', '"window": {}'),
+        ("{**self._described, **progress}, result)", "{**self._described, **progress}, None)"),
         ("first_step % plan.eval_every == 0 or first_step == plan.total", "first_step == plan.total"),
         ("first_step % plan.eval_every == 0 or first_step == plan.total", "first_step % plan.eval_every == 0 and False"),
         ("data.train_batches(first_step, plan.total)", "data.train_batches(0, plan.total)"),
@@ -47,7 +47,7 @@ MUTANTS = {
         ("if stop or last or step % plan.checkpoint_every == 0:", "if last or step % plan.checkpoint_every == 0:"),
         ("save(step, evaluated)", "save(step, result)"),
         ("return result or {}", "return {}"),
-        ("check_same_data(workdir, saved, described)", "pass"),
+        ("check_same_run(workdir, saved, self._described)", "pass"),
         ('saved=meta.get("window")', "saved=None"),
         ('metrics.write(step, "eval", {**result', 'metrics.write(step - 1, "eval", {**result'),
         ("if before in (None, now):", "if before:"),
@@ -63,10 +63,31 @@ MUTANTS = {
         ("config.checkpoint.every),", "config.eval_every),"),
         ("if (best := config.checkpoint.best) not in task.scores:", "if (best := config.checkpoint.best) is None:"),
     ],
+    ("vit_jax/workdir/lock.py", "tests/workdir/test_lock.py"): [
+        ("is_alive = _started(holder[\"pid\"]) == holder[\"started\"]", "is_alive = _started(holder[\"pid\"]) is not None"),
+        ('return None if state in "ZX" else started', "return started"),
+        ("is_alive = now != holder", "is_alive = False"),
+        ('not in (self._lease["token"], None)', 'not in (self._lease["token"],)'),
+        ('        if not self._is_lost(_read(self._path)):\n            self._path.unlink', '        if True:\n            self._path.unlink'),
+    ],
+    ("vit_jax/workdir/checksum.py", "tests/workdir/test_damage.py"): [
+        ("(2 * position + 1) * bits", "(position + 1) * 2 * bits"),
+    ],
+    ("vit_jax/workdir/checkpoint.py", "tests/workdir/test_damage.py"): [
+        ('if "checksum" in meta and meta["checksum"]["arrays"] != checksum.of_parts(state):', "if False:"),
+        ('meta["checksum"]["arrays"].get(wanted) != checksum.of_arrays(state[wanted])', "False"),
+        ('saved.get("meta") != checksum.of_json(content)', "False"),
+        ('unused(self.directory / f"damaged_{step}")', 'self.directory / f"damaged_{step}"'),
+    ],
+    ("vit_jax/workdir/claim.py", "tests/loop/test_claim.py"): [
+        ("files.replace(path, config.to_json(indent=2)", "path.exists() or files.replace(path, config.to_json(indent=2)"),
+        ("(was := saved.get(\"prng\", now)) != now", "(was := saved.get(\"prng\", now)) is None"),
+    ],
     ("vit_jax/workdir/claim.py", LOOP): [
         ('for what in ("labels", "preprocessing"):', 'for what in ("preprocessing",):'),
     ],
     ("vit_jax/workdir/files.py", ROWS): [
+        ("except ValueError:  # not JSON", "except ZeroDivisionError:  # not JSON"),
         ("temporary.replace(path)", "path.write_text(text)\n        temporary.unlink()"),
     ],
     ("vit_jax/workdir/metrics.py", ROWS): [
@@ -79,11 +100,10 @@ MUTANTS = {
         ("        self.sums = {}\n", ""),
         ("if pending.step % self._every == 0:", "if pending.step % self._every == 1:"),
         ("total[1] += float(weight)", "total[1] += 1"),
-        ("            _check_finite(name, value, pending.step)\n", ""),
-        ("_Pending(step, sums, rate, examples)\n        self._waited", "None\n        self._fetch(_Pending(step, sums, rate, examples))\n        self._waited"),
+        ("            if not math.isfinite(value):\n                raise RunError(self._metrics", "            if False:\n                raise RunError(self._metrics"),
+        ("_Pending(step, sums, rate, examples, ids)\n        self._waited", "None\n        self._fetch(_Pending(step, sums, rate, examples, ids))\n        self._waited"),
         ("self.rows.append(row)\n", "pass\n"),
         ("return any(row[\"step\"] == step and", "return any("),
-        ("except json.JSONDecodeError:\n            break", "except ZeroDivisionError:\n            break"),
     ],
     ("vit_jax/interrupts.py", SIGNALS): [
         ("os._exit(128 + signum)", "return"),
@@ -105,29 +125,33 @@ MUTANTS = {
         ("np.asarray(x).reshape(-1, *x.shape[2:])", "np.asarray(x).swapaxes(0, 1).reshape(-1, *x.shape[2:])"),
         ("if batch_size % shares:", "if batch_size % devices:"),
     ],
-    ("vit_jax/workdir/checkpoint.py", POLICY): [
+    ("vit_jax/workdir/best.py", POLICY): [
         ('("loss", "perplexity")', '("loss",)'),
         ("-1 if name in _LOWER_IS_BETTER else 1", "1 if name in _LOWER_IS_BETTER else -1"),
         ("best = ranked[len(ranked) - min(self._count, len(ranked)) :]", "best = ranked[: self._count]"),
         ("best = ranked[len(ranked) - min(self._count, len(ranked)) :]", "best = ranked[-self._count :]"),
+    ],
+    ("vit_jax/workdir/best.py", CADENCE): [
+        ("self._sign * metrics[self._name]", 'self._sign * metrics.get("top1", metrics[self._name])'),
+    ],
+    ("vit_jax/workdir/checkpoint.py", POLICY): [
         ("saved_steps(workdir)[:count]", "saved_steps(workdir)[-count:]"),
         ("np.asarray(x, np.float64) / count", "x / np.float32(count)"),
         ("np.asarray(x, np.float64) / count", "np.asarray(x, np.float64)"),
         ("for step in reversed(steps):", "for step in steps:"),
-        ("meta = copy.deepcopy(meta)", "pass"),
+        ("meta = json.loads(json.dumps(meta))", "pass"),
         ("sorted(self._manager.all_steps(), reverse=True)", "sorted(self._manager.all_steps())"),
         ('wanted = "ema" if tree.get("ema") else "params"', 'wanted = "params"'),
-        ("if name.isdigit()), reverse=True)", "if name.isdigit()))"),
+        ("if name.isdecimal()), reverse=True)", "if name.isdecimal()))"),
         ("keep.LatestN(max(keep_last, 1))", "keep.LatestN(1)"),
     ],
     ("vit_jax/workdir/checkpoint.py", CADENCE): [
-        ("self._sign * metrics[self._name]", 'self._sign * metrics.get("top1", metrics[self._name])'),
         ('_read_meta(self.directory / str(step)).get("metrics")', "None"),
     ],
     ("vit_jax/workdir/claim.py", "tests/loop/test_stops.py tests/config/test_transformer_config.py"): [
         ('for what in ("labels", "preprocessing"):', 'for what in ("preprocessing",):'),
         ('for what in ("labels", "preprocessing"):', 'for what in ("labels",):'),
-        ("if claimed and (changed :=", "if not claimed and (changed :="),
+        ('schema.differences(saved["config"], described["config"])', 'schema.differences(saved["config"], saved["config"])'),
     ],
     ("vit_jax/state.py", "tests/loop/test_cadence.py tests/test_run.py tests/commands/test_commands.py"): [
         ("jnp.copy, params) if experiment.config.optimizer.ema_decay else None", "jnp.zeros_like, params) if experiment.config.optimizer.ema_decay else None"),

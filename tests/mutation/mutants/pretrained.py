@@ -6,6 +6,13 @@ MUTANTS = {
     ("vit_jax/pretrained/formats/vit_huggingface.py", DEFAULTS): [
         ('{"vit": 1e-12', '{"vit": 1e-6'),
     ],
+    ("vit_jax/pretrained/formats/timm_models.py", DEFAULTS + " tests/pretrained/test_timm.py"): [
+        ("EPSILON = 1e-6", "EPSILON = 1e-5"),
+        ('default = pretrained_cfg(config).get("global_pool") or "token"', 'default = "token"'),
+        ('_implied(_ACTIVATIONS, name, "gelu")', '"gelu"'),
+        (', "pool_include_prefix", "dynamic_img_pad"', ', "pool_include_prefix"'),
+        ('(config.get("model_args") or {}).get("img_size") or pretrained_cfg', "pretrained_cfg"),
+    ],
     ("vit_jax/pretrained/formats/vit_google.py", DEFAULTS): [
         ('"gelu": "tanh",\n        "norm_epsilon": 1e-6', '"gelu": "exact",\n        "norm_epsilon": 1e-6'),
         ('"gelu": "tanh",\n        "norm_epsilon": 1e-6', '"gelu": "tanh",\n        "norm_epsilon": 1e-5'),

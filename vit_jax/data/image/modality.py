@@ -9,7 +9,7 @@ from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data.examples import LabelledModality
-from vit_jax.data.image.reading import SUFFIXES, read_image
+from vit_jax.data.image.reading import read_image, suffixes
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.scan import walk
 
@@ -36,7 +36,7 @@ class ImageModality(LabelledModality):
         """Yields every file below `path` that has the suffix of an image format, one directory at a time."""
         for parent, folders, files in walk(path):
             folders.sort()
-            yield from (pathlib.Path(parent, name) for name in sorted(files) if _suffix(name) in SUFFIXES)
+            yield from (pathlib.Path(parent, name) for name in sorted(files) if _suffix(name) in suffixes())
 
     def open_file(self, path: pathlib.Path, config: Config) -> Image.Image:
         return read_image(path)

@@ -7,6 +7,7 @@ and PPM), and take up to 8 seconds for a million pixels; `MOST_SLOW_PIXELS` is t
 """
 
 import contextlib
+import functools
 import math
 import os
 import stat
@@ -18,12 +19,17 @@ from PIL import Image, UnidentifiedImageError
 
 from vit_jax.errors import UserError
 
-SUFFIXES = frozenset(Image.registered_extensions())
 BYTES_PER_PIXEL = 32  # JPEG 2000 with four channels; other formats take less than half of it
 MOST_SLOW_PIXELS = 2**23
 DANGLING = "a link to a file that does not exist"
 DEEP_FORMATS = ("JPEG2000", "PNG", "PPM")  # formats in which Pillow's 32-bit mode "I" holds 16-bit levels
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Returns the suffixes of image formats. It loads all plugins of Pillow, after which reading is slightly slower."""
+    return frozenset(Image.registered_extensions())
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from vit_jax.errors import UserError
 Progress = Callable[[str, int, int], None]  # what, done, total
 Key = tuple[str, str, int]  # context, message, form: 0 singular, 1 plural
 
+MOST_BYTES = 2**28  # of a catalogue in a package: 256 MiB, several times the largest
+
 # packages with many English-Italian pairs for their size
 PACKAGES = (
     "libreoffice-l10n-it", "krita-l10n", "claws-mail-i18n", "iso-codes", "aegisub-l10n", "kdevelop-l10n",
@@ -56,7 +58,8 @@ def find_catalogues(
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder. {how_to_fetch(languages)}")
         where, debs = str(folder), sorted(folder.rglob("*.deb"))
-        files = sorted(file for language in wanted for file in folder.rglob(f"{language}/LC_MESSAGES/*.mo"))
+        found = (file for language in wanted for file in folder.rglob(f"{language}/LC_MESSAGES/*.mo"))
+        files = sorted(file for file in found if file.is_file())
     if not debs and not files:
         raise UserError(f"{where}: found no .deb and no */{wanted[0]}/LC_MESSAGES/*.mo. {how_to_fetch(languages)}")
     for done, file in enumerate([*debs, *files]):
@@ -104,6 +107,8 @@ def _in_deb(deb: Path, languages: list[str]) -> Iterator[Catalogue]:
                     wanted = parts[1:2] == ("LC_MESSAGES",) and parts[0] in languages and parts[2].endswith(".mo")
                     # a link would repeat another file
                     file = archive.extractfile(member) if wanted and member.isfile() else None
+                    if file and member.size > MOST_BYTES:
+                        raise tarfile.TarError(f"{member.name} has {member.size:,} bytes, more than a catalogue")
                     if file:
                         package = deb.name.split("_")[0]
                         yield Catalogue(package, f"{deb.name}: {member.name}", parts[0], file.read())
@@ -120,17 +125,21 @@ def read_mo(content: bytes) -> dict[Key, tuple[str, str]]:
     because it drops the plural message.
 
     Raises:
-      ValueError: The content is not a catalogue, is truncated, or is not in the encoding that it names.
+      ValueError: The content is not a catalogue, is truncated, has strings that overlap, or is not in the encoding that
+        it names.
     """
     order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}.get(content[:4])
     if order is None:
         raise ValueError("not a gettext catalogue")
-    messages, encoding = {}, "utf-8"
+    messages, encoding, left = {}, "utf-8", len(content)
     try:
         count, *tables = struct.unpack_from(f"{order}3I", content, 8)
         for i in range(count):
             places = (struct.unpack_from(f"{order}2I", content, table + 8 * i) for table in tables)
             message, translation = (_part(content, *place) for place in places)
+            left -= len(message) + len(translation)
+            if left < 0:  # otherwise a small file could take hours to read
+                raise ValueError("overlapping strings")
             if not message:  # the header, which comes first
                 charset = re.search(rb"charset=([\w-]+)", translation)
                 encoding = charset[1].decode() if charset else encoding

@@ -85,8 +85,19 @@ def opened(path: Path, name: str) -> Iterator[tuple[Any, Any]]:
         if not videos:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
             raise BrokenVideo(name, "no video", f"contains no video, only {kinds}")
+        _limit_pixels(videos[0].codec_context, name)
         videos[0].codec_context.thread_count = 1  # several clips are decoded at the same time
         yield container, videos[0]
+
+
+def _limit_pixels(codec: Any, name: str) -> None:
+    """Raises `BrokenVideo` for frames with more pixels than an image may have, and makes the decoder refuse them."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None:
+        if codec.width * codec.height > most:
+            size = f"{codec.width:,} x {codec.height:,} pixels"
+            raise BrokenVideo(name, "unreadable", f"frames of {size}, more than the {most:,} that are read")
+        codec.options = {"max_pixels": str(2 * most)}  # a later frame may be larger; sizes are rounded up
 
 
 def _is_image(container: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import flax.linen as nn
 
@@ -32,7 +32,13 @@ def find_format(name: str, model: nn.Module) -> Format:
 
 
 def recognise(
-    names: Collection[str], config: Config, family: str | None = None, *, prefix: str = "", wanted: str | None = None
+    names: Collection[str],
+    config: Config,
+    family: str | None = None,
+    *,
+    prefix: str = "",
+    wanted: str | None = None,
+    option: Callable[[str], str] = str,
 ) -> Format:
     """Identifies the format of a file from the names of its tensors and its config.
 
@@ -41,6 +47,7 @@ def recognise(
       prefix: What `wrappers.unwrapped` removed from the names.
       wanted: The family that the caller's other arguments suggest. It decides only if the tensors fit it, see
         `Format.wrapper`.
+      option: How messages call an argument.
 
     Raises:
       UserError: No format fits, or more than one does.
@@ -51,13 +58,17 @@ def recognise(
             return format
     known = [format for format in formats() if format.recognise(names, config)]
     if not known and "architecture" in config and "model_type" not in config:
-        raise UserError(f"timm's {config['architecture']!r} is not supported, only its ViT, DeiT and TNT")
+        raise UserError(
+            f"timm's {config['architecture']!r} is not supported: its tensors are not those of a plain ViT, DeiT or TNT"
+        )
     found = [format for format in known if family in (None, format.base.partition(":")[0])]
     if len(found) == 1:
         return found[0]
     if found or known:
         described = ", ".join(f"{format.name} ({format.base.partition(':')[0]})" for format in found or known)
-        raise UserError(f"the tensors look like {described}. Give the model's name, for example name={known[0].base!r}")
+        raise UserError(
+            f"the tensors look like {described}. Give the model's name, for example {option('name')}={known[0].base!r}"
+        )
     raise UserError(
         f"the format is not one of the known ones ({', '.join(sorted({format.name for format in formats()}))}); "
         f"the file holds {listed(sorted(names))}"

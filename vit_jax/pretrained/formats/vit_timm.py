@@ -125,7 +125,7 @@ def _positions(tensors: Tensors) -> dict[int, dict[str, Any]]:
 
 
 def _config(model: ViT) -> dict[str, Any]:
-    if model.patch_bias == model.stem_norm and model.resnet_stages is None:
+    if model.patch_bias == model.stem_norm:
         raise UserError(
             f"format 'timm' cannot hold patch_bias={model.patch_bias} with stem_norm={model.stem_norm}: timm's patch "
             "embedding has a bias exactly if no norm follows"
