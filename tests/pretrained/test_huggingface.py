@@ -120,7 +120,7 @@ def test_the_encoder_of_vitmae_is_read_without_its_decoder(tiny, tmp_path):
     loaded = from_pretrained(folder(tmp_path / "x", tensors, {**SAID, "model_type": "vit_mae", "mask_ratio": 0.75}))
     assert loaded.model == model
     equal(loaded.params, params)
-    assert loaded.report.skipped == ["decoder.decoder_norm.weight", "decoder.mask_token"]
+    assert set(loaded.report.skipped) == {"decoder.decoder_norm.weight", "decoder.mask_token"}
     assert "the encoder sees all patches: mask_ratio belongs to pre-training" in loaded.report.notes
 
 
