@@ -58,7 +58,9 @@ def recognise(
             return format
     known = [format for format in formats() if format.recognise(names, config)]
     if not known and "architecture" in config and "model_type" not in config:
-        raise UserError(f"timm's {config['architecture']!r} is not supported, only its ViT, DeiT and TNT")
+        raise UserError(
+            f"timm's {config['architecture']!r} is not supported: its tensors are not those of a plain ViT, DeiT or TNT"
+        )
     found = [format for format in known if family in (None, format.base.partition(":")[0])]
     if len(found) == 1:
         return found[0]
