@@ -171,7 +171,10 @@ def test_a_model_that_computes_otherwise_is_told_apart(tiny, tmp_path):
         ({"blocks__1__mlp__fc1__weight": None}, "does not have: blocks.1.mlp.fc1.weight"),
         ({"blocks__0__mlp__fc1__weight": None}, "tensor blocks.0.mlp.fc1.weight is missing"),
         ({"mask_token": np.zeros((1, 1, 8))}, "has no place in the model for the file's tensors mask_token"),
-        ({"dist_token": np.zeros((1, 1, 8))}, "tensors that the file does not have: head_dist.bias, head_dist.weight"),
+        (
+            {"dist_token": np.zeros((1, 1, 8)), "pos_embed": np.zeros((1, 8, 8))},
+            "tensors that the file does not have: head_dist.bias, head_dist.weight",
+        ),
         (
             {"fc_norm__weight": np.zeros(8), "fc_norm__bias": np.zeros(8)},
             "no place in the model for the file's tensors fc_norm.bias, fc_norm.w",
