@@ -252,3 +252,13 @@ def test_the_names_that_transformers_5_gives_its_modules(tiny, tmp_path):
         renamed[name] = value
     assert "vit.layers.0.attention.q_proj.weight" in renamed
     jax.tree.map(np.testing.assert_array_equal, to_params(format, model, renamed), params)
+
+
+def test_the_preprocessor_of_clips_is_read_before_that_of_images(tiny, tmp_path):
+    model, params = tiny("timesformer:Ti/4", num_frames=2, image_size=(8, 8))
+    save_pretrained(tmp_path / "x", model, params, "huggingface")
+    clips = {"video_processor_type": "TimesformerVideoProcessor", "image_mean": [0.45] * 3, "image_std": [0.225] * 3}
+    for name, fields in (("video_preprocessor_config", clips), ("preprocessor_config", {"do_pad": True})):
+        (tmp_path / "x" / f"{name}.json").write_text(json.dumps(fields))
+    expected = "resize(8, method='bilinear')|center_crop(rounding='down')|normalize(mean=0.45, std=0.225)"
+    assert from_pretrained(tmp_path / "x").preprocessing.transforms == expected

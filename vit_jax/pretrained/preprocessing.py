@@ -16,7 +16,10 @@ from vit_jax.pretrained.names import Size
 Numbers = float | Sequence[float]
 METHODS = ("nearest", "lanczos", "bilinear", "bicubic", "box")  # those of Pillow that the transforms have, by its codes
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-ADVICE = "Give the preprocessing yourself: preprocessing=... in Python, config.data.eval_transforms in a config"
+ADVICE = (
+    "Give the preprocessing yourself: preprocessing=... in Python, --preprocessing of convert, or "
+    "config.data.eval_transforms of a run"
+)
 
 # keys of timm's pretrained_cfg
 _PIXELS = ("input_size", "test_input_size", "interpolation", "crop_pct", "test_crop_pct", "crop_mode", "mean", "std")
