@@ -116,7 +116,7 @@ def from_timm(config: Mapping[str, Any], image_size: Size) -> str | None:
         return None
     refuse_unknown("config.json: pretrained_cfg", fields, (*_PIXELS, *_NOT_PIXELS))
     crop_pct, test_size = fields.get("crop_pct") or 0.875, fields.get("test_input_size")
-    if test_size and tuple(test_size[-2:]) == tuple(image_size):
+    if isinstance(test_size, Sequence) and tuple(test_size[-2:]) == tuple(image_size):
         crop_pct = fields.get("test_crop_pct") or crop_pct
     method, mode = fields.get("interpolation") or "bicubic", fields.get("crop_mode") or "center"
     choices = {"interpolation": (method, METHODS), "crop_mode": (mode, ("center", "squash"))}
