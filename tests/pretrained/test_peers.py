@@ -43,6 +43,11 @@ def timm():
         {"gelu": "tanh", "pool": "gap", "qkv_bias": False, "layer_scale_init": 0.1},
         {"pool": "map", "patch_size": (4, 3), "in_channels": 1},
         {"pos_embed": "none"},
+        {"pool": "gap", "unpooled_class_token": True, "final_norm": "after_pool"},
+        {"distillation_token": True},
+        {"num_registers": 2, "prefix_pos_embed": False, "final_norm": "none"},
+        {"pool": "map", "num_registers": 2, "unpooled_class_token": True},
+        {"stem_norm": True, "patch_bias": False, "norm_epsilon": 1e-5, "gelu": "quick"},
     ],
     ids=str,
 )

@@ -105,7 +105,7 @@ class VisionModel(TypedModule):
           ValueError: A field has a value that is not supported, or two fields do not fit together.
         """
         check_choices(self, **choices, gelu=GELU, remat=REMAT, attention_kernel=KERNELS)
-        if self.hidden_dim % self.num_heads:
+        if self.num_heads < 1 or self.hidden_dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} does not divide hidden_dim={self.hidden_dim}")
         if not all(self.patch_size) or not all(self.grid):
             raise ValueError(f"no patch of patch_size={self.patch_size} fits into image_size={self.image_size}")

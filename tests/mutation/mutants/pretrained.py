@@ -11,7 +11,7 @@ MUTANTS = {
         ('default = pretrained_cfg(config).get("global_pool") or "token"', 'default = "token"'),
         ('_implied(_ACTIVATIONS, name, "gelu")', '"gelu"'),
         (', "pool_include_prefix", "dynamic_img_pad"', ', "pool_include_prefix"'),
-        ('(config.get("model_args") or {}).get("img_size") or pretrained_cfg', "pretrained_cfg"),
+        ('_section(config, "model_args").get("img_size") or pretrained_cfg', "pretrained_cfg"),
     ],
     ("vit_jax/pretrained/formats/vit_google.py", DEFAULTS): [
         ('"gelu": "tanh",\n        "norm_epsilon": 1e-6', '"gelu": "exact",\n        "norm_epsilon": 1e-6'),

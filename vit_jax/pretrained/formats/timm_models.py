@@ -159,12 +159,12 @@ def said_by(config: Config) -> dict[str, Any]:
     """
     name, args = config["architecture"], arguments(config, ("num_heads", "global_pool", "act_layer", "norm_layer"))
     fields: dict[str, Any] = {"norm_epsilon": _implied(_EPSILONS, name, EPSILON)}
-    if args.get("norm_layer") is not None:  # the name of a class, whose epsilon is then timm's default
-        choose("norm_layer", args["norm_layer"].replace("_", "").lower() or "layernorm", ("layernorm",))
+    if "norm_layer" in args:  # the name of a class, whose epsilon is then timm's default
+        choose("norm_layer", str(args["norm_layer"]).replace("_", "").lower() or "layernorm", ("layernorm",))
         fields["norm_epsilon"] = EPSILON
-    activation = args.get("act_layer", _implied(_ACTIVATIONS, name, "gelu"))
-    fields["gelu"] = GELUS[choose("act_layer", activation.lower() or "gelu", GELUS)]
-    fields["pool"] = POOLS[choose("global_pool", _global_pool(config, name, args), POOLS)]
+    activation = str(args.get("act_layer", _implied(_ACTIVATIONS, name, "gelu"))).lower()
+    fields["gelu"] = GELUS[choose("act_layer", activation or "gelu", tuple(GELUS))]
+    fields["pool"] = POOLS[choose("global_pool", _global_pool(config, name, args), tuple(POOLS))]
     if "num_heads" in args:
         fields["num_heads"] = args["num_heads"]
     return fields
@@ -196,7 +196,7 @@ def arguments(config: Config, obeyed: Collection[str], shown: Collection[str] = 
     Raises:
       UserError: An argument is unknown, or has a value that is not supported.
     """
-    args = {key: value for key, value in (config.get("model_args") or {}).items() if value is not None}
+    args = {key: value for key, value in _section(config, "model_args").items() if value is not None}
     for key, value in args.items():
         if key in _KEPT:
             if value != _KEPT[key] and not (key == "attn_layer" and value == ""):
@@ -219,13 +219,20 @@ def choose(key: str, value: Any, known: Collection[Any]) -> Any:
 
 def image_size(config: Config) -> dict[str, Any]:
     """Returns `{"image_size": ...}` if config.json says it, else {}."""
-    size = (config.get("model_args") or {}).get("img_size") or pretrained_cfg(config).get("input_size", [])[1:]
+    size = _section(config, "model_args").get("img_size") or pretrained_cfg(config).get("input_size", [])[1:]
     return {"image_size": pair(size)} if size else {}
 
 
 def pretrained_cfg(config: Config) -> Config:
     """Returns what timm calls `pretrained_cfg`; in old folders that is config.json itself."""
-    return config.get("pretrained_cfg") or config
+    return _section(config, "pretrained_cfg") or config
+
+
+def _section(config: Config, key: str) -> Config:
+    section = config.get(key) or {}
+    if not isinstance(section, dict):
+        raise UserError(f"config.json: {key} is {section!r}, not an object")
+    return section
 
 
 def _implied(table: dict[str, Any], architecture: str, default: Any) -> Any:
