@@ -1,5 +1,6 @@
 import argparse
 import json
+import os
 import re
 
 import pytest
@@ -57,6 +58,14 @@ def test_info_of_a_folder_lists_what_is_skipped_and_missing(tmp_path, write_imag
     assert "6x5 RGB (2), 3x3 RGB (1)" in text
     assert "skipped in train: b/notes.txt (not an image)" in text
     assert "val has no folder for b" in text
+
+
+def test_names_that_are_not_utf8_are_printed(tmp_path, write_images, capsysbinary):
+    write_images(tmp_path / "a", 1)
+    with open(os.path.join(os.fsencode(tmp_path), b"a", b"caf\xe9\n.png"), "wb") as file:
+        file.write(b"no image")
+    run("info", "folder", "--path", str(tmp_path))
+    assert b"skipped in train: a/caf\\xe9\\n.png (not an image)\n" in capsysbinary.readouterr().out
 
 
 def test_check_counts_what_it_finds_and_fails_if_clips_are_broken(tmp_path, capsys):

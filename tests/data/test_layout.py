@@ -103,6 +103,15 @@ def test_classes_are_those_of_the_training_split_that_is_asked_for(make):
         list_clips(root, "val_mini")
 
 
+def test_the_folder_of_a_split_is_said_if_it_has_another_name(make, write_images):
+    root = make("train_mini/a/1.mp4", "val/a/1.mp4")
+    write_images(root / "train_mini" / "a", 1)
+    for kind in (FolderSource, VideoSource):
+        assert kind(root, "train[:100%]").recognised == f"split 'train' was found in {root}/train_mini"
+        assert kind(root, "train_mini").recognised == ""
+        assert kind(root / "val" / ".." / "train_mini", "train").recognised == ""
+
+
 def test_numeric_classes_are_in_numeric_order(make):
     root = make(*(f"{number}/1.mp4" for number in range(12)))
     listing = list_clips(root, "train")

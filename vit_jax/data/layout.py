@@ -72,6 +72,11 @@ def folder_of(path: Path, split: str, folders: dict[str, Path]) -> Path:
     raise UserError(f"{path} has no split {split!r}{nearest(split, folders)}")
 
 
+def recognised(path: Path, split: str, folder: Path) -> str:
+    """Returns a sentence that says which folder a split was found in, or "" if that goes without saying."""
+    return "" if folder in (path, path / split) else f"split {split!r} was found in {folder}"
+
+
 def class_names(folders: dict[str, Path], folder: Path) -> tuple[str, ...]:
     """Returns the names of the class folders, in the order of their numbers, for reading the split in `folder`.
 

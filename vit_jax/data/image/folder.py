@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.image.reading import DANGLING, opened, read_image, true_levels
-from vit_jax.data.layout import class_names, dangling_links, folder_of, named, split_folders
+from vit_jax.data.layout import class_names, dangling_links, folder_of, named, recognised, split_folders
 from vit_jax.data.scan import Record, cached_manifest, file_states, list_classes, read_records, walk, write_records
 from vit_jax.data.splits import choose, parse_split
 from vit_jax.errors import UserError
@@ -49,6 +49,7 @@ class FolderSource:
         folders = split_folders(self.path)
         slices = parse_split(split)
         folder = folder_of(self.path, slices[0].base, folders)
+        self.recognised = recognised(self.path, slices[0].base, folder)
         self.labels = class_names(folders, folder)
         self.files, self._classes = list_classes(folder, self.labels, find_images)
         if not self.files:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.data.image.reading import DANGLING
-from vit_jax.data.layout import class_names, dangling_links, folder_of, named, printable, split_folders
+from vit_jax.data.layout import class_names, dangling_links, folder_of, named, printable, recognised, split_folders
 from vit_jax.data.scan import Record, file_states, list_classes, read_manifest, walk
 from vit_jax.data.splits import choose, parse_split
 from vit_jax.data.video import lists
@@ -66,12 +66,13 @@ class VideoSource:
             raise UserError(f"config.data.frames_fps must be above 0, not {frames_fps}")
         self.path, self.split, self._frames_fps = Path(path).expanduser(), split, frames_fps
         slices = parse_split(split)
-        self._root, prefix, self._clips, self.labels, self.recognised = list_clips(self.path, slices[0].base)
+        self._root, prefix, self._clips, self.labels, how = list_clips(self.path, slices[0].base)
+        self.recognised = how or recognised(self.path, slices[0].base, self._root)
         self.files = [clip.file for clip in self._clips]
         chosen = choose(len(self._clips), slices)
         problems = self._problems(chosen, prefix)
         self.skipped = [(self.files[index], problems[index]) for index in sorted(problems)]
-        if not self.recognised:
+        if not how:
             self.skipped += [(name, DANGLING) for name in dangling_links(self._root)]
         self._ids = [index for index in chosen if index not in problems]
         found = f"{self.path}: split {split!r} has {len(self.skipped)} of {len(chosen)} clips that cannot be used"
