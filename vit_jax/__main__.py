@@ -160,7 +160,8 @@ def _interruptible() -> Iterator[None]:
             frame = frame.f_back
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell ignores it for a job with `&`
         yield
         return
     before = signal.signal(signal.SIGINT, interrupt)

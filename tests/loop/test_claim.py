@@ -1,6 +1,8 @@
 """A workdir belongs to one config and one data set, whatever became of its files."""
 
 import json
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,17 @@ from vit_jax.errors import RunError, UserError
 from vit_jax.tasks import Sum
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, images):
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    stopped_at("update", 6, interrupt, tiny_config(images), workdir)
+    return workdir
+
+
 @pytest.fixture
-def begun(tmp_path, images):
+def begun(tmp_path, stopped):
     """A run that was stopped after step 6."""
-    stopped_at("update", 6, interrupt, tiny_config(images), tmp_path / "run")
-    return tmp_path / "run"
+    return pathlib.Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
 DAMAGE = {

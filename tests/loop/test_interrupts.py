@@ -54,6 +54,35 @@ def test_a_signal_is_noted_and_the_old_handlers_come_back(number):
     assert {each: signal.getsignal(each) for each in before} == before
 
 
+IMPORTED = """
+import signal
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    raise ImportError("initialization failed")
+"""
+
+
+def test_ctrl_c_during_an_import_is_one_line(tmp_path):
+    """An extension module that is interrupted fails with an ImportError, which would be a traceback."""
+    (tmp_path / "jax.py").write_text(IMPORTED)
+    command = ["train", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    run = [sys.executable, "-c", "import sys; from vit_jax.__main__ import main; sys.exit(main())", *command]
+    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vit_jax: interrupted\n")
+
+
+def test_ctrl_c_elsewhere_is_one_line_and_the_old_handler_comes_back(monkeypatch, capfd):
+    from vit_jax import __main__ as program
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(program, "_run", lambda argv: signal.raise_signal(signal.SIGINT))
+    assert program.main([]) == 130
+    assert capfd.readouterr().err == "vit_jax: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.fixture(scope="module")
 def stops(tmp_path_factory):
     """Returns where each of two processes stopped when one of them was sent a signal."""

@@ -1,7 +1,9 @@
 """What is called damaged, what is not, and what becomes of it."""
 
 import json
+import pathlib
 import random
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +33,17 @@ def state_of(step, width=300):
 ABSTRACT = jax.eval_shape(lambda: State({"w": jnp.zeros((300, 40)), "b": jnp.zeros(1)}, jnp.zeros(2, jnp.uint32)))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("written") / "run"
+    save(workdir, 1, 2)
+    return workdir
+
+
 @pytest.fixture
-def workdir(tmp_path):
-    save(tmp_path, 1, 2)
-    return tmp_path
+def workdir(tmp_path, written):
+    """A workdir with intact checkpoints of steps 1 and 2."""
+    return pathlib.Path(shutil.copytree(written, tmp_path / "run"))
 
 
 def save(workdir, *steps, **options):

@@ -71,7 +71,7 @@ MUTANTS = {
         ('        if not self._is_lost(_read(self._path)):\n            self._path.unlink', '        if True:\n            self._path.unlink'),
     ],
     ("vit_jax/workdir/checksum.py", "tests/workdir/test_damage.py"): [
-        ("(2 * position + 1) * bits", "(position + 1) * 2 * bits"),
+        ("jnp.sum((2 * position + 1) * bits", "jnp.sum((position + 1) * 2 * bits"),
     ],
     ("vit_jax/workdir/checkpoint.py", "tests/workdir/test_damage.py"): [
         ('if "checksum" in meta and meta["checksum"]["arrays"] != checksum.of_parts(state):', "if False:"),
