@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     explodes = {"name": "step", "boundaries": "('7 steps',)", "step_factor": 1e30, "warmup": "0 steps"}
     flags = {f"optimizer__schedule__{name}": value for name, value in explodes.items()}
     line = refused_training(shelf / "explodes", status=1, **flags)
-    assert "at step 8. The run is stopped; its last checkpoint is kept." in line
+    assert "parameter_norm is inf at step 8. The ids of the examples in its batch are " in line
     assert evaluates_at(shelf / "explodes", capsys) == 7
     last_run = json.loads((shelf / "explodes" / "runs.jsonl").read_text())
     assert last_run["status"].startswith("RunError: ")
