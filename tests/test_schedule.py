@@ -135,7 +135,7 @@ def test_a_run_shorter_than_its_warmup_works_and_says_so(name, total):
 def test_a_cooldown_that_does_not_fit_is_shortened_and_an_end_without_effect_is_said():
     config = settings_of(name="rsqrt", warmup="50 steps", cooldown="60 steps")
     assert Durations.of(config, 100, 10).cooldown == 10
-    assert Durations.of(config, 110, 10) == (50, 60, ())
+    assert Durations.of(config, 110, 10) == (50, 60, (), ())
     (note,) = Durations.of(settings_of(name="rsqrt", end=1e-5), 100, 10).notes
     assert (
         note

@@ -180,17 +180,19 @@ class Experiment:
         change = f"config.duration: {before.duration!r} -> {self.config.duration!r}"
         if plan.total < done:
             raise UserError(f"{change}: {workdir} has done {done:,} steps, and cannot end at {plan.total:,}")
+        section, total = before.optimizer.schedule, schema.steps("duration", before.duration, plan.steps_per_epoch)
         old = make_schedule(
-            before.optimizer.schedule,
-            total_steps=schema.steps("duration", before.duration, plan.steps_per_epoch),
+            section,
+            total_steps=total,
             steps_per_epoch=plan.steps_per_epoch,
             hidden_dim=getattr(self.model, "hidden_dim", None),
         )
         if not same_until(done, old, self.schedule):
+            was_shortened = Durations.of(section, total, plan.steps_per_epoch).shortened
+            why = f"its {was_shortened[0]} was shortened" if was_shortened else f"its schedule is {kind!r}"
             raise UserError(
-                f"{change} changes the learning rates of the {done:,} steps done, because of "
-                f"config.optimizer.schedule.name={kind!r}. Undo the change; or start a new run from these weights, "
-                f"with another --workdir and --config.init_from={workdir}"
+                f"{change} changes the learning rates of the {done:,} steps done, because {why}. Undo the change; or "
+                f"start a new run from these weights, with another --workdir and --config.init_from={workdir}"
             )
         return [f"{change}, which leaves the learning rates of the {done:,} steps done as they were"]
 

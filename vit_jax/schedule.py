@@ -68,11 +68,13 @@ class Durations(NamedTuple):
     it determines the highest rate; a short run ends during the warm-up.
 
     Attributes:
-      notes: Lines to print: what was shortened.
+      shortened: The keys that were shortened.
+      notes: Lines to print: what was shortened, and an `end` without effect.
     """
 
     warmup: int
     cooldown: int
+    shortened: tuple[str, ...]
     notes: tuple[str, ...]
 
     @classmethod
@@ -80,23 +82,19 @@ class Durations(NamedTuple):
         warmup, cooldown = (
             steps(f"optimizer.schedule.{key}", config[key], steps_per_epoch) for key in ("warmup", "cooldown")
         )
-        notes: tuple[str, ...] = ()
-
-        def shortened(key, before):
-            nonlocal notes
-            after = total_steps // 10
-            notes += (
-                f"{_KEY}.{key} is shortened from {before:,} to {after:,} steps: the run has {total_steps:,} steps",
-            )
-            return after
-
+        wanted, tenth = {"warmup": warmup, "cooldown": cooldown}, total_steps // 10
         if warmup >= total_steps and config.name != "noam":
-            warmup = shortened("warmup", warmup)
+            warmup = tenth
         if cooldown > total_steps - (0 if config.name == "noam" else warmup):
-            cooldown = shortened("cooldown", cooldown)
+            cooldown = tenth
+        shortened = tuple(key for key, now in (("warmup", warmup), ("cooldown", cooldown)) if now != wanted[key])
+        notes = tuple(
+            f"{_KEY}.{key} is shortened from {wanted[key]:,} to {tenth:,} steps: the run has {total_steps:,} steps"
+            for key in shortened
+        )
         if config.end and config.name not in _TO_THE_END and not cooldown:
             notes += (f"{_KEY}.end={config.end} has no effect on {config.name!r} without {_KEY}.cooldown",)
-        return cls(warmup, cooldown, notes)
+        return cls(warmup, cooldown, shortened, notes)
 
 
 def same_until(step: int, before: optax.Schedule, now: optax.Schedule) -> bool:

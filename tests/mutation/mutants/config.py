@@ -36,7 +36,7 @@ MUTANTS = {
         ("end + (rate(step) - end) * jnp.minimum", "rate(step) * jnp.minimum"),
         ("(total_steps - step) / cooldown", "(total_steps - 1 - step) / cooldown"),
         ("if warmup >= total_steps and", "if warmup > total_steps and"),
-        ("after = total_steps // 10", "after = 0"),
+        ("total_steps // 10", "0"),
     ],
     ("vit_jax/data/start.py", "tests/config/test_start.py"): [
         ("config.batch_size // repeats > examples", "config.batch_size > examples"),
