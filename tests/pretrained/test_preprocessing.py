@@ -245,7 +245,8 @@ def test_big_vision_resizes_256_for_224():
 
 VALUES = st.sampled_from(
     [None, True, False, 0, 1, -1, 224, 256.0, 0.5, float("nan"), float("inf"), 10**12, "", "a", "bicubic", [], [1],
-     ["a"] * 3, [0.5] * 3, [224, 224], [3, 224, 224], {}, {"height": 224, "width": 224}, {"shortest_edge": 256}, {"height": "a"}]
+     ["a"] * 3, [0.5] * 3, [224, 224], [3, 224, 224], {}, {"height": 224, "width": 224},
+     {"shortest_edge": 256}, {"height": "a"}]
 )  # fmt: skip
 TIMM_KEYS = ("interpolation", "crop_pct", "test_crop_pct", "crop_mode", "mean", "std", "test_input_size", "unknown")
 KEYS = (*image_processors._ALL, "image_processor_type", "unknown")
