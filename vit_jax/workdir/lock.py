@@ -12,6 +12,7 @@ was suspended for more than a minute while another machine took over. The proces
 renews the file, and stops before it saves again.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -90,10 +91,8 @@ class Lock:
             if self._is_lost(_read(self._path)):
                 return  # `check` reports it
             self._lease["renewed"] += 1
-            try:
+            with contextlib.suppress(OSError):  # if the disk is full, the run stops when it writes its results
                 files.replace(self._path, json.dumps(self._lease))
-            except OSError as error:  # a full disk stops the run elsewhere
-                logging.warning("cannot renew %s: %s", self._path, error.strerror or error)
 
     def _remove_if_dead(self, holder: dict[str, Any]) -> None:
         """Removes the lock if its holder is dead; raises UserError if it may be alive."""
