@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import random
 import shutil
 import types
 
@@ -18,7 +19,8 @@ from PIL import Image
 import vit_jax
 from vit_jax.__main__ import main
 from vit_jax.errors import UserError
-from vit_jax.run import load_run
+from vit_jax.run import Run, load_run
+from vit_jax.workdir.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_home")
 SMALL = {
@@ -265,3 +267,30 @@ def test_neither_a_name_nor_weights(folder, tmp_path):
     line = finetune(tmp_path / "run", tmp_path / "nowhere", folder, status=2)
     assert f"config.init_from={tmp_path}/nowhere: no such file or folder" in line
     assert not (tmp_path / "run").exists()
+
+
+def replaced(tree, rng):
+    """Returns JSON in which one value, at a random place, is another one."""
+    if isinstance(tree, dict | list) and tree and rng.random() < 0.9:
+        copy = dict(tree) if isinstance(tree, dict) else list(tree)
+        place = rng.choice(list(copy)) if isinstance(tree, dict) else rng.randrange(len(tree))
+        copy[place] = replaced(copy[place], rng)
+        return copy
+    return rng.choice([None, True, -1, 0.5, "", "x", "a.b:c", [], [1], ["x", 2], {}, {"key": "image"}])
+
+
+def test_a_checkpoint_with_another_description_loads_or_is_refused(trained, workdir, monkeypatch):
+    params, meta = load_checkpoint(workdir)
+    refused = []
+    for seed in range(150):
+        rng = random.Random(seed)
+        part = rng.choice(["config", "labels", "preprocessing", "extensions"])
+        changed = {**meta, part: replaced(meta[part], rng)}
+        monkeypatch.setattr("vit_jax.run.load_meta", lambda path, changed=changed: changed)
+        monkeypatch.setattr("vit_jax.run.load_checkpoint", lambda path, changed=changed: (params, changed))
+        try:
+            assert isinstance(load_run(workdir), Run)
+        except UserError as error:
+            refused.append(str(error))
+    assert 0 < len(refused) < 150
+    assert [message for message in refused if "\n" in message] == []

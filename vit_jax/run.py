@@ -1,5 +1,6 @@
 """Run: a trained model with everything it needs to predict, evaluate, compute features and export its weights."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -287,24 +288,32 @@ def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own
       own: Import paths that need no trust, because the user's own config names them.
 
     Raises:
-      UserError: There is no intact checkpoint, there are fewer than `average`, or the checkpoint names code that is not
-        trusted.
+      UserError: There is no intact checkpoint, there are fewer than `average`, its description is damaged, or it
+        names code that is not trusted.
     """
     _check_path(epath.Path(path))
-    if meta := load_meta(path):
-        extensions.check_trust(meta, trust, source=path, own=own)
+    with _described(path):
+        if meta := load_meta(path):
+            extensions.check_trust(meta, trust, source=path, own=own)
     params, meta = load_checkpoint(path) if average == 1 else average_checkpoints(path, average)
-    config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
-    encoder = load_encoder(meta["preprocessing"])
-    return Run(
-        model=make_model(config, encoder, labels),
-        params=params,
-        task=make_task(config, encoder, labels),
-        labels=labels,
-        encoder=encoder,
-        config=config,
-        step=meta["step"],
-    )
+    with _described(path):
+        config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
+        encoder = load_encoder(meta["preprocessing"])
+        model, task = make_model(config, encoder, labels), make_task(config, encoder, labels)
+    return Run(model, params, task, labels, encoder, config, meta["step"])
+
+
+@contextlib.contextmanager
+def _described(path: epath.PathLike) -> Iterator[None]:
+    """Turns what an unexpected description in a checkpoint can raise into a UserError that names the checkpoint."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        found = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise UserError(
+            f"{path}: the checkpoint's config, labels or preprocessing are not as expected ({found}). It is damaged or "
+            "of another version of vit_jax."
+        ) from error
 
 
 def _check_path(path: epath.Path) -> None:
