@@ -68,6 +68,7 @@ def test_every_transform_works_by_name_on_grey_and_rgb(name, channels):
         ("resize|", "invalid syntax"),
         ("", "invalid syntax"),
         (f"random_resize|{NORMALIZE}", "random_resize: missing 2 required positional arguments: 'low' and 'high'"),
+        (f"resize(1000000)|{NORMALIZE}", "resize: size must be "),
         (f"random_resize(320, 256)|{NORMALIZE}", "random_resize: high must be at least low (320), not 256"),
         (f"random_resize(0, 2.5)|{NORMALIZE}", "random_resize: low must be pixels, above 0 and at most 16,384, not 0"),
         (f"randaugment('rand-q9')|{NORMALIZE}", "(not 'q9')"),
