@@ -213,6 +213,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     flags = {f"optimizer__schedule__{name}": value for name, value in explodes.items()}
     line = refused_training(shelf / "explodes", status=1, **flags)
     assert "parameter_norm is inf at step 8. The ids of the examples in its batch are " in line
+    assert "The checkpoint of step 7 is kept" in line
     assert evaluates_at(shelf / "explodes", capsys) == 7
     last_run = json.loads((shelf / "explodes" / "runs.jsonl").read_text())
     assert last_run["status"].startswith("RunError: ")

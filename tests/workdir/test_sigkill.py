@@ -92,7 +92,8 @@ def killed(lives, workdir, rng, start_seconds):
     process.kill()
     assert status(process) == -signal.SIGKILL, lives.lines
     assert not any("Traceback" in line or "damaged" in line for line in lives.lines), lives.lines
-    last = " ".join(lives.lines[-1].split()[:3]) if lives.lines else "nothing printed"
+    progress = [line for line in lives.lines if line.startswith(("step ", "resuming "))]
+    last = " ".join(progress[-1].split()[:3]) if progress else "starting"
     return f"{last}, {delay:.2f} s later{', saving' if saving else ''}{', 2 workers' if workers else ''}"
 
 
