@@ -1,5 +1,7 @@
 """What a run that starts from weights says about them: names, sizes, preprocessing, and fields that contradict them."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -135,3 +137,17 @@ def test_a_file_with_a_prefix_asks_for_the_keys_of_the_config(tmp_path, model_an
         start_from(tmp_path / "x.npz", model_and_params[0].clone(image_size=(16, 16)), {}, ())
     assert "stored_image_size" not in str(error.value)
     assert architecture_of(tmp_path / "x.npz").image_size is None
+
+
+def test_what_the_file_does_not_say_is_asked_for_by_its_config_key(tmp_path):
+    path = pathlib.Path(__file__).parent / "pretrained" / "fixtures" / "vit_checkpoint.pth"
+    message = r"does not say num_heads\. Give config\.model\.num_heads=\.\.\., .* config\.model\.name='vit:B/16'"
+    with pytest.raises(UserError, match=rf"^config\.init_from={path}: .*{message}"):
+        architecture_of(path)
+    with pytest.raises(UserError, match=r"does not say pool\. Give config\.model\.pool=\.\.\.$"):
+        architecture_of(path, given={"name": None, "num_heads": 2})
+    given = {"name": None, "num_heads": 2, "pool": "cls", "gelu": None}
+    assert architecture_of(path, given=given).fields["num_heads"] == 2
+    assert architecture_of(path, given={"name": "vit:Ti/16"}).channels == 3
+    with pytest.raises(UserError, match=r"^config\.init_from=nowhere: no such file or folder$"):
+        architecture_of("nowhere")

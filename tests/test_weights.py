@@ -297,20 +297,6 @@ def test_the_architecture_is_named_by_the_variant_whose_sizes_the_file_has(tmp_p
     assert architecture.chain((32, 32)) == "resize(method='bilinear', antialias=False)|normalize(mean=0.5, std=0.5)"
 
 
-def test_what_the_file_does_not_say_is_asked_for_by_its_config_key(tmp_path):
-    path = pathlib.Path(__file__).parent / "pretrained" / "fixtures" / "vit_checkpoint.pth"
-    message = r"does not say num_heads\. Give config\.model\.num_heads=\.\.\., .* config\.model\.name='vit:B/16'"
-    with pytest.raises(UserError, match=rf"^config\.init_from={path}: .*{message}"):
-        architecture_of(path)
-    with pytest.raises(UserError, match=r"does not say pool\. Give config\.model\.pool=\.\.\.$"):
-        architecture_of(path, given={"name": None, "num_heads": 2})
-    given = {"name": None, "num_heads": 2, "pool": "cls", "gelu": None}
-    assert architecture_of(path, given=given).fields["num_heads"] == 2
-    assert architecture_of(path, given={"name": "vit:Ti/16"}).channels == 3
-    with pytest.raises(UserError, match=r"^config\.init_from=nowhere: no such file or folder$"):
-        architecture_of("nowhere")
-
-
 # ---- what a load costs ----
 
 

@@ -14,7 +14,7 @@ from vit_jax.errors import UserError
 from vit_jax.models.positions import resample
 from vit_jax.pretrained.formats import find_format
 from vit_jax.pretrained.formats.dino import DINOV2
-from vit_jax.pretrained.names import to_tensors
+from vit_jax.pretrained.names import to_params, to_tensors
 
 HF = {"gelu": "exact", "norm_epsilon": 1e-12, "image_size": (16, 16)}
 DINO = {"gelu": "exact", "layer_scale_init": 1.0, "num_classes": None, "image_size": (16, 16)}
@@ -120,7 +120,7 @@ def test_the_encoder_of_vitmae_is_read_without_its_decoder(tiny, tmp_path):
     loaded = from_pretrained(folder(tmp_path / "x", tensors, {**SAID, "model_type": "vit_mae", "mask_ratio": 0.75}))
     assert loaded.model == model
     equal(loaded.params, params)
-    assert loaded.report.skipped == ["decoder.decoder_norm.weight", "decoder.mask_token"]
+    assert set(loaded.report.skipped) == {"decoder.decoder_norm.weight", "decoder.mask_token"}
     assert "the encoder sees all patches: mask_ratio belongs to pre-training" in loaded.report.notes
 
 
@@ -239,3 +239,26 @@ def test_the_pooler_s_activation_is_tanh(tiny, tmp_path):
         path.write_text(json.dumps({**json.loads(path.read_text()), "pooler_output_size": 6, **said}))
         with pytest.raises(UserError, match=message):
             from_pretrained(path.parent)
+
+
+def test_the_names_that_transformers_5_gives_its_modules(tiny, tmp_path):
+    model, params = tiny(norm_epsilon=1e-12, gelu="exact")
+    format = find_format("huggingface", model)
+    renamed = {}
+    for name, value in to_tensors(format, model, params).items():
+        name = name.replace("encoder.layer.", "layers.").replace("attention.output.dense", "attention.o_proj")
+        name = re.sub(r"attention\.attention\.(\w)\w+", r"attention.\1_proj", name)
+        name = name.replace("intermediate.dense", "mlp.fc1").replace("output.dense", "mlp.fc2")
+        renamed[name] = value
+    assert "vit.layers.0.attention.q_proj.weight" in renamed
+    jax.tree.map(np.testing.assert_array_equal, to_params(format, model, renamed), params)
+
+
+def test_the_preprocessor_of_clips_is_read_before_that_of_images(tiny, tmp_path):
+    model, params = tiny("timesformer:Ti/4", num_frames=2, image_size=(8, 8))
+    save_pretrained(tmp_path / "x", model, params, "huggingface")
+    clips = {"video_processor_type": "TimesformerVideoProcessor", "image_mean": [0.45] * 3, "image_std": [0.225] * 3}
+    for name, fields in (("video_preprocessor_config", clips), ("preprocessor_config", {"do_pad": True})):
+        (tmp_path / "x" / f"{name}.json").write_text(json.dumps(fields))
+    expected = "resize(8, method='bilinear')|center_crop(rounding='down')|normalize(mean=0.45, std=0.225)"
+    assert from_pretrained(tmp_path / "x").preprocessing.transforms == expected

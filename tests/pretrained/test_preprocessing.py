@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import UserError
+from vit_jax.pretrained import image_processors
 from vit_jax.pretrained.image_processors import from_hugging_face, to_hugging_face
 from vit_jax.pretrained.preprocessing import Recipe, big_vision, cropped, from_timm, squashed, to_timm
 
@@ -238,3 +241,34 @@ def test_every_photograph_fits_a_model_that_is_not_square(chain, shape):
 def test_big_vision_resizes_256_for_224():
     chain = "resize({}, method='box')|center_crop|normalize(mean=0.5, std=0.5)"
     assert [big_vision((side, side)) for side in (224, 448)] == [chain.format(256), chain.format(512)]
+
+
+VALUES = st.sampled_from(
+    [None, True, False, 0, 1, -1, 224, 256.0, 0.5, float("nan"), float("inf"), 10**12, "", "a", "bicubic", [], [1],
+     ["a"] * 3, [0.5] * 3, [224, 224], [3, 224, 224], {}, {"height": 224, "width": 224},
+     {"shortest_edge": 256}, {"height": "a"}]
+)  # fmt: skip
+TIMM_KEYS = ("interpolation", "crop_pct", "test_crop_pct", "crop_mode", "mean", "std", "test_input_size", "unknown")
+KEYS = (*image_processors._ALL, "image_processor_type", "unknown")
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=500)
+@given(
+    timm=st.dictionaries(st.sampled_from(TIMM_KEYS), VALUES, max_size=4),
+    hugging_face=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3),
+    processor=st.sampled_from(list(image_processors._PROCESSORS)),
+)
+def test_any_values_give_a_chain_or_one_line(timm, hugging_face, processor):
+    hugging_face = {"image_processor_type": f"{processor}ImageProcessor", **hugging_face}
+    for read, config in (
+        (from_timm, {"pretrained_cfg": timm}),
+        (from_hugging_face, {"preprocessor_config": hugging_face}),
+    ):
+        try:
+            chain = read(config, (224, 160))
+        except UserError as error:
+            said = str(error)
+        else:
+            said = ""
+            assert chain is None or Preprocessing((224, 160), 3, chain).steps
+        assert "\n" not in said

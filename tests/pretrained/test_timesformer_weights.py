@@ -154,7 +154,7 @@ def test_what_no_tensor_tells_has_to_be_given(timesformer, authors_file):
 
 def test_without_time_the_tensors_are_a_vit_s_unless_the_caller_wants_a_video_model(timesformer, authors_file):
     path = authors_file(*timesformer(attention_type="space_only"))
-    assert isinstance(from_pretrained(path, num_heads=2, image_size=(8, 12)).model, ViT)
+    assert isinstance(from_pretrained(path, num_heads=2, pool="cls", image_size=(8, 12)).model, ViT)
     named = from_pretrained(path, "timesformer:Ti/4", **UNSAID, hidden_dim=8, mlp_dim=12, num_layers=2).model
     assert named.attention_type == "space_only"
 

@@ -70,6 +70,6 @@ def test_lightning_s_vit_is_loaded_as_a_vit(tiny, tmp_path):
     model, params = tiny(gelu="exact")
     tensors = to_tensors(find_format("timm", model), model, params)
     np.savez(tmp_path / "x.npz", **wrapped(tensors, "model._orig_mod.module."))
-    loaded = from_pretrained(tmp_path / "x.npz", num_heads=2, image_size=(8, 12))
+    loaded = from_pretrained(tmp_path / "x.npz", num_heads=2, pool="cls", image_size=(8, 12))
     assert loaded.model == model
     np.testing.assert_array_equal(loaded.params["head"]["kernel"], params["head"]["kernel"])

@@ -16,7 +16,10 @@ from vit_jax.pretrained.names import Size
 Numbers = float | Sequence[float]
 METHODS = ("nearest", "lanczos", "bilinear", "bicubic", "box")  # those of Pillow that the transforms have, by its codes
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-ADVICE = "Give the preprocessing yourself: preprocessing=... in Python, config.data.eval_transforms in a config"
+ADVICE = (
+    "Give the preprocessing yourself: preprocessing=... in Python, --preprocessing of convert, or "
+    "config.data.eval_transforms of a run"
+)
 
 # keys of timm's pretrained_cfg
 _PIXELS = ("input_size", "test_input_size", "interpolation", "crop_pct", "test_crop_pct", "crop_mode", "mean", "std")
@@ -113,7 +116,7 @@ def from_timm(config: Mapping[str, Any], image_size: Size) -> str | None:
         return None
     refuse_unknown("config.json: pretrained_cfg", fields, (*_PIXELS, *_NOT_PIXELS))
     crop_pct, test_size = fields.get("crop_pct") or 0.875, fields.get("test_input_size")
-    if test_size and tuple(test_size[-2:]) == tuple(image_size):
+    if isinstance(test_size, Sequence) and tuple(test_size[-2:]) == tuple(image_size):
         crop_pct = fields.get("test_crop_pct") or crop_pct
     method, mode = fields.get("interpolation") or "bicubic", fields.get("crop_mode") or "center"
     choices = {"interpolation": (method, METHODS), "crop_mode": (mode, ("center", "squash"))}

@@ -7,6 +7,7 @@ The authors' files of DINO have the names of timm's; `resample_bare` says how th
 """
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,14 @@ def resample_bare(tensors: Tensors, config: Config) -> str:
     return "bicubic_dino" if np.any(tensors["pos_embed"][:, 0]) else "bicubic_plain"
 
 
-def _recognise(names: Any, config: Config) -> bool:
-    names = set(names)
-    authors = {"mask_token", "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma"} <= names and not config
+def is_authors(names: Collection[str], config: Config) -> bool:
+    """Returns whether a state dict without a config is of DINOv2's authors, whose names are nearly timm's."""
+    return {"mask_token", "blocks.0.attn.qkv.weight", "blocks.0.ls1.gamma"} <= set(names) and not config
+
+
+def _recognise(names: Collection[str], config: Config) -> bool:
     scales = any(re.search(r"encoder\.layer\.0\.layer_scale1\.lambda1$", name) for name in names)
-    return authors or (scales and config.get("model_type", "dinov2") in _MODELS)
+    return is_authors(names, config) or (scales and config.get("model_type", "dinov2") in _MODELS)
 
 
 def _normalise(tensors: Tensors) -> Tensors:

@@ -157,6 +157,8 @@ def _normalise(tensors: Tensors) -> Tensors:
     for name, value in tensors.items():
         for pattern, replacement in _RENAMED.items():
             name = re.sub(pattern, replacement, name)
+        if name.startswith("encoder.") and not is_headless:
+            name = prefix + name  # transformers 5 leaves the prefix out for ViTMSN
         renamed[name.removeprefix(prefix) if is_headless else name] = value
     return renamed
 

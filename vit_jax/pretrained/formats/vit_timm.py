@@ -183,7 +183,7 @@ TIMM = Format(
     recognise=lambda names, config: (
         {"blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= set(names)
         and "time_embed" not in names
-        and ("mask_token" not in names or bool(config))  # without a config, DINOv2's
+        and not dino.is_authors(names, config)
     ),
     architecture=_architecture,
     rules=_rules,
