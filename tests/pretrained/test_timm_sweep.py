@@ -209,6 +209,8 @@ def test_every_argument(name, timm, tmp_path):
                 accepted.append((key, value))
             except UserError as error:
                 refused[key, value] = str(error).rpartition(f"{folder.name}: ")[2]
+            except RuntimeError:  # timm builds it, and cannot run it
+                continue
             except AssertionError as error:
                 wrong[key, value] = str(error)
     print(name, "accepted", accepted)
