@@ -34,7 +34,7 @@ class Ours:
         import jax
         import optax
 
-        from vit_jax.parallel import make_parallel
+        from vit_jax.devices.parallel import make_parallel
 
         self.case, self.model = case, case.build()
         self.parallel, self.task, self.tx = make_parallel("pmap"), self._task(), optax.adamw(LEARNING_RATE)

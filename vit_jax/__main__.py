@@ -119,7 +119,7 @@ def reported(run: Callable[[], int]) -> int:
             advice = "Use a smaller batch size; docs/devices.md lists what else saves memory."
             return _fail(f"out of memory on the devices ({str(error).splitlines()[0]}). {advice}", 1)
         if "jax" in sys.modules:
-            from vit_jax import job
+            from vit_jax.devices import job
 
             if message := job.lost(error):
                 return _fail(message, 1)
@@ -133,7 +133,7 @@ def _fail(message: str, status: int) -> int:
     """Reports why a command has failed, here and to the other processes of the job, which end then."""
     _say(message, status)
     if "jax" in sys.modules:
-        from vit_jax import job
+        from vit_jax.devices import job
 
         job.end(message, status)
     return status

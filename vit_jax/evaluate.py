@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from vit_jax.parallel import Parallel
+from vit_jax.devices.parallel import Parallel
 from vit_jax.tasks import Batch, Task
 
 PyTree = Any

@@ -16,10 +16,10 @@ from vit_jax.architecture import architecture_of, naming_differences, title
 from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
 from vit_jax.data.start import check_start, start_notes
+from vit_jax.devices.parallel import Parallel, check_batch_size, make_parallel
 from vit_jax.errors import UserError, counted, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
-from vit_jax.parallel import Parallel, check_batch_size, make_parallel
 from vit_jax.schedule import Durations, make_schedule, same_until
 from vit_jax.tasks import TASKS, Task, group_of
 from vit_jax.workdir.checkpoint import load_meta, saved_steps

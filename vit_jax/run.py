@@ -15,10 +15,10 @@ from vit_jax.config import Config, extensions
 from vit_jax.config.forms import refusal
 from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
 from vit_jax.data.source import in_order_of, open_split
+from vit_jax.devices.parallel import Parallel, make_parallel
 from vit_jax.errors import UserError, counted
 from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.experiment import make_model, make_task
-from vit_jax.parallel import Parallel, make_parallel
 from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint, load_meta, saved_steps
 
 PyTree = Any

@@ -13,12 +13,12 @@ import optax
 from etils import epath
 
 from vit_jax import state as states
+from vit_jax.devices.interrupts import Interrupts
+from vit_jax.devices.job import from_first
+from vit_jax.devices.parallel import micro_batches, sum_over
 from vit_jax.errors import Interrupted
 from vit_jax.evaluate import Evaluator
 from vit_jax.experiment import Experiment
-from vit_jax.interrupts import Interrupts
-from vit_jax.job import from_first
-from vit_jax.parallel import micro_batches, sum_over
 from vit_jax.state import TrainState
 from vit_jax.tasks import Batch, Sum, Task, group_of
 from vit_jax.workdir.checkpoint import Checkpoints, has_checkpoints, load_meta

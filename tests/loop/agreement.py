@@ -12,7 +12,7 @@ STEPS = [(told, at, first) for told, at in ((0, 4), (1, 4), (1, 5), (0, 11)) for
 
 def stop_of_steps(told, at, first):
     """Returns the step at which a loop that goes on after `first` stops, and the signal, if one process is told."""
-    from vit_jax.interrupts import Interrupts
+    from vit_jax.devices.interrupts import Interrupts
 
     with Interrupts() as interrupts:
         for step in range(first + 1, 40):
@@ -25,7 +25,7 @@ def stop_of_steps(told, at, first):
 
 def stop_of_batches(told, at):
     """Returns the same for the batches of an evaluation, which have no step."""
-    from vit_jax.interrupts import Interrupts
+    from vit_jax.devices.interrupts import Interrupts
 
     with Interrupts() as interrupts:
         for batch in range(12):

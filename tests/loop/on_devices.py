@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from harness import Linear, SquaredError, new_state, train_step
 
-from vit_jax.parallel import make_parallel
+from vit_jax.devices.parallel import make_parallel
 
 DEVICES = 4
 SHAPES = {

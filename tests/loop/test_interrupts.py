@@ -11,13 +11,13 @@ import sys
 import pytest
 from agreement import STEPS
 
-from vit_jax.interrupts import Interrupts
+from vit_jax.devices.interrupts import Interrupts
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 TWICE = """
 import os, signal, sys
-from vit_jax.interrupts import Interrupts
+from vit_jax.devices.interrupts import Interrupts
 for first, second in ((15, 15), (2, 2), (15, 2)):
     child = os.fork()
     if not child:

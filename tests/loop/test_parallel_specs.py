@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from on_devices import DEVICES, SHAPES, example_batch, example_kernel
 
+from vit_jax.devices.parallel import check_batch_size, make_parallel
 from vit_jax.errors import UserError
-from vit_jax.parallel import check_batch_size, make_parallel
 
 HERE = pathlib.Path(__file__).parent
 # the largest axis that four divides, of arrays of 2**14 elements or more

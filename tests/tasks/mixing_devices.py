@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vit_jax.devices.parallel import make_parallel
 from vit_jax.evaluate import Evaluator
-from vit_jax.parallel import make_parallel
 from vit_jax.state import TrainState
 from vit_jax.tasks.classification import Classification
 from vit_jax.train import train_step

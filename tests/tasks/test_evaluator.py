@@ -6,8 +6,8 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
+from vit_jax.devices.parallel import make_parallel
 from vit_jax.evaluate import Evaluator, in_order
-from vit_jax.parallel import make_parallel
 from vit_jax.tasks.classification import Classification
 
 CLASSES, EXAMPLES, BATCH = 6, 10, 4

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax.devices.parallel import check_batch_size, micro_batches, sum_over
 from vit_jax.errors import UserError
-from vit_jax.parallel import check_batch_size, micro_batches, sum_over
 
 HERE = pathlib.Path(__file__).parent
 CASES = [(mix, strategy, accum) for mix in ("mixup", "cutmix") for strategy in ("pmap", "fsdp") for accum in (1, 2, 4)]

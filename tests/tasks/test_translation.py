@@ -12,9 +12,9 @@ import sacrebleu
 from vit_jax.data.text.batches import divide, encode_pairs, eval_batches
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vit_jax.devices.parallel import make_parallel
 from vit_jax.evaluate import Evaluator
 from vit_jax.models import build_model
-from vit_jax.parallel import make_parallel
 from vit_jax.tasks.translation import Translation, bleu_and_chrf
 
 WORDS = ["open", "close", "save", "file", "window", "new", "old", "page", "line", "print"]

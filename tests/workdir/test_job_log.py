@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax.job_log import MESSAGE, Copy
+from vit_jax.devices.job_log import MESSAGE, Copy
 
 NOISE = b"""\
 W1126 22:13:19.672437   24025 preemption_sync_manager.cc:147] Failed to retrieve preemption notice: Socket closed

@@ -11,9 +11,9 @@ import sys
 import jax
 import pytest
 
-from vit_jax import parallel
+from vit_jax.devices import parallel
+from vit_jax.devices.parallel import initialize_distributed
 from vit_jax.errors import UserError
-from vit_jax.parallel import initialize_distributed
 
 HERE = pathlib.Path(__file__).parent
 CLUSTERS = ("SLURM_", "OMPI_", "JAX_COORDINATOR", "KUBERNETES_", "TPU_")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from vit_jax.devices.parallel import make_parallel
 from vit_jax.evaluate import Evaluator, in_order
-from vit_jax.parallel import make_parallel
 from vit_jax.tasks import Batch
 from vit_jax.tasks.classification import inputs_of
 

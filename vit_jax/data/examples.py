@@ -14,8 +14,8 @@ from vit_jax.config import Config
 from vit_jax.data import pipeline
 from vit_jax.data.layout import named, printable
 from vit_jax.data.modality import check_labels
+from vit_jax.devices.parallel import check_batch_size
 from vit_jax.errors import UserError, counted
-from vit_jax.parallel import check_batch_size
 
 
 class LabelledData:

@@ -12,10 +12,10 @@ from flax.traverse_util import flatten_dict
 
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
+from vit_jax.pretrained.files.limits import naming
+from vit_jax.pretrained.files.readers import read
 from vit_jax.pretrained.formats import recognise
-from vit_jax.pretrained.limits import naming
 from vit_jax.pretrained.names import Config, Format, Size, Tensors, shapes_of, to_params
-from vit_jax.pretrained.readers import read
 from vit_jax.pretrained.report import Row
 from vit_jax.pretrained.wrappers import unwrapped
 

@@ -18,8 +18,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from vit_jax.devices.job import from_first, on_all
 from vit_jax.errors import Interrupted, RunError, UserError, counted
-from vit_jax.job import from_first, on_all
 from vit_jax.workdir import checksum, diagnosis
 from vit_jax.workdir.best import Best
 from vit_jax.workdir.files import absolute, unused

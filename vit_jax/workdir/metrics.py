@@ -17,8 +17,8 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vit_jax.devices.parallel import Parallel
 from vit_jax.errors import RunError
-from vit_jax.parallel import Parallel
 from vit_jax.tasks import Sum
 from vit_jax.workdir import files
 

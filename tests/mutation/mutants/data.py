@@ -8,8 +8,7 @@ TEXT = "tests/data/test_data_gaps.py tests/data/text/test_token_batches.py"
 
 MUTANTS = {
     ("vit_jax/data/image/geometry.py", TRANSFORMS): [
-        ("round((image.height - height) / 2), round((image.width - width) / 2)",
-         "(image.height - height) // 2, (image.width - width) // 2"),
+        ('round if self.rounding == "even" else math.floor', "math.floor"),
         ("if rng.random() < self.p else image", "if rng.random() >= self.p else image"),
         ("aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))",
          "aspect = rng.uniform(*self.ratio)"),

@@ -105,7 +105,7 @@ MUTANTS = {
         ("self.rows.append(row)\n", "pass\n"),
         ("return any(row[\"step\"] == step and", "return any("),
     ],
-    ("vit_jax/interrupts.py", SIGNALS): [
+    ("vit_jax/devices/interrupts.py", SIGNALS): [
         ("os._exit(128 + signum)", "return"),
         ("jax.jit(jnp.max", "jax.jit(jnp.min"),
         ("if self._agreed or step % AGREE_EVERY:", "if self._agreed or (step % AGREE_EVERY and not self._received):"),
@@ -114,7 +114,7 @@ MUTANTS = {
         ("signal.signal(number, handler)", "pass"),
         ("(signal.SIGTERM, signal.SIGINT)", "(signal.SIGTERM,)"),
     ],
-    ("vit_jax/parallel.py", DEVICES): [
+    ("vit_jax/devices/parallel.py", DEVICES): [
         ("np.prod(shape) < self.smallest", "np.prod(shape) >= self.smallest"),
         ("np.prod(shape) < self.smallest", "np.prod(shape) <= self.smallest"),
         ("largest = max(dims", "largest = min(dims"),
@@ -148,7 +148,7 @@ MUTANTS = {
     ("vit_jax/workdir/checkpoint.py", CADENCE): [
         ('_read_meta(self.directory / str(step)).get("metrics")', "None"),
     ],
-    ("vit_jax/workdir/claim.py", "tests/loop/test_stops.py tests/config/test_transformer_config.py"): [
+    ("vit_jax/workdir/claim.py", "tests/loop/test_stops.py tests/config/recipes/test_transformer_config.py"): [
         ('for what in ("labels", "preprocessing"):', 'for what in ("preprocessing",):'),
         ('for what in ("labels", "preprocessing"):', 'for what in ("labels",):'),
         ('schema.differences(saved["config"], described["config"])', 'schema.differences(saved["config"], saved["config"])'),

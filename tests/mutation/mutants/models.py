@@ -19,7 +19,7 @@ MUTANTS = {
         ("max(quarter - 1, 1)", "quarter"),
         ("[jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]", "[jnp.sin(y), jnp.cos(y), jnp.sin(x), jnp.cos(x)]"),
         ("place[:, None] - place + num_tokens - 1", "place - place[:, None] + num_tokens - 1"),
-        ("(np.arange(new) + 0.5) * old / new - 0.5", "np.arange(new) * old / new"),
+        ("(np.arange(new) + 0.5) * old / (new + extra) - 0.5", "np.arange(new) * old / (new + extra)"),
         ("np.arange(new) * (old - 1) / max(new - 1, 1)", "np.arange(new) * old / new"),
     ],
     ("vit_jax/models/timesformer.py", "tests/models/test_model_gaps.py"): [
@@ -35,7 +35,7 @@ MUTANTS = {
         ("x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)", "pass"),
         ("return x.mean(axis=1)", "return x[:, 0]"),
         ("nn.initializers.constant(self.head_bias_init)", "nn.initializers.zeros"),
-        ("features = nn.tanh(Dense(self.representation_dim", "features = nn.gelu(Dense(self.representation_dim"),
+        ("pooled = nn.tanh(Dense(self.representation_dim", "pooled = nn.gelu(Dense(self.representation_dim"),
     ],
     ("vit_jax/models/decoding.py", "tests/models/transformer/test_decoding.py"): [
         ("return ((5 + length) / 6) ** alpha", "return ((6 + length) / 6) ** alpha"),

@@ -3,7 +3,8 @@
 A folder of timm names an architecture, `vit_base_patch16_siglip_256`, whose code chooses the arguments of the module,
 and lists the arguments that were given besides (`model_args`). Most arguments show in the tensors. The others are read
 here: obeyed, or refused by name. An architecture is known if it is listed in `_NUM_HEADS`, which holds every plain ViT,
-DeiT and hybrid of timm 1.0.31 that `ViT` can compute; `tests/pretrained/test_timm_sweep.py` compares each with timm.
+DeiT and hybrid of timm 1.0.31 that `ViT` can compute; `tests/pretrained/peers/test_timm_sweep.py` compares each of
+them with timm.
 """
 
 import re

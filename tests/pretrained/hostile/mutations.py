@@ -16,9 +16,9 @@ import numpy as np
 import safetensors.numpy
 
 from vit_jax.errors import UserError
-from vit_jax.pretrained.readers import read
+from vit_jax.pretrained.files.readers import read
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 NASTY = (
     *(None, True, -1, 0, 1, 3, 2**31, 2**63, 2**64, 10**39, -0.5, 1e308, "", "x", "\u2028", "__class__", "BF16", "F4"),
     *([], {}, [0], [-1, 2], [[]], {"a": 1}, [10**6, 10**6], [2**31, 2**31, 2**31], ["a", "b", "c"], {"0": {"0": 0}}),

@@ -2,7 +2,8 @@
 
 Each is built small, with random parameters, and saved as timm saves for the Hub; `from_pretrained` reads the folder.
 Architectures that cannot be built small, and classes other than timm's `VisionTransformer` and `TNT`, are built on
-torch's meta device, and have to be refused. `pytest -m parity -rP tests/pretrained/test_timm_sweep.py` prints a table.
+torch's meta device, and have to be refused. `pytest -m parity -rP tests/pretrained/peers/test_timm_sweep.py` prints a
+table.
 """
 
 import collections

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax import job
+from vit_jax.devices import job
 from vit_jax.errors import UserError, counted, nearest
 
 PyTree = Any

@@ -3,9 +3,9 @@
 import jax
 import pytest
 
-from tests.config import recipes
-from tests.config.recipes import check_refused, check_step
-from tests.config.test_deit_config import check_chains, check_optimizer
+from tests.config.recipes import common as recipes
+from tests.config.recipes.common import check_refused, check_step
+from tests.config.recipes.test_deit_config import check_chains, check_optimizer
 from vit_jax import config as schema
 from vit_jax.experiment import abstract_params
 

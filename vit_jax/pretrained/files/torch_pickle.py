@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.pretrained.limits import PICKLE_STEPS
+from vit_jax.pretrained.files.limits import PICKLE_STEPS
 
 DTYPES = {
     **{name: np.dtype(name) for name in ("float16", "float32", "float64", "bool", "complex64", "complex128")},

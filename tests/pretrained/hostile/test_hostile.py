@@ -9,10 +9,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.pretrained import mutations
-from vit_jax.pretrained import torch_files
-from vit_jax.pretrained.limits import ALLOWANCE, EXPANSION, PICKLE_STEPS
-from vit_jax.pretrained.readers import read
+from tests.pretrained.hostile import mutations
+from vit_jax.pretrained.files import torch_files
+from vit_jax.pretrained.files.limits import ALLOWANCE, EXPANSION, PICKLE_STEPS
+from vit_jax.pretrained.files.readers import read
 
 GOOD = mutations.seeds()
 

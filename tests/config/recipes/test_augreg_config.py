@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from tests.config import recipes
-from tests.config.recipes import chain, check_refused, check_step, rates
+from tests.config.recipes import common as recipes
+from tests.config.recipes.common import chain, check_refused, check_step, rates
 from vit_jax import config as schema
 from vit_jax.data.image import geometry
 from vit_jax.data.image.randaugment import RandAug

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vit_jax import job_log
+from vit_jax.devices import job_log
 
 _KEY = "vit_jax/failed"
 _POLL = 1.0  # seconds

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from tests.pretrained import mutations
+from tests.pretrained.hostile import mutations
 from vit_jax import build_model
 from vit_jax.errors import UserError
-from vit_jax.pretrained import names, readers, stored, torch_pickle
+from vit_jax.pretrained import names, stored
+from vit_jax.pretrained.files import readers, torch_pickle
+from vit_jax.pretrained.files.limits import PICKLE_STEPS
 from vit_jax.pretrained.formats import formats
-from vit_jax.pretrained.limits import PICKLE_STEPS
 from vit_jax.weights import from_pretrained
 
 GOOD = mutations.seeds()

@@ -17,7 +17,7 @@ from vit_jax.schedule import make_schedule
 from vit_jax.state import initial_state
 from vit_jax.train import train_and_evaluate, train_step
 
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
 
 
 def load(file, arg, *overrides):

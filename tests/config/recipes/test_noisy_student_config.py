@@ -8,8 +8,8 @@ import textwrap
 import pytest
 from PIL import Image
 
-from tests.config import recipes
-from tests.config.recipes import chain, check_refused, check_step, rates
+from tests.config.recipes import common as recipes
+from tests.config.recipes.common import chain, check_refused, check_step, rates
 from vit_jax import __main__ as command_line
 from vit_jax import config as schema
 from vit_jax.data.image import geometry

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.pretrained import mutations
+from tests.pretrained.hostile import mutations
 from vit_jax.errors import UserError
-from vit_jax.pretrained.limits import JSON_SIZE
+from vit_jax.pretrained.files.limits import JSON_SIZE
+from vit_jax.pretrained.files.readers import read
 from vit_jax.pretrained.names import MOST_LAYERS, count
-from vit_jax.pretrained.readers import read
 from vit_jax.weights import from_pretrained
 
 GOOD = mutations.seeds()

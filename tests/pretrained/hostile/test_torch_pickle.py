@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.pretrained import torch_files
-from vit_jax.pretrained.limits import open_archive
-from vit_jax.pretrained.readers import read
+from vit_jax.pretrained.files import torch_files
+from vit_jax.pretrained.files.limits import open_archive
+from vit_jax.pretrained.files.readers import read
 
-FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 
 
 def value(index, shape):

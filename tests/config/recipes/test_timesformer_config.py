@@ -16,7 +16,7 @@ from vit_jax.models.blocks.timesformer import ATTENTIONS
 from vit_jax.schedule import make_schedule
 from vit_jax.state import initial_state
 
-FILE = str(pathlib.Path(__file__).parents[2] / "configs" / "timesformer.py")
+FILE = str(pathlib.Path(__file__).parents[3] / "configs" / "timesformer.py")
 
 # dataset and variant: frames, stride in frames (None: segments), pixels, range of the shorter side, clips, crops;
 # read in the authors' yaml files, and in sections 4 and 4.6 of the paper where there are none

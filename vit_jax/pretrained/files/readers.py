@@ -14,8 +14,8 @@ import safetensors
 from etils import epath
 
 from vit_jax.errors import UserError
-from vit_jax.pretrained import torch_files, torch_pickle
-from vit_jax.pretrained.limits import (
+from vit_jax.pretrained.files import torch_files, torch_pickle
+from vit_jax.pretrained.files.limits import (
     JSON_SIZE,
     check_expansion,
     check_name,

@@ -8,8 +8,8 @@ from typing import IO, Any
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.pretrained.limits import read_member
-from vit_jax.pretrained.torch_pickle import Storage, unpickler
+from vit_jax.pretrained.files.limits import read_member
+from vit_jax.pretrained.files.torch_pickle import Storage, unpickler
 
 MAGIC = 0x1950A86A20F9469CFC6C  # what the older layout starts with
 

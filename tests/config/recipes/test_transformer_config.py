@@ -21,7 +21,7 @@ from vit_jax.schedule import make_schedule
 from vit_jax.train import train_and_evaluate
 from vit_jax.workdir.metrics import TIMINGS
 
-CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "transformer.py"
+CONFIG = pathlib.Path(__file__).parents[3] / "configs" / "transformer.py"
 WORDS = ["open", "close", "save", "file", "window", "new", "old", "page", "line", "print", "undo", "red"]
 
 
