@@ -58,9 +58,9 @@ def training(model: str, size: int = 224, *, is_student: bool) -> Config:
 
     The noise is that of the authors' code (google-research/noisystudent): RandAugment of two operations with magnitude
     27, and stochastic depth whose last layer survives with a probability of 0.8. Both also have its label smoothing and
-    moving average. The teacher has the augmentation of a plain ViT instead and no stochastic depth. Epochs are those of
-    the authors' main.py; optimizer, schedule and regularisation are those of configs/plain_vit.py, because the paper's
-    suit an EfficientNet.
+    moving average. The teacher has the augmentation of a plain ViT instead and no stochastic depth. Epochs and dtype
+    are those of the authors' main.py. Optimizer, schedule and weight decay are those of configs/plain_vit.py, because
+    the paper's suit an EfficientNet.
     """
     config = default_config()
     config.batch_size = 1024
