@@ -152,7 +152,6 @@ def fine_tuning(model: str, dataset: str, size: int = 384) -> Config:
     The head is a single linear layer, and the positions are resampled. As in the paper, the model is trained on the
     whole training split; to choose the learning rate, hold out 1 % of ImageNet, 2 % of CIFAR and 10 % of Pets and
     Flowers: `--config.data.train_split='train[:99%]' --config.data.eval_split='train[99%:]'`.
-    Deviation: if the classes are those of the pre-training, its head is kept, without its hidden layer.
     """
     steps, warmup, peak = FINE_TUNING[dataset]
     config = default_config()

@@ -100,6 +100,21 @@ def test_other_classes_replace_only_the_head_and_the_report_says_so(run):
     ]
 
 
+def test_without_the_layer_before_it_the_head_is_replaced_too(tmp_path):
+    with_layer, params = made(representation_dim=192)
+    save_pretrained(tmp_path / "pre_logits.npz", with_layer, params, "npz")
+    model, initial = made(seed=1)
+    filled, report = load_pretrained(tmp_path / "pre_logits.npz", model, initial, stored_image_size=(8, 8))
+    assert {row.path: row.status for row in report.rows if row.path.startswith(("head/", "representation/"))} == {
+        "head/kernel": "replaced",
+        "head/bias": "replaced",
+        "representation/kernel": "skipped",
+        "representation/bias": "skipped",
+    }
+    equal(filled["head"], initial["head"])
+    equal(filled["encoder"], params["encoder"])
+
+
 def test_another_resolution_resamples_positions_and_the_report_says_so(run):
     workdir, source = run()
     loaded, report = start_from(workdir, *made(seed=1, size=(12, 6), classes=2), ("a", "b"))

@@ -128,7 +128,8 @@ def load_pretrained(
 ) -> tuple[Params, Report]:
     """Fills an existing parameter tree from a source; returns the new tree and a report.
 
-    If the model has another number of classes than the source, its head keeps the values in `params`. If it has another
+    If the model has another number of classes than the source, or another `representation_dim`, its head keeps the
+    values in `params`. If it has another
     `image_size` or `num_frames`, position embeddings are resampled. The report lists these changes. A TimeSformer can
     be filled from an image ViT, or from a TimeSformer with space-only attention: see `models.from_image`.
 

@@ -95,7 +95,8 @@ def _num_classes(model: nn.Module) -> int | None:
 def _fill(stored: Stored, model: Any, shapes, initial, keep_head: bool) -> tuple[Params, list[Row]]:
     fields = {layer: (getattr(model, f, None), getattr(stored.model, f, None)) for layer, f in _REPLACEABLE.items()}
     replaced = tuple(f"{layer}/" for layer, (ours, theirs) in fields.items() if ours != theirs)
-    replaced += () if keep_head else ("head/", "distillation_head/")
+    if not keep_head or "representation/" in replaced:  # a head is of no use without the layer it was trained behind
+        replaced += ("head/", "distillation_head/")
     new = initial([path for path in shapes if path.startswith(replaced)])
     params, rows = {}, []
     for path, leaf in shapes.items():
