@@ -183,7 +183,8 @@ def transfer(model: str, dataset: str, size: int = 384) -> Config:
     """Transfer: Table 4 and big_vision's configs/transfer.py.
 
     The head is a single linear layer, and the positions are resampled. There is no augmentation beyond crops and flips,
-    no dropout and no weight decay. Deviation: if the classes are those of the pre-training, its head is kept.
+    no dropout and no weight decay. Deviation: if the classes are those of the pre-training, its head is kept, unless it
+    has a hidden layer.
     """
     steps, warmup, peak, crop, splits = TRANSFER[dataset]
     augmentation, weight_decay, dropout, on_imagenet = RECOMMENDED[model]

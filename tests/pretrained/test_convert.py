@@ -45,16 +45,16 @@ def convert(*arguments):
 
 def test_a_run_goes_out_and_comes_back(workdir, tiny, tmp_path, capsys):
     _, params = tiny(gelu="exact")
-    for format, source in (("timm", workdir), ("huggingface", tmp_path / "timm")):
-        if format == "huggingface":  # timm's epsilon is a field of its config
-            source = workdir
-        assert convert(source, tmp_path / format, f"--format={format}") == 0
+    for format in ("timm", "huggingface"):
+        assert convert(workdir, tmp_path / format, f"--format={format}") == 0
         loaded = from_pretrained(tmp_path / format)
         jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-        assert (loaded.labels, loaded.preprocessing.transforms) == (LABELS, CHAIN)
-    out = capsys.readouterr().out
-    assert "Weights in format vit_jax" in out
-    assert f"wrote {tmp_path}/timm" in out
+        assert loaded.labels == LABELS
+        assert loaded.preprocessing is None  # its images may be narrower than the target, which neither library crops
+        out = capsys.readouterr().out
+        assert "Weights in format vit_jax" in out
+        assert f'format {format!r} cannot express the preprocessing "{CHAIN}"' in out
+        assert f"wrote {tmp_path}/{format}" in out
 
 
 def test_a_run_loads_as_it_is_and_at_another_size(workdir, tiny):

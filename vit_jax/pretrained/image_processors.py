@@ -234,10 +234,11 @@ def _conv_next(file: str, crop_pct: Any, stored: Size, image_size: Size, values:
 def to_hugging_face(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the preprocessor_config.json for a recipe and a config.json, the inverse of `from_hugging_face`.
 
-    Returns None if the file cannot express it: the image keeps its shape and covers sides of two lengths.
+    Returns None if the file cannot express it: the image keeps its shape and covers sides of two lengths, or is cropped
+    to a side that is longer than those it covers, which transformers would pad.
     """
     (height, width), scaled = recipe.image_size, recipe.scaled
-    if recipe.cover and scaled[0] != scaled[1]:
+    if recipe.cover and (scaled[0] != scaled[1] or max(recipe.image_size) > scaled[0]):
         return None
     crops = recipe.cover or scaled != recipe.image_size
     name = "VideoMAE" if config["model_type"] == "timesformer" else "Bit" if crops else "ViT"

@@ -206,13 +206,13 @@ def test_a_tensor_in_two_shards_is_refused(folder):
         ({"patch_embed.proj.weight": np.ones(8, np.float32)}, r"has shape \(8,\), expected 4 axes"),
         (
             {
-                "patch_embed.proj.weight": np.ones((2**17, 3, 4, 4), np.float16),
-                "patch_embed.proj.bias": np.ones(2**17, np.float16),
-                "cls_token": np.ones((1, 1, 2**17), np.float16),
-                "pos_embed": np.ones((1, 7, 2**17), np.float16),
-                **{f"{name}.{part}": np.ones(2**17, np.float16) for name in ("norm", "blocks.0.norm1", "blocks.0.norm2")
+                "patch_embed.proj.weight": np.ones((2**16, 3, 4, 4), np.float16),
+                "patch_embed.proj.bias": np.ones(2**16, np.float16),
+                "cls_token": np.ones((1, 1, 2**16), np.float16),
+                "pos_embed": np.ones((1, 7, 2**16), np.float16),
+                **{f"{name}.{part}": np.ones(2**16, np.float16) for name in ("norm", "blocks.0.norm1", "blocks.0.norm2")
                    for part in ("weight", "bias")},
-                "head.weight": np.ones((5, 2**17), np.float16),
+                "head.weight": np.ones((5, 2**16), np.float16),
             },
             r"the file's blocks.0.attn.qkv.weight has far fewer values than encoder/block_0/attention/query/kernel and",
         ),
