@@ -213,4 +213,4 @@ def test_mistakes_are_named(workdir):
     assert "no split" in ran("evaluate", workdir, "--few_shot=1", "--train_split=tarin", status=2)
     with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as err:
         main(["evaluate", str(workdir), "--few_shot=five"])
-    assert "'five' must be one count or several, for example 5 or 1,5,10" in err.getvalue()
+    assert "--few_shot must be one count or several, such as 5 or 1,5,10, got 'five'" in err.getvalue()

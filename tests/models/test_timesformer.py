@@ -295,7 +295,7 @@ def test_initial_values():
         ("B/16", {"attention_type": "space_only", "cls_in_temporal_attention": True}, r"'space_only' has no such"),
         ("B/16", {"num_heads": 5}, r"num_heads=5 does not divide hidden_dim=768"),
         ("B/16", {"image_size": (8, 32)}, r"no patch of patch_size=\(16, 16\) fits into image_size=\(8, 32\)"),
-        ("B/16", {"num_frames": 0}, r"num_frames must be at least 1, got 0"),
+        ("B/16", {"num_frames": 0}, r"num_frames must be a whole number of at least 1, got 0"),
     ],
 )
 def test_errors_name_what_is_wrong_and_what_is_known(variant, fields, message):

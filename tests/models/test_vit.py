@@ -272,7 +272,7 @@ def test_where_the_last_norm_is(pool, randomised):
     ("fields", "message"),
     [
         ({"unpooled_class_token": True}, "unpooled_class_token needs pool='gap' or 'map'"),
-        ({"num_registers": -1}, "num_registers must be at least 0, got -1"),
+        ({"num_registers": -1}, "num_registers must be a whole number from 0 to 1,000, got -1"),
         ({"final_norm": "first"}, "final_norm must be one of before_pool, after_pool, none, got 'first'"),
         ({"distillation_token": True, "pool": "gap"}, "distillation_token needs pool='cls', got 'gap'"),
         (

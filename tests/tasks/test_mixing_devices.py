@@ -114,6 +114,6 @@ def test_a_share_without_pairs_is_refused_in_one_line(monkeypatch):
     with pytest.raises(UserError) as caught:
         check_batch_size(12, 3, group=2)
     assert str(caught.value) == (
-        "config.batch_size=12 over 4 devices x 3 accum_steps leaves 1 examples per share, but mixup and CutMix need a "
+        "config.batch_size=12 over 4 devices x 3 accum_steps leaves 1 example per share, but mixup and CutMix need a "
         "multiple of 2 to form pairs; try 24, or set the mixing alphas to 0"
     )

@@ -150,8 +150,6 @@ class TimeSformer(VisionModel):
                 f"cls_in_temporal_attention needs a temporal attention: attention_type={self.attention_type!r} has no "
                 "such attention"
             )
-        if self.num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {self.num_frames}")
 
     def _embed(self, videos: Array, *, train: bool) -> Float[Array, "sequences tokens hidden_dim"]:
         default = torch_uniform(math.prod(self.patch_size) * self.in_channels)

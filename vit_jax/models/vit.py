@@ -328,8 +328,6 @@ def _check_tokens(model: ViT) -> None:
     """Raise ValueError if the tokens before the patches do not fit the way in which they are pooled."""
     if model.pool == "cls" and model.unpooled_class_token:
         raise ValueError("unpooled_class_token needs pool='gap' or 'map': pool='cls' pools the class token")
-    if model.num_registers < 0:
-        raise ValueError(f"num_registers must be at least 0, got {model.num_registers}")
     if model.distillation_token:
         needed = {"pool": "cls", "final_norm": "before_pool", "representation_dim": None}
         for field, value in needed.items():

@@ -151,7 +151,7 @@ def test_the_summary_counts_everything(config):
     pairs, batches, *skipped = data.summary()
     assert pairs == "text: 200 training and 30 evaluation pairs, en to it, 330 sub-words"
     assert batches.startswith(f"{data.steps_per_epoch} batches per epoch, ")
-    assert skipped == ["skipped 1 training pairs with an empty side", "skipped 1 training pairs longer than 64 tokens"]
+    assert skipped == ["skipped 1 training pair with an empty side", "skipped 1 training pair longer than 64 tokens"]
 
 
 def test_a_checkpoint_translates_and_is_scored_by_itself(trained, config):
