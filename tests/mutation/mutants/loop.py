@@ -6,7 +6,7 @@ STEP = "tests/loop/test_train_step.py"
 LOOP = "tests/loop/test_cadence.py tests/loop/test_stops.py"
 CADENCE = "tests/loop/test_cadence.py"
 ROWS = "tests/workdir/test_metrics_rows.py"
-SIGNALS = "tests/loop/test_interrupts.py"
+SIGNALS = "tests/devices/test_interrupts.py"
 DEVICES = "tests/loop/test_parallel_specs.py"
 POLICY = "tests/workdir/test_checkpoint_policy.py tests/workdir/test_checkpoint.py"
 

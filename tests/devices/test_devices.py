@@ -19,7 +19,7 @@ def start(out, devices, *distributed):
         "JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled"),  # the cases share their initialisation
         "PYTHONPATH": str(tiny.ROOT),
     }
-    arguments = [str(tiny.ROOT / "tests" / "loop" / "steps.py"), str(out), *map(str, distributed)]
+    arguments = [str(tiny.ROOT / "tests" / "devices" / "steps.py"), str(out), *map(str, distributed)]
     return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, stderr=subprocess.PIPE)
 
 
