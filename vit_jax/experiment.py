@@ -1,8 +1,10 @@
 """Experiment: one config, resolved once into data, model, task, optimizer, plan and devices."""
 
+import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -118,12 +120,14 @@ class Experiment:
         schema.check(config)
         own = load_meta(workdir) if workdir is not None else None
         origin = own or (load_meta(config.init_from) if config.init_from else None)
-        if origin:
-            named = extensions.import_paths(config)
-            extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
-        config = complete(config, own)
-        start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
-        experiment = cls.assemble(config, open_data(config, start, origin["labels"] if origin else ()))
+        with described_by(workdir if own else config.init_from):
+            if origin:
+                named = extensions.import_paths(config)
+                extensions.check_trust(origin, trust, source=workdir if own else config.init_from, own=named)
+            config = complete(config, own)
+            start = load_encoder(origin["preprocessing"]) if origin and config.init_from else None
+            labels = origin["labels"] if origin else ()
+        experiment = cls.assemble(config, open_data(config, start, labels))
         check_start(config, experiment.data, experiment.task)
         return experiment
 
@@ -215,6 +219,19 @@ class Experiment:
             f"on {counted(jax.process_count(), 'processes')}",
             *notes,
         ]
+
+
+@contextlib.contextmanager
+def described_by(path: Any) -> Iterator[None]:
+    """Turns what an unexpected description in a checkpoint can raise into a UserError that names the checkpoint."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        found = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise UserError(
+            f"{path}: the checkpoint's config, labels or preprocessing are not as expected ({found}). It is damaged or "
+            "of another version of vit_jax."
+        ) from error
 
 
 def complete(config: Config, own: dict[str, Any] | None = None) -> Config:

@@ -1,6 +1,5 @@
 """Run: a trained model with everything it needs to predict, evaluate, compute features and export its weights."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -18,7 +17,7 @@ from vit_jax.data.source import in_order_of, open_split
 from vit_jax.devices.parallel import Parallel, make_parallel
 from vit_jax.errors import UserError, counted
 from vit_jax.evaluate import Evaluator, in_order
-from vit_jax.experiment import make_model, make_task
+from vit_jax.experiment import described_by, make_model, make_task
 from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint, load_meta, saved_steps
 
 PyTree = Any
@@ -292,28 +291,15 @@ def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own
         names code that is not trusted.
     """
     _check_path(epath.Path(path))
-    with _described(path):
+    with described_by(path):
         if meta := load_meta(path):
             extensions.check_trust(meta, trust, source=path, own=own)
     params, meta = load_checkpoint(path) if average == 1 else average_checkpoints(path, average)
-    with _described(path):
+    with described_by(path):
         config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
         encoder = load_encoder(meta["preprocessing"])
         model, task = make_model(config, encoder, labels), make_task(config, encoder, labels)
     return Run(model, params, task, labels, encoder, config, meta["step"])
-
-
-@contextlib.contextmanager
-def _described(path: epath.PathLike) -> Iterator[None]:
-    """Turns what an unexpected description in a checkpoint can raise into a UserError that names the checkpoint."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        found = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        raise UserError(
-            f"{path}: the checkpoint's config, labels or preprocessing are not as expected ({found}). It is damaged or "
-            "of another version of vit_jax."
-        ) from error
 
 
 def _check_path(path: epath.Path) -> None:
