@@ -64,6 +64,29 @@ def test_sgd_momentum_with_coupled_decay_and_nesterov():
     np.testing.assert_allclose(params["head"]["kernel"], p, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion"])
+def test_moments_decay_with_their_own_rates(name):
+    """Three gradients that differ: with equal ones, the bias-corrected moments would not depend on the rates."""
+    b1, b2, eps, decay, rate = 0.6, 0.9, 1e-3, 0.01, 0.1
+    config = default_config().optimizer
+    config.schedule.update({"name": "constant", "peak": rate})
+    config.update({"name": name, "b1": b1, "b2": b2, "eps": eps, "weight_decay": decay})
+    params = {"head": {"kernel": jnp.ones((4, 3))}}
+    tx, _ = make_optimizer(config, params, total_steps=100, steps_per_epoch=10, hidden_dim=64)
+    state, p, m, v = tx.init(params), np.ones((4, 3)), np.zeros((4, 3)), np.zeros((4, 3))
+    for step, scale in enumerate((1.0, -2.0, 0.5), start=1):
+        g = scale * np.asarray(GRADIENTS["head"]["kernel"])
+        delta, state = tx.update({"head": {"kernel": jnp.asarray(g)}}, state, params)
+        params = optax.apply_updates(params, delta)
+        if name == "lion":
+            p, m = p - rate * (np.sign(b1 * m + (1 - b1) * g) + decay * p), b2 * m + (1 - b2) * g
+            continue
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        d = m / (1 - b1**step) / (np.sqrt(v / (1 - b2**step)) + eps) + decay * p
+        p = p - rate * d * (np.linalg.norm(p) / np.linalg.norm(d) if name == "lamb" else 1)
+    np.testing.assert_allclose(params["head"]["kernel"], p, rtol=1e-5, atol=1e-6)
+
+
 def test_muon_orthogonalizes_the_matrices_of_blocks_and_leaves_the_rest_to_adam():
     """Heads are part of one matrix; the scale is that of arXiv:2502.16982, 0.2 of the root of the longer side."""
     attention = {name: {"kernel": (6, 2, 3)} for name in ("query", "key", "value")} | {"out": {"kernel": (2, 3, 6)}}
