@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from vit_jax import plots
+from vit_jax.data.image.modality import MODALITY as IMAGES
 from vit_jax.data.video.decode import ArrayVideo
 from vit_jax.data.video.modality import MODALITY
 
@@ -91,3 +92,13 @@ def test_a_clip_is_shown_by_frames_spread_evenly_none_of_them_twice(num_frames, 
     frames = np.broadcast_to(10 * np.arange(num_frames, dtype=np.uint8)[:, None, None, None], (num_frames, 16, 16, 1))
     strip = np.asarray(MODALITY.thumbnail(ArrayVideo(frames, 8.0, "numbers")))[0, 8::17, 0]
     assert strip.tolist() == [10 * index for index in shown]
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "drawn"), [("L", 255, 255), ("L", 40, 40), ("I;16", 65535, 255), ("LA", (0, 0), 255)]
+)
+def test_levels_are_drawn_as_models_see_them(tmp_path, mode, level, drawn):
+    image = IMAGES.thumbnail(Image.new(mode, (8, 8), level))
+    path = plots.contact_sheet(tmp_path / "sheet.png", [image], ["a"], ["b"], ["black"])
+    sheet = np.asarray(Image.open(path).convert("L"))
+    assert abs(int(sheet[sheet.shape[0] // 2 + 10, sheet.shape[1] // 2]) - drawn) <= 1

@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import random
+import re
 import shutil
 import types
 
@@ -145,6 +146,22 @@ def test_an_input_of_another_kind_is_named(trained, other):
     first, error, last = trained.predict([image, other, image], on_error="yield")
     assert str(error).startswith(message)
     assert first == last
+
+
+def test_an_image_that_cannot_be_decoded_is_named(trained, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(tmp_path / "whole.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
+    images = [Image.open(tmp_path / "whole.jpg"), Image.open(tmp_path / "half.jpg")]
+    whole, half = trained.predict(images, on_error="yield")
+    assert whole["predictions"]
+    assert isinstance(half, UserError)
+    assert re.match(r"input 1 cannot be decoded \(.*truncated", str(half))
+
+
+@pytest.mark.parametrize("average", [0, -1, "2", 1.0])
+def test_a_number_of_checkpoints_that_cannot_be_averaged(workdir, average):
+    with pytest.raises(UserError, match=f"average must be a whole number of at least 1, got {average!r}"):
+        load_run(workdir, average=average)
 
 
 def test_an_array_is_no_list_of_images(trained):

@@ -80,8 +80,7 @@ def contact_sheet(
         for axis in axes.flat:
             axis.axis("off")
         for axis, image, caption, colour in zip(axes.flat, images, captions, colours, strict=False):
-            grey = image.mode in ("1", "L", "I", "I;16", "F")
-            axis.imshow(np.asarray(image if grey else image.convert("RGB")), cmap="gray" if grey else None)
+            axis.imshow(np.asarray(image.convert("RGB")))  # grey levels too: a colour map would stretch them
             axis.set_anchor("N")
             axis.set_title(caption, fontsize=8, color=colour)
         figure.suptitle(_drawable(heading), fontsize=10)

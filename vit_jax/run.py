@@ -291,6 +291,8 @@ def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own
         names code that is not trusted.
     """
     _check_path(epath.Path(path))
+    if type(average) is not int or average < 1:
+        raise UserError(f"average must be a whole number of at least 1, got {average!r}")
     with described_by(path):
         if meta := load_meta(path):
             extensions.check_trust(meta, trust, source=path, own=own)

@@ -163,6 +163,8 @@ class LabelledModality:
                     rows[i], ids[i] = run.encoder.rows(stored, None), index
                 except UserError as error:
                     settled[index] = error
+                except (OSError, SyntaxError, EOFError) as error:  # Pillow decodes an image when it is used
+                    settled[index] = UserError(f"input {index} cannot be decoded ({error})")
             mask = (ids.ravel() >= 0).astype(np.float32)
             yield {self.key: rows.reshape(-1, *shape), "id": ids.ravel(), "mask": mask}
 

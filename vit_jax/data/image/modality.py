@@ -10,7 +10,7 @@ from PIL import Image
 from vit_jax.config import Config
 from vit_jax.data.examples import LabelledModality
 from vit_jax.data.image.reading import read_image, suffixes
-from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.image.transforms import Preprocessing, to_channels
 from vit_jax.data.scan import walk
 
 
@@ -42,7 +42,8 @@ class ImageModality(LabelledModality):
         return read_image(path)
 
     def thumbnail(self, stored: Image.Image) -> Image.Image:
-        return stored
+        """Returns the image as models see it before the transforms, in colour: levels of 8 bits on a white ground."""
+        return to_channels(stored, 3)
 
 
 def _suffix(name: str) -> str:
