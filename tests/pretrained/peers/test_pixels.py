@@ -1,6 +1,7 @@
 """The pixels of foreign folders against transformers' image processors and timm's `create_transform`."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,9 +65,18 @@ def photograph(height, width, grey=False):
 IMAGES = [photograph(*shape, grey=i == 2) for i, shape in enumerate(SHAPES)]
 
 
+@pytest.fixture
+def transformers(monkeypatch):
+    """Returns the library. It does not find the stub of torchvision with which another test may have imported timm."""
+    module = pytest.importorskip("transformers")
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    module.utils.import_utils.is_torchvision_available.cache_clear()
+    return module
+
+
 @pytest.mark.parametrize(("model_type", "fields"), HUGGING_FACE, ids=str)
-def test_hugging_face(model_type, fields, tmp_path):
-    transformers = pytest.importorskip("transformers")
+def test_hugging_face(model_type, fields, tmp_path, transformers):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
