@@ -13,7 +13,7 @@ import pytest
 from flax import struct
 
 from vit_jax.errors import UserError
-from vit_jax.workdir import diagnosis
+from vit_jax.workdir import checksum, diagnosis
 from vit_jax.workdir.checkpoint import Checkpoints, load_checkpoint, load_meta
 
 
@@ -202,3 +202,13 @@ def test_what_was_set_aside_is_never_deleted_nor_counted(workdir):
 def test_the_description_of_a_state_is_that_of_its_checkpoint():
     state = {"a": (jnp.zeros(2, jnp.bfloat16), {"b": jnp.int32(0)}), "none": None}
     assert diagnosis.describe(state) == {"a/0": "bfloat16[2]", "a/1/b": "int32[]"}
+
+
+def test_every_bit_of_an_array_counts():
+    values = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    whole = checksum.of_arrays({"kernel": jnp.asarray(values)})
+    for bit in range(32):
+        for place in ((0, 0), (1, 3), (2, 4)):
+            changed = values.copy()
+            changed.view(np.uint32)[place] ^= np.uint32(1) << np.uint32(bit)
+            assert checksum.of_arrays({"kernel": jnp.asarray(changed)}) != whole, (bit, place)
