@@ -236,6 +236,16 @@ def test_googles_crops_are_smaller_than_timms():
     assert areas[geometry.InceptionCrop] < areas[geometry.RandomResizedCrop] - 0.05
 
 
+def test_the_ratio_of_a_crop_is_width_to_height():
+    crop = geometry.RandomResizedCrop(area=(0.1, 0.1), ratio=(4.0, 4.0), size=8)
+    assert crop.sample(100, 100, rng())[2:] == (16, 63)  # the roots of 1,000 / 4 and 1,000 x 4
+
+
+def test_what_a_transform_fills_with_is_the_mean_in_levels():
+    (step, _) = Preprocessing((8, 8), 1, "randaugment('rand-m9')|normalize(mean=0.75, std=0.5)").steps
+    assert step.fill == (191,)  # 191.25
+
+
 def test_crops_of_an_impossible_shape_fall_back_as_the_authors_do():
     assert geometry.RandomResizedCrop(area=(1.0, 1.0), size=8).sample(10, 1000, rng()) == (0, 493, 10, 13)
     assert geometry.InceptionCrop(area=(1.0, 1.0), size=8).sample(10, 1000, rng()) == (0, 0, 10, 1000)

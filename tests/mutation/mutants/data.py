@@ -26,7 +26,7 @@ MUTANTS = {
         ("aspect = rng.uniform(*self.ratio)\n            high", "aspect = math.exp(rng.uniform(*map(math.log, self.ratio)))\n            high"),
         ("angle = math.radians(rng.uniform(-self.degrees, self.degrees))", "angle = math.radians(rng.uniform(0, self.degrees))"),
     ],
-    ("vit_jax/data/image/randaugment.py", TRANSFORMS): [
+    ("vit_jax/data/image/randaugment.py", TRANSFORMS + " tests/data/image/test_randaugment.py"): [
         ("math.copysign(1.0, rng.random() - 0.5)", "1.0"),
         ("image.width if name.endswith(\"X\") else image.height", "image.height if name.endswith(\"X\") else image.width"),
         ("return max(0.1, 1 + 0.09 * level * _sign(rng))", "return max(0.1, 1 + 0.09 * level)"),
