@@ -175,7 +175,7 @@ MUTANTS = {
         ("task=dataclasses.replace(self.task, **fields)", "task=self.task"),
         ("load_checkpoint(path) if average == 1 else", "load_checkpoint(path) if average else"),
     ],
-    ("vit_jax/evaluate.py", CADENCE + " tests/commands/test_commands.py"): [
+    ("vit_jax/evaluate.py", CADENCE + " tests/tasks/test_evaluator.py tests/commands/test_commands.py"): [
         ("return {name: values[real] for", "return {name: values for"),
         ('order = np.argsort(rows["id"], kind="stable")', 'order = np.argsort(-rows["id"], kind="stable")'),
         ("        if pending:\n            yield self._real_rows(*pending)\n\n", "\n"),
