@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data.text import batches as token_batches
-from vit_jax.data.text.batches import LoadTokens, divide, encode_pairs, eval_batches, train_batches
+from vit_jax.data.text.batches import LoadTokens, TokenBatches, divide, encode_pairs, eval_batches, train_batches
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Vocabulary
 from vit_jax.errors import UserError
@@ -109,6 +109,14 @@ def test_a_batch_depends_on_seed_and_step_alone(divided):
     other = list(train_batches(divided, seed=4, first_step=0, last_step=30))
     assert not all(equal(a, b) for a, b in zip(whole, other, strict=True))
     assert equal(pickle.loads(pickle.dumps(LoadTokens(divided, 3, 0, 1)))(5), whole[5])  # as workers get it
+
+
+def test_each_bucket_is_shuffled_in_an_order_of_its_own():
+    pairs = encode_pairs(text([], []), Vocabulary.train(["abc abd", "la la land", "bcd", "dab"], 275))
+    batches = TokenBatches(pairs, (4, 8), (40, 40), 1, (np.arange(40), np.arange(40)), 0)  # one batch a bucket
+    orders = dict(batches.ids_at(step, seed=0) for step in range(2))
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(40))
+    assert orders[0].tolist() != orders[1].tolist()
 
 
 def test_a_negative_seed_is_a_seed(divided):
