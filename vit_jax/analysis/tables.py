@@ -56,6 +56,7 @@ class Column:
 
 PARAMS = Column("parameters (M)", lambda row, found: found.params / 1e6)
 MACS = Column("multiply-accumulates (G)", lambda row, found: found.macs / 1e9)
+INFERENCE = Column("multiply-accumulates of 3 views (T)", lambda row, found: 3 * found.macs / 1e12)  # of one clip
 
 
 @dataclasses.dataclass(frozen=True)

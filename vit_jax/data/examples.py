@@ -1,5 +1,6 @@
 """Labelled examples: what images and clips have in common as modalities."""
 
+import abc
 import itertools
 import os
 import pathlib
@@ -69,7 +70,7 @@ class LabelledData:
         ]
 
 
-class LabelledModality:
+class LabelledModality(abc.ABC):
     """The common part of the modalities of images and clips: see `Modality`.
 
     Subclasses make encoders, and find, open and draw the user's files.
@@ -86,29 +87,29 @@ class LabelledModality:
     shown: ClassVar[int]
     picture: ClassVar[str] = "contact_sheet"
 
+    @abc.abstractmethod
     def is_input(self, stored: Any) -> bool:
         """Returns whether an object is an image or a video."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def make_encoder(self, config: Config, *, train: bool) -> Any:
         """Builds the encoder for training, or for evaluation, from `config.data`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def files(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
         """Yields the files (or folders of frames) below a folder, sorted by path."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def open_file(self, path: pathlib.Path, config: Config) -> Any:
         """Opens a file.
 
         Raises:
           UserError: It cannot be read.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def thumbnail(self, stored: Any) -> Image.Image:
         """Returns a small picture of an image or clip."""
-        raise NotImplementedError
 
     def make_data(self, config: Config, train: Any, evaluation: Any, start: Any) -> LabelledData:
         return LabelledData(self, config, train, evaluation)

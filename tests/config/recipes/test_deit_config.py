@@ -35,7 +35,7 @@ def check_chains(config, size, resize, mean, std):
 
 
 def check_optimizer(config, weight_decay, peak, end):
-    """Checks optimizer and schedule, of which TnT has the same."""
+    """Checks the optimizer and the schedule, which TnT shares."""
     optimizer = config.optimizer
     assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.eps) == ("adamw", 0.9, 0.999, 1e-8)
     assert (optimizer.weight_decay, optimizer.weight_decay_mask, optimizer.clip_norm) == (weight_decay, ".*/kernel", 0)

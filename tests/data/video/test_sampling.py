@@ -13,7 +13,7 @@ from vit_jax.errors import UserError
 
 
 class Times:
-    """A video without pixels: the times of its frames, of which the last lasts as long as the mean."""
+    """A video without pixels: the times of its frames. The last frame lasts as long as the mean."""
 
     name = "times"
 

@@ -1,5 +1,6 @@
 """The base class of transforms, and checks of their arguments that raise `ValueError` with argument and value."""
 
+import abc
 import math
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ METHODS = {
 }
 
 
-class Transform:
+class Transform(abc.ABC):
     """A step of a chain: a frozen dataclass whose fields are the arguments that a chain may give.
 
     `__post_init__` may check the fields and raise `ValueError`; the user sees its message. A field called `size` or
@@ -39,6 +40,7 @@ class Transform:
     random: ClassVar[bool] = False
     on_array: ClassVar[bool] = False
 
+    @abc.abstractmethod
     def __call__(self, image: Any, rng: Any) -> Any:
         """Returns the transformed image.
 
@@ -47,7 +49,6 @@ class Transform:
             modified in place.
           rng: A NumPy `Generator`, or None in evaluation.
         """
-        raise NotImplementedError
 
 
 def check(holds: bool, name: str, value: Any, wanted: str) -> None:

@@ -14,7 +14,7 @@ from vit_jax.errors import UserError
 DARK = 16  # of 256 levels: 12 bits of signal, stored in 16 bits, do not exceed it
 NEARLY_BLACK = f"nearly black: no level reaches {DARK} of 255, as if the file had fewer bits than its format"
 INVISIBLE = "transparent everywhere, so that they are all white"
-SEVERAL_FRAMES = "of several frames or pages, of which the first is used"
+SEVERAL_FRAMES = "animations or documents of several pages; only the first frame is used"
 ROTATED = "rotated by their EXIF orientation, which is not applied"
 
 

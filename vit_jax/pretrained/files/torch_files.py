@@ -53,7 +53,7 @@ def load_stream(file: IO[bytes], size: int) -> Any:
     that order.
 
     Args:
-      size: Of the file, in bytes.
+      size: Size of the file in bytes.
     """
     file.seek(0)
     places: dict[str, int] = {}
