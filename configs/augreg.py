@@ -38,9 +38,8 @@ transferred, at 224 or 384 pixels, after 300 epochs on ImageNet, or 30 and 300 e
 For each model and set, these are the best of the 28 points of the grid on held-out images, not all the same. With B/32,
 the authors' transfer (big_vision's configs/transfer.py) reaches 91.35 on `cifar100` and 93.78 on `oxford_iiit_pet`.
 
-Hardware: the authors used TPUs. On an H100 in bfloat16 (`config.model.dtype`), a train step of B/16 with 256 images
-takes 23.8 GiB of memory, and one of L/16 with 128 images 34.7 GiB: on few devices, divide the batch of 4,096 by
-`config.accum_steps`. Not run at full size.
+Hardware: the authors used TPUs. On few devices, divide the batch of 4,096 by `config.accum_steps`, and compute in
+bfloat16 (`config.model.dtype`). Not run at full size, so its memory was not measured.
 """
 
 from vit_jax.config import Config, default_config

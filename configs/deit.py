@@ -14,8 +14,8 @@ at 384 pixels.
 - For a folder with `train/` and `val/` instead of TFDS, as the authors use: `--config.data.name=folder
   --config.data.path=DIR --config.data.eval_split=val`.
 
-Hardware: the authors trained Ti and S on 4 GPUs with 256 images each, and B on 16 GPUs with 64 images each. On an H100,
-a train step of B with 256 images takes 23.8 GiB of memory. Not run at full size.
+Hardware: the authors trained Ti and S on 4 GPUs with 256 images each, and B on 16 GPUs with 64 images each. Not run
+at full size, so its memory was not measured.
 """
 
 from vit_jax.config import Config, default_config

@@ -22,8 +22,8 @@ training from scratch (Table 4): Ti 73.9, S 81.5, B 82.9. After fine-tuning at 3
   TFDS.
 - `runlocal` trains a tiny model of the same recipe on digits for about a minute.
 
-Hardware: the authors' command uses 8 GPUs with 128 images each. On an H100, a train step of S with 256 images takes
-23.6 GiB of memory. Not run at full size.
+Hardware: the authors' command uses 8 GPUs with 128 images each. Not run at full size, so its memory was not
+measured.
 """
 
 from vit_jax.config import Config, default_config

@@ -41,9 +41,8 @@ Fine-tuned on `imagenet2012` at higher resolution (Table 2): L/16 at 512 pixels 
 after `jft`, H/14 at 518 pixels 88.55 after `jft`.
 
 Hardware: pre-training took the authors 230 TPUv3 core-days for L/16 on ImageNet-21k, and on JFT 680 for L/16 and 2,500
-for H/14. On an H100 in bfloat16 (`config.model.dtype`), a train step of B/16 with 256 images takes 23.8 GiB of memory,
-and one of L/16 with 128 images 34.7 GiB: on few devices, divide the batch of 4,096 by `config.accum_steps`. Not run at
-full size.
+for H/14. On few devices, divide the batch of 4,096 by `config.accum_steps`, and compute in bfloat16
+(`config.model.dtype`). Not run at full size, so its memory was not measured.
 """
 
 from vit_jax.config import Config, default_config
