@@ -73,6 +73,14 @@ def test_patches_are_on_their_grid(model, randomised):
         np.testing.assert_allclose(after["frame/0"], after["patch/0"].mean((2, 3)), atol=1e-6)
 
 
+def test_negative_layers_count_from_the_last(randomised):
+    model = built("gap")
+    params, inputs = params_of(model, randomised), some_inputs(model)
+    for layer in range(model.num_layers):
+        one, other = (features(model, params, inputs, layer=i, kind="patch") for i in (layer, layer - model.num_layers))
+        np.testing.assert_array_equal(one, other)
+
+
 def test_kinds_are_what_the_model_makes_of_them(model, randomised):
     params, inputs = params_of(model, randomised), some_inputs(model)
     logits, found = all_features(model, params, inputs)

@@ -142,6 +142,13 @@ def test_examples_are_chosen_by_the_seed_and_more_include_fewer():
     assert set(five) < set(eight)
 
 
+def test_the_examples_chosen_are_the_first_of_a_random_order():
+    labels = np.array([0, 1] * 6)
+    rng = np.random.default_rng(3)
+    expected = [rng.permutation(np.arange(label, 12, 2))[:2] for label in (0, 1)]
+    np.testing.assert_array_equal(choose_examples(labels, 2, ("a", "b"), seed=3), np.concatenate(expected))
+
+
 def test_classes_without_enough_examples_are_named():
     with pytest.raises(UserError, match=r"4 examples per class, but some have fewer: 'b' \(3\), 'd' \(0\)"):
         choose_examples(np.array([0] * 5 + [1] * 3 + [2] * 4), 4, ["a", "b", "c", "d"])
