@@ -219,8 +219,8 @@ def _lines(info: Info) -> list[str]:
     lines += info["not_read"]
     for name, split in info["splits"].items():
         lines += [split["recognised"]] if split["recognised"] else []
-        looked_at = f"{split['looked_at']:,} images looked at in {name}"
-        lines += [f"{count:,} of the {looked_at} are {notice}" for notice, count in split["notices"].items()]
+        looked_at = f"{split['looked_at']:,} images looked at"
+        lines += [f"{name}, {count:,} of the {looked_at}: {notice}" for notice, count in split["notices"].items()]
     if info["sha256"]:
         lines += ["", *(f"{digest}  {file}" for file, digest in info["sha256"].items())]
     return lines
