@@ -207,6 +207,7 @@ class Experiment:
         unit, kind = get_modality(self.data.encoder.key).unit, jax.devices()[0].device_kind
         data, *notes = self.data.summary()
         notes += start_notes(config, self.data)
+        notes += getattr(self.model, "notes", list)()  # the user's own models need not have any
         notes += Durations.of(config.optimizer.schedule, plan.total, plan.steps_per_epoch).notes
         scored = math.lcm(plan.eval_every, plan.checkpoint_every)  # a checkpoint can be best if it has an evaluation
         if config.checkpoint.keep_best and scored > plan.eval_every:

@@ -11,6 +11,7 @@ import pytest
 from vit_jax import config as schema
 from vit_jax.errors import UserError
 from vit_jax.experiment import Experiment, Plan
+from vit_jax.models import build_model
 from vit_jax.schedule import Durations, make_schedule
 from vit_jax.train import train_and_evaluate
 
@@ -61,6 +62,16 @@ def test_what_is_shortened_is_said_before_training():
     data = types.SimpleNamespace(encoder=encoder, labels=("a", "b"), summary=lambda: ["two classes"])
     lines = dataclasses.replace(experiment, data=data).summary(3)
     assert "config.optimizer.schedule.warmup is shortened from 50 to 2 steps: the run has 20 steps" in lines
+
+
+def test_pixels_that_no_patch_covers_are_said_before_training():
+    experiment = experiment_of("20 steps")
+    data = types.SimpleNamespace(
+        encoder=types.SimpleNamespace(key="image"), labels=("a",), summary=lambda: ["one class"]
+    )
+    model = build_model("vit:Ti/2", image_size=(9, 8))
+    lines = dataclasses.replace(experiment, data=data, model=model).summary(3)
+    assert any(line.startswith("the patches cover 8 x 8 of the 9 x 8 pixels") for line in lines)
 
 
 # ---- another duration of a run that has begun ----

@@ -137,11 +137,20 @@ def test_overrides_win_over_the_variant():
         ),
         ("vit:B/16", {"image_size": (8, 32)}, r"no patch of patch_size=\(16, 16\) fits into image_size=\(8, 32\)"),
         ("vit:B/0", {}, r"no patch of patch_size=\(0, 0\)"),
+        ("vit:B/16", {"dropout_rate": 1.5}, r"dropout_rate must be at least 0 and below 1, got 1.5"),
+        ("tnt:S/16", {"drop_path_rate": -0.1}, r"drop_path_rate must be at least 0 and below 1, got -0.1"),
+        ("vit:B/16", {"norm_epsilon": 0.0}, r"norm_epsilon must be above 0 and at most 1, got 0.0"),
     ],
 )
 def test_errors_name_what_is_wrong_and_what_is_known(name, overrides, message):
     with pytest.raises(ValueError, match=message):
         build_model(name, **overrides)
+
+
+def test_a_model_says_which_pixels_no_patch_covers():
+    assert build_model("vit:H/14", image_size=(224, 224)).notes() == []
+    (note,) = build_model("vit:H/14", image_size=(384, 224)).notes()
+    assert note.startswith("the patches cover 378 x 224 of the 384 x 224 pixels of an image")
 
 
 def test_importing_the_package_loads_no_framework():

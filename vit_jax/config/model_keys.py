@@ -107,13 +107,13 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
 
 
 def field_forms() -> dict[str, Form]:
-    """Returns the legal values of the sizes of models, whole numbers and tuples, those of the data included.
+    """Returns the legal values of the sizes and rates of models, those of the data included.
 
     Each module checks the choices of words itself, because they depend on the family.
     """
     forms = {name: declared[1] for name, declared in _MODEL_MEANINGS.items() if not isinstance(declared, str)}
     forms |= {"image_size": SIDES, "in_channels": Whole(1), "num_classes": Whole(1), "num_frames": Whole(1)}
-    return {name: form for name, form in forms.items() if isinstance(form, Whole | Items)}
+    return {name: form for name, form in forms.items() if isinstance(form, Whole | Number | Items)}
 
 
 def model_keys() -> Iterator[tuple[str, Key]]:

@@ -42,7 +42,7 @@ def choose(file: str, arg: str, **groups: Collection[str]) -> dict[str, str]:
     for word in filter(None, (part.strip() for part in arg.split(","))):
         group = next((group for group, words in groups.items() if word in words), None)
         if group is None:
-            known = [word for words in groups.values() for word in words]
+            known = list(dict.fromkeys(word for words in groups.values() for word in words))
             raise UserError(f"{file} has no option {word!r}{nearest(word, known)}")
         if chosen[group]:
             raise UserError(f"{file}:{arg}: give at most one of {', '.join(groups[group])}")

@@ -29,7 +29,7 @@ class VisionModel(TypedModule):
       num_classes: Number of logits; None returns the pooled features instead, without a head.
       image_size: (height, width) in pixels.
       in_channels: Channels of the input.
-      patch_size: (height, width) in pixels.
+      patch_size: (height, width) in pixels. Pixels at the right and bottom edges that fill no patch are ignored.
       hidden_dim: Token width.
       mlp_dim: Width of the hidden layer of each block's MLP.
       num_layers: Number of blocks.
@@ -69,6 +69,17 @@ class VisionModel(TypedModule):
     def grid(self) -> tuple[int, int]:
         """Number of patches in a column and in a row."""
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    def notes(self) -> list[str]:
+        """Return what a user should know about a model of these sizes before training."""
+        covered = tuple(count * side for count, side in zip(self.grid, self.patch_size, strict=True))
+        if covered == tuple(self.image_size):
+            return []
+        height, width = self.image_size
+        return [
+            f"the patches cover {covered[0]} x {covered[1]} of the {height} x {width} pixels of an image; the model "
+            "does not see its right and bottom edges"
+        ]
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -133,8 +133,8 @@ class Metrics:
         if steps:
             kept = f"The checkpoint of step {steps[0]} is kept; resuming from it repeats the same steps."
         remedy = (
-            "Use another --workdir and try config.optimizer.clip_norm=1, a lower config.optimizer.schedule.peak, or a "
-            "longer config.optimizer.schedule.warmup."
+            "Use another --workdir and try config.optimizer.clip_norm=1 or lower, a lower "
+            "config.optimizer.schedule.peak, or a longer config.optimizer.schedule.warmup."
         )
         return " ".join([f"{name} is {float(value)} at step {step}.", *details, kept, remedy])
 
