@@ -1,6 +1,6 @@
 """AugReg, Table 1: the variants of the Vision Transformer, with Ti and S."""
 
-from vit_jax.analysis.tables import PARAMS, Row, Table
+from vit_jax.reproduce.tables import PARAMS, Row, Table
 
 TABLE = Table(
     title="AugReg, Table 1: variants",

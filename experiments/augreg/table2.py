@@ -1,6 +1,6 @@
 """AugReg, Table 2: the hybrids, whose patches are of a ResNet's feature map."""
 
-from vit_jax.analysis.tables import PARAMS, Row, Table
+from vit_jax.reproduce.tables import PARAMS, Row, Table
 
 TABLE = Table(
     title="AugReg, Table 2: hybrids",

@@ -1,6 +1,6 @@
 """DeiT: the sizes of its models, as TNT's Table 4 prints them to one decimal."""
 
-from vit_jax.analysis.tables import MACS, PARAMS, Row, Table
+from vit_jax.reproduce.tables import MACS, PARAMS, Row, Table
 
 _BASE = "The tables of TNT print 86.4 for every ViT-B/16, at 224 and at 384 pixels alike."
 

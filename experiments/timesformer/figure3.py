@@ -5,7 +5,7 @@ The paper prints no numbers for this figure, so the cells have none to agree wit
 
 from collections.abc import Sequence
 
-from vit_jax.analysis.tables import Cell, Column, Row, Table
+from vit_jax.reproduce.tables import Cell, Column, Row, Table
 
 TERA = Column("multiply-accumulates (T)", lambda row, found: found.macs / 1e12)
 SCHEMES = {"joint": "joint_space_time", "divided": "divided_space_time"}

@@ -1,6 +1,6 @@
 """TimeSformer, Table 1: the parameters of the five attention schemes."""
 
-from vit_jax.analysis.tables import PARAMS, Row, Table
+from vit_jax.reproduce.tables import PARAMS, Row, Table
 
 TABLE = Table(
     title="TimeSformer, Table 1: attention schemes",

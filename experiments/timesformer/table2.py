@@ -1,6 +1,6 @@
 """TimeSformer, Table 2: the cost of inference on Kinetics-400, with three crops of one clip."""
 
-from vit_jax.analysis.tables import INFERENCE, PARAMS, Row, Table
+from vit_jax.reproduce.tables import INFERENCE, PARAMS, Row, Table
 
 TABLE = Table(
     title="TimeSformer, Table 2: cost of inference",

@@ -1,6 +1,6 @@
 """TimeSformer, Tables 3 and 5: the three variants, and the cost of inference with three crops of one clip."""
 
-from vit_jax.analysis.tables import INFERENCE, PARAMS, Row, Table
+from vit_jax.reproduce.tables import INFERENCE, PARAMS, Row, Table
 
 TABLE = Table(
     title="TimeSformer, Tables 3 and 5: variants",

@@ -1,6 +1,6 @@
 """TNT, Table 1: the variants of Transformer in Transformer."""
 
-from vit_jax.analysis.tables import MACS, PARAMS, Row, Table
+from vit_jax.reproduce.tables import MACS, PARAMS, Row, Table
 
 TABLE = Table(
     title="TNT, Table 1: variants",

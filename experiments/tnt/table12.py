@@ -1,6 +1,6 @@
 """TNT, Table 12: TNT-S with squeeze-and-excitation."""
 
-from vit_jax.analysis.tables import MACS, PARAMS, Row, Table
+from vit_jax.reproduce.tables import MACS, PARAMS, Row, Table
 
 TABLE = Table(
     title="TNT, Table 12: squeeze-and-excitation",

@@ -1,6 +1,6 @@
 """TNT, Table 5: TNT-S with an inner transformer in only some of its blocks."""
 
-from vit_jax.analysis.tables import MACS, Row, Table
+from vit_jax.reproduce.tables import MACS, Row, Table
 
 TABLE = Table(
     title="TNT, Table 5: fewer inner transformers",

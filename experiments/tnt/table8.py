@@ -1,6 +1,6 @@
 """TNT, Table 8: the number of words in a patch, m, and their width, c, in TNT-S."""
 
-from vit_jax.analysis.tables import MACS, PARAMS, Row, Table
+from vit_jax.reproduce.tables import MACS, PARAMS, Row, Table
 
 _UNUSED = "The authors' code has a frozen, unused parameter, outer_tokens, of 0.075 M numbers."
 

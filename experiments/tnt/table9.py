@@ -1,6 +1,6 @@
 """TNT, Table 9: the models that are fine-tuned at 384 x 384 pixels."""
 
-from vit_jax.analysis.tables import PARAMS, Row, Table
+from vit_jax.reproduce.tables import PARAMS, Row, Table
 
 _AT_224 = "The paper repeats the number at 224 pixels; the positions of 576 patches instead of 196 are more numbers."
 

@@ -1,6 +1,6 @@
 """Attention Is All You Need, Table 3: the parameters of the variations on the base model."""
 
-from vit_jax.analysis.tables import PARAMS, Row, Table
+from vit_jax.reproduce.tables import PARAMS, Row, Table
 
 
 def _row(name: str, printed: str, model: str = "transformer:base", reason: str = "", **fields: int) -> Row:

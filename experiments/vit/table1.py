@@ -1,6 +1,6 @@
 """ViT, Table 1: the variants of the Vision Transformer."""
 
-from vit_jax.analysis.tables import PARAMS, Row, Table
+from vit_jax.reproduce.tables import PARAMS, Row, Table
 
 TABLE = Table(
     title="ViT, Table 1: variants",

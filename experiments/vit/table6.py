@@ -6,7 +6,7 @@ A multiply-accumulate is two operations, and the backward pass costs twice the f
 images (section 4.1). Without the head, this gives the printed number of every model with patches of 16 x 16 pixels.
 """
 
-from vit_jax.analysis.tables import Column, Row, Table
+from vit_jax.reproduce.tables import Column, Row, Table
 
 _IMAGES = 303e6
 _FEW_PATCHES = (

@@ -10,6 +10,7 @@ from typing import Any
 from vit_jax.analysis.cost import Cost, cost
 from vit_jax.errors import UserError, nearest
 from vit_jax.models import build_model
+from vit_jax.reproduce.comparison import Comparison
 
 FIELDS = ("row", "column", "printed", "computed", "reason")  # of the CSV of a table
 
@@ -173,11 +174,23 @@ def find_tables(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return found
 
 
-def load_table(path: pathlib.Path) -> Table:
-    """Runs a file that defines `TABLE`, and returns it.
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """What a file of `experiments/` defines: `TABLE`, which is computed, `COMPARISON`, which is trained, or both."""
+
+    table: Table | None
+    comparison: Comparison | None
+
+    @property
+    def title(self) -> str:
+        return self.table.title if self.table else self.comparison.title if self.comparison else ""
+
+
+def load_definition(path: pathlib.Path) -> Definition:
+    """Runs a file that defines `TABLE` or `COMPARISON` or both.
 
     Raises:
-      UserError: The file cannot be run, or defines no table.
+      UserError: The file cannot be run, or defines neither.
     """
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -187,9 +200,13 @@ def load_table(path: pathlib.Path) -> Table:
         spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(getattr(module, "TABLE", None), Table):
-        raise UserError(f"{path} must define TABLE = Table(...)")
-    return module.TABLE
+    table, comparison = getattr(module, "TABLE", None), getattr(module, "COMPARISON", None)
+    definition = Definition(
+        table if isinstance(table, Table) else None, comparison if isinstance(comparison, Comparison) else None
+    )
+    if not definition.title:
+        raise UserError(f"{path} must define TABLE = Table(...) or COMPARISON = Comparison(...)")
+    return definition
 
 
 def write_cells(path: pathlib.Path, cells: Sequence[Cell]) -> None:

@@ -1,0 +1,251 @@
+"""The trained rows of tables: what is run, what is skipped, how claims are answered, and what survives a SIGKILL."""
+
+import csv
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from scipy import stats
+
+from tests.config.recipes.common import assemble
+from vit_jax import config as schema
+from vit_jax.__main__ import main
+from vit_jax.errors import UserError
+from vit_jax.reproduce import trained
+from vit_jax.reproduce.comparison import Claim, Comparison, Interval, Recipe, Trial, verdict
+from vit_jax.reproduce.report import markdown
+from vit_jax.reproduce.tables import find_tables, load_definition
+from vit_jax.reproduce.trained import COLUMNS, Trials
+from vit_jax.state import initial_state
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEFINITIONS = {name: load_definition(path) for name, path in find_tables(ROOT / "experiments").items()}
+COMPARISONS = {name: found.comparison for name, found in DEFINITIONS.items() if found.comparison}
+SMALL = Recipe("configs/quickstart.py", {"model.pool": "cls"})
+pytestmark = pytest.mark.usefixtures("own_home")
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_row_resolves_to_an_experiment(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    comparison = COMPARISONS[name]
+    for trial, scale in itertools.product((*comparison.preparation, *comparison.trials), comparison.scales):
+        recipe = trial.recipe(scale)
+        if recipe is None:
+            assert trial.of or scale == "paper", trial.name
+            continue
+        _, path, *overrides = recipe.command(0)
+        config = schema.load_config(path.removeprefix("--config="), overrides)
+        experiment = assemble(config, classes=10, steps_per_epoch=100)
+        jax.eval_shape(lambda experiment=experiment: initial_state(experiment))
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_the_committed_scores_belong_to_today_s_definitions_and_pages(name, tmp_path):
+    for scale in COMPARISONS[name].scales:
+        path = ROOT / "experiments" / "results" / f"{name}.{scale}.csv"
+        trials = Trials(COMPARISONS[name], scale, tmp_path, path)
+        rows = trials.rows()
+        assert len(rows) == len(trained.read_rows(path))
+        if rows:
+            text = markdown(COMPARISONS[name], scale, rows)
+            assert path.with_suffix(".md").read_text() == f"{text}\n"
+            assert text in (ROOT / "docs" / "tables.md").read_text()
+            assert {row["skipped"] for row in rows.values()} == {"0"}
+            assert not any(row["commit"].endswith("-dirty") for row in rows.values())
+
+
+# ---- statistics ----
+
+
+def test_the_interval_is_student_s():
+    values = [1.0, 2.0, 4.0]
+    interval = Interval.of(values)
+    low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    assert Interval.of([5.0]).half == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "ending"),
+    [
+        ({0: 3.0, 1: 3.1, 2: 2.9}, {0: 1.0, 1: 1.2, 2: 1.1}, "3 seeds); this holds here."),
+        ({0: 1.0, 1: 1.2, 2: 1.1}, {0: 3.0, 1: 3.1, 2: 2.9}, "here it is the other way round."),
+        ({0: 1.0, 1: 3.0}, {0: 2.0, 1: 2.0}, "these runs do not decide it."),
+        ({0: 1.0, 1: 3.0}, {1: 2.0}, "a above b: +1.0 with one seed, which decides nothing."),
+        ({}, {0: 2.0}, "a above b: not run yet."),
+    ],
+)
+def test_a_claim_is_answered_by_runs_with_the_same_seed(better, worse, ending):
+    assert verdict(Claim("a", "b"), {"a": better, "b": worse}).endswith(ending)
+
+
+# ---- what is run ----
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Records the commands instead of running them; a training leaves a finished workdir with a score of 0.5."""
+    ran = []
+
+    def run_command(arguments):
+        ran.append(list(arguments))
+        if arguments[0] == "train":
+            workdir = pathlib.Path(arguments[-1].removeprefix("--workdir="))
+            workdir.mkdir(parents=True)
+            (workdir / "runs.jsonl").write_text(json.dumps({"status": "finished"}) + "\n")
+        return 0
+
+    def score(workdir, metric, scoring):
+        empty = dict.fromkeys(set(COLUMNS) - {"row", "seed", "metric", "identity", "command"}, "")
+        return {**empty, "score": str(scoring.get("average", 0.5)), "parameters": "1", "skipped": "0"}
+
+    monkeypatch.setattr(trained, "run_command", run_command)
+    monkeypatch.setattr(trained, "score", score)
+    return ran
+
+
+@pytest.fixture
+def comparison():
+    start = Trial("image model", SMALL)
+    tuned = Recipe("configs/finetune.py", {"init_from": "{image model}"})
+    rows = [Trial("a", tuned), Trial("b, c = 2", SMALL), Trial("b averaged", of="b, c = 2", scoring={"average": 3})]
+    return Comparison("Tiny", "Why?", rows, preparation=[start], data=[("digits",)], claims=[Claim("a", "b, c = 2")])
+
+
+def trials_of(comparison, tmp_path):
+    return Trials(comparison, "small", tmp_path / "runs", tmp_path / "table.small.csv", say=lambda line: None)
+
+
+def test_rows_are_trained_after_what_they_need_and_only_once(comparison, commands, tmp_path):
+    trials = trials_of(comparison, tmp_path)
+    assert trials.run(comparison.trials, [0, 1]) == []
+    assert commands[0] == ["data", "prepare", "digits"]
+    trainings = [words for words in commands if words[0] == "train"]
+    assert len(trainings) == 6  # the image model, a and b, with two seeds each; the average trains nothing
+    workdir = trials.workdir(comparison.preparation[0], 1)
+    assert f"--config.init_from={workdir}" in next(words for words in trainings[3:] if "configs/finetune" in words[1])
+    with trials.csv.open() as file:
+        rows = {(row["row"], row["seed"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 6
+    assert rows["b averaged", "1"]["score"] == "3"
+    assert rows["a", "0"]["command"].endswith("'--config.init_from={image model}' --config.seed=0")
+    assert trials.run(comparison.trials, [0, 1]) == []
+    assert len(commands) == 7  # nothing was missing
+
+
+def test_a_row_whose_definition_or_start_has_changed_is_trained_again(comparison, commands, tmp_path):
+    trials_of(comparison, tmp_path).run(comparison.trials, [0])
+    del commands[:]
+    start = Trial("image model", Recipe("configs/quickstart.py", {"model.num_layers": 2}))
+    changed = Comparison("Tiny", "Why?", comparison.trials, preparation=[start])
+    assert set(trials_of(changed, tmp_path).rows()) == {("b, c = 2", 0), ("b averaged", 0)}
+    trials_of(changed, tmp_path).run(changed.trials, [0])
+    assert [words[1] for words in commands] == ["--config=configs/quickstart.py", "--config=configs/finetune.py"]
+
+
+def test_scores_in_the_workdirs_are_enough_to_write_the_csv_again(comparison, commands, tmp_path):
+    trials = trials_of(comparison, tmp_path)
+    trials.run(comparison.trials, [0])
+    before = trials.csv.read_text()
+    trials.csv.unlink()
+    trials.run(comparison.trials, [0])
+    assert trials.csv.read_text() == before
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(comparison, commands, tmp_path):
+    from vit_jax.workdir.lock import Lock
+
+    trials = trials_of(comparison, tmp_path)
+    lock = Lock(trials.workdir(comparison.trials[1], 0))
+    try:
+        problems = trials.run(comparison.trials, [0])
+    finally:
+        lock.close()
+    assert problems[0] == "b, c = 2, seed 0: another process is training it"
+    assert set(trials.rows()) == {("a", 0)}
+
+
+def test_what_fails_is_reported_and_the_rest_is_done(comparison, commands, tmp_path, monkeypatch):
+    work = trained.run_command
+    monkeypatch.setattr(trained, "run_command", lambda words: 1 if "configs/quickstart.py" in words[1] else work(words))
+    problems = trials_of(comparison, tmp_path).run(comparison.trials[:2], [0])
+    assert problems == [
+        "image model, seed 0: training ended with status 1",
+        "a, seed 0: image model is not finished",
+        "b, c = 2, seed 0: training ended with status 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"trials": [Trial("a", SMALL), Trial("a", SMALL)]}, "two rows named 'a'"),
+        ({"trials": [Trial("a", SMALL)], "claims": [Claim("a", "b")]}, "no row 'b'"),
+        ({"trials": [Trial("a", Recipe("x", {"init_from": "{b}"}))]}, "no row 'b'"),
+        ({"trials": [Trial("a", of="b")]}, "no row 'b'"),
+    ],
+)
+def test_a_definition_with_unknown_or_repeated_rows_is_refused(fields, problem):
+    with pytest.raises(UserError, match=f"comparison 'T' has {problem}"):
+        Comparison("T", "Why?", **fields)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vit/table8"], "vit/table8 has nothing at the scale computed; see --list"),
+        (["tnt/table1", "--scale=small"], "tnt/table1 has nothing at the scale small; see --list"),
+        (["vit/table8", "--scale=small", "--only=nnone"], "no row 'nnone' in ViT, Table 8"),
+        (["tnt/table1", "--seeds=2"], "--seeds applies to trained rows. Add --scale=small or --scale=paper."),
+    ],
+)
+def test_mistakes_are_one_line(capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
+    assert main(["reproduce", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+TINY = """
+from vit_jax.reproduce.comparison import Claim, Comparison, Recipe, Trial
+SIZES = {"duration": "4 epochs", "eval_every": "1 epoch", "checkpoint.every": "1 epoch", "model.num_layers": 1}
+ROWS = [Trial(pool, Recipe(CONFIG, {**SIZES, "model.pool": pool})) for pool in ("gap", "cls")]
+COMPARISON = Comparison("Tiny", "Why?", ROWS, claims=[Claim("gap", "cls")])
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_point_and_two_at_once_lose_nothing(tmp_path):
+    """Kills the command and its child again and again, then lets two commands finish the table together."""
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "t.py").write_text(TINY.replace("CONFIG", repr(str(ROOT / "configs" / "quickstart.py"))))
+    words = ["reproduce", "tiny/t", "--scale=small", "--seeds=2", f"--folder={tmp_path}", f"--runs={tmp_path / 'runs'}"]
+    command = [sys.executable, "-m", "vit_jax", *words]
+
+    def start():
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    for seconds in (3, 9, 14, 20):
+        process = start()
+        time.sleep(seconds)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        for pid in (process.pid, *map(int, children)):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    both = [start(), start()]
+    assert {process.wait() for process in both} <= {0, 1}  # 1: the other one was training the last row
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    with (tmp_path / "results" / "tiny" / "t.small.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["seed"]) for row in rows] == [("cls", "0"), ("cls", "1"), ("gap", "0"), ("gap", "1")]
+    assert {row["examples"] for row in rows} == {"355"}
+    assert {row["steps"] for row in rows} == {"46"}

@@ -1,0 +1,223 @@
+"""Comparisons: the rows of a paper's table as training runs, at small scale and as the paper's full recipe."""
+
+import dataclasses
+import math
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from vit_jax.errors import UserError, nearest
+
+SCALES = ("small", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is trained for a row.
+
+    Attributes:
+      config: The config file, with its argument: `configs/vit.py:B/16,imagenet2012`.
+      overrides: Values of config keys. `{NAME}` in a value stands for the workdir of the trial NAME with the same seed.
+    """
+
+    config: str
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def command(self, seed: int, workdirs: Mapping[str, pathlib.Path] | None = None) -> list[str]:
+        """Returns the arguments of `python -m vit_jax` that train it, without the workdir.
+
+        Args:
+          workdirs: Workdir of each trial that the overrides name. If it is not given, the names remain.
+        """
+        values = {**self.overrides, "seed": seed}
+        if workdirs is not None:
+            values = {key: _filled(value, workdirs) for key, value in values.items()}
+        return ["train", f"--config={self.config}", *(f"--config.{key}={value}" for key, value in values.items())]
+
+    def needs(self) -> list[str]:
+        """Returns the names of the trials whose workdirs the overrides name."""
+        return [name for value in self.overrides.values() for name in _named(value)]
+
+
+def _named(value: Any) -> list[str]:
+    return re.findall(r"\{([^{}]+)\}", value) if isinstance(value, str) else []
+
+
+def _filled(value: Any, workdirs: Mapping[str, pathlib.Path]) -> Any:
+    for name in _named(value):
+        value = value.replace(f"{{{name}}}", str(workdirs[name]))
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One row of a comparison.
+
+    Attributes:
+      name: The row's name, as the paper prints it.
+      small: The recipe of the small-scale run.
+      paper: The recipe of the full run; None if the data or the method cannot be had.
+      printed: The paper's metric, as printed.
+      x: Value on the horizontal axis of the figure, for comparisons along a quantity such as the number of frames.
+      series: The line of the figure to which the row belongs, for such comparisons.
+      of: Name of another trial: this row scores that trial's run, and trains none.
+      scoring: How the run is scored, if not as at the end of its training: `average`, the number of newest checkpoints
+        whose parameters are averaged, and fields of the task such as `beam_size`.
+    """
+
+    name: str
+    small: Recipe | None = None
+    paper: Recipe | None = None
+    printed: str = ""
+    x: float | None = None
+    series: str = ""
+    of: str = ""
+    scoring: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def recipe(self, scale: str) -> Recipe | None:
+        return self.small if scale == "small" else self.paper
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What the paper's table says: row `better` scores above row `worse`."""
+
+    better: str
+    worse: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A question of a paper that is answered by training.
+
+    Attributes:
+      title: The paper, the number of the table and its subject.
+      question: The question, as one sentence.
+      trials: The rows.
+      claims: What the paper's table says about them.
+      source: Where the printed numbers were read.
+      metric: The name of the score in `metrics.jsonl`.
+      preparation: Trials that other trials start from, and that are not rows.
+      data: Sets that are prepared first: the arguments of `python -m vit_jax data prepare`.
+      note: What holds for all rows, such as the data set and the length of training.
+      x_label: Label of the horizontal axis, for trials that have `x`.
+    """
+
+    title: str
+    question: str
+    trials: Sequence[Trial]
+    claims: Sequence[Claim] = ()
+    source: str = ""
+    metric: str = "top1"
+    preparation: Sequence[Trial] = ()
+    data: Sequence[Sequence[str]] = ()
+    note: str = ""
+    x_label: str = ""
+
+    def __post_init__(self):
+        names = [trial.name for trial in (*self.preparation, *self.trials)]
+        named = [name for claim in self.claims for name in (claim.better, claim.worse)]
+        named += [trial.of for trial in self.trials if trial.of]
+        recipes = [trial.recipe(scale) for trial in (*self.preparation, *self.trials) for scale in SCALES]
+        named += [name for recipe in recipes if recipe for name in recipe.needs()]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated or not set(named) <= set(names):
+            problem = f"two rows named {repeated[0]!r}" if repeated else f"no row {min(set(named) - set(names))!r}"
+            raise UserError(f"comparison {self.title!r} has {problem}")
+
+    @property
+    def unit(self) -> float:
+        """What a score is multiplied by to be printed: shares are printed in percent."""
+        return 100.0 if self.metric.startswith("top") else 1.0
+
+    @property
+    def scales(self) -> list[str]:
+        """The scales at which there is something to train."""
+        return [scale for scale in SCALES if any(trial.recipe(scale) for trial in self.trials)]
+
+    def trial(self, name: str) -> Trial:
+        return next(trial for trial in (*self.preparation, *self.trials) if trial.name == name)
+
+    def select(self, name: str | None) -> list[Trial]:
+        """Returns the rows, or the one with this name.
+
+        Raises:
+          UserError: No row has this name.
+        """
+        names = [trial.name for trial in self.trials]
+        if name is not None and name not in names:
+            raise UserError(f"no row {name!r} in {self.title}{nearest(name, names)}")
+        return [trial for trial in self.trials if name in (None, trial.name)]
+
+    def with_preparation(self, trials: Sequence[Trial], scale: str) -> list[Trial]:
+        """Returns the trials, each after those that it needs."""
+        ordered: dict[str, Trial] = {}
+
+        def add(trial: Trial) -> None:
+            recipe = trial.recipe(scale)
+            for name in [*(recipe.needs() if recipe else []), *([trial.of] if trial.of else [])]:
+                add(self.trial(name))
+            ordered.setdefault(trial.name, trial)
+
+        for trial in trials:
+            add(trial)
+        return list(ordered.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval.
+
+    Attributes:
+      mean: The mean.
+      half: Half the width of the interval; infinite if there are fewer than two values.
+      count: Number of values.
+    """
+
+    mean: float
+    half: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        """Returns mean and interval by Student's t distribution: t_{0.975, n - 1} s / sqrt(n)."""
+        count = len(values)
+        if count < 2:
+            return cls(float(values[0]) if count else math.nan, math.inf, count)
+        half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count)
+        return cls(float(np.mean(values)), float(half), count)
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
+
+
+def verdict(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> str:
+    """Says in one sentence whether a claim holds, by the differences between runs with the same seed.
+
+    Args:
+      scores: The score by row and seed, in the unit in which it is printed.
+    """
+    better, worse = scores.get(claim.better, {}), scores.get(claim.worse, {})
+    seeds = sorted(better.keys() & worse.keys())
+    pair = f"{claim.better} above {claim.worse}"
+    if not seeds:
+        return f"{pair}: not run yet."
+    difference = Interval.of([better[seed] - worse[seed] for seed in seeds])
+    found = f"{pair}: {difference.mean:+.1f}"
+    if difference.count < 2:
+        return f"{found} with one seed, which decides nothing."
+    found += f" ({difference.low:+.1f} to {difference.high:+.1f}, {difference.count} seeds)"
+    if difference.low > 0:
+        return f"{found}; this holds here."
+    if difference.high < 0:
+        return f"{found}; here it is the other way round."
+    return f"{found}; these runs do not decide it."
