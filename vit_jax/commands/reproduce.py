@@ -148,9 +148,10 @@ def _trials(args: argparse.Namespace, name: str, definitions: Mapping[str, Any],
 def _train(args: argparse.Namespace, name: str, definitions: Mapping[str, Any]) -> int:
     """Trains what is missing of a table, and writes its results; returns 1 if some could not be trained."""
     trials = _trials(args, name, definitions, args.scale)
+    chosen = trials.comparison.select(args.scale, args.only)
     print(f"{name}: {trials.comparison.question}")
     try:
-        problems = trials.run(trials.comparison.select(args.only), range(args.seeds or 3))
+        problems = trials.run(chosen, range(args.seeds or 3))
     finally:
         _write_comparison(args, name, trials)
     print(_results(pathlib.Path(args.folder), name, f".{args.scale}.md").read_text())
@@ -166,10 +167,12 @@ def _write_comparison(args: argparse.Namespace, name: str, trials: Any) -> None:
     text = report.markdown(comparison, trials.scale, rows)
     _write(_results(folder, name, f".{trials.scale}.md"), lambda path: path.write_text(f"{text}\n"))
     if rows:
-        size = (6.5, 3.2) if all(trial.x is not None for trial in comparison.trials) else (6.5, 0.8 + 0.32 * len(rows))
-        size = (size[0], min(size[1], 6.0))
+        height = 3.2 if comparison.x_label else 0.8 + 0.32 * len(comparison.at(trials.scale))
         png = _results(folder, name, f".{trials.scale}.png")
-        _write(png, lambda path: _draw(path, lambda figure: report.draw(figure, comparison, rows), size))
+        _write(
+            png,
+            lambda path: _draw(path, lambda figure: report.draw(figure, comparison, trials.scale, rows), (6.5, height)),
+        )
 
 
 def _list(args: argparse.Namespace, folder: pathlib.Path, definitions: Mapping[str, Any]) -> None:
@@ -178,7 +181,7 @@ def _list(args: argparse.Namespace, folder: pathlib.Path, definitions: Mapping[s
         notes = [_computed_state(_results(folder, name, ".csv"))] if definition.table else []
         for scale in definition.comparison.scales if definition.comparison else ():
             trials = _trials(args, name, definitions, scale)
-            count = len(trials.comparison.trials)
+            count = len(trials.comparison.at(scale))
             found = {row for row, _ in trials.rows()}
             notes.append(f"{scale}: {len(found)} of {counted(count, 'rows')} trained")
         print(f"{name:<{width}}  {definition.title}: {'; '.join(notes)}")

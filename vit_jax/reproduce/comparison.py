@@ -104,7 +104,7 @@ class Comparison:
       preparation: Trials that other trials start from, and that are not rows.
       data: Sets that are prepared first: the arguments of `python -m vit_jax data prepare`.
       note: What holds for all rows, such as the data set and the length of training.
-      x_label: Label of the horizontal axis, for trials that have `x`.
+      x_label: Label of the horizontal axis, if all trials have `x`.
     """
 
     title: str
@@ -137,21 +137,25 @@ class Comparison:
     @property
     def scales(self) -> list[str]:
         """The scales at which there is something to train."""
-        return [scale for scale in SCALES if any(trial.recipe(scale) for trial in self.trials)]
+        return [scale for scale in SCALES if self.at(scale)]
 
     def trial(self, name: str) -> Trial:
         return next(trial for trial in (*self.preparation, *self.trials) if trial.name == name)
 
-    def select(self, name: str | None) -> list[Trial]:
-        """Returns the rows, or the one with this name.
+    def at(self, scale: str) -> list[Trial]:
+        """Returns the rows of a scale."""
+        return [each for each in self.trials if (self.trial(each.of) if each.of else each).recipe(scale)]
+
+    def select(self, scale: str, name: str | None) -> list[Trial]:
+        """Returns the rows of a scale, or the one with this name.
 
         Raises:
-          UserError: No row has this name.
+          UserError: No row of this scale has this name.
         """
-        names = [trial.name for trial in self.trials]
+        names = [trial.name for trial in self.at(scale)]
         if name is not None and name not in names:
             raise UserError(f"no row {name!r} in {self.title}{nearest(name, names)}")
-        return [trial for trial in self.trials if name in (None, trial.name)]
+        return [trial for trial in self.at(scale) if name in (None, trial.name)]
 
     def with_preparation(self, trials: Sequence[Trial], scale: str) -> list[Trial]:
         """Returns the trials, each after those that it needs."""

@@ -24,16 +24,18 @@ def markdown(comparison: Comparison, scale: str, rows: Rows) -> str:
     """Returns the rows with mean, 95 % interval and the paper's number, and a sentence for each claim of the paper."""
     scores, metric = scores_of(comparison, rows), _metric(comparison)
     lines = [f"| row | {metric} | seeds | paper | parameters |", "|" + "---|" * 5]
-    for trial in comparison.trials:
+    for trial in comparison.at(scale):
         of_row = [row for (name, _), row in rows.items() if name == trial.name]
         parameters = f"{int(of_row[0]['parameters']):,}" if of_row else ""
         cells = [trial.name, _mean(Interval.of(list(scores[trial.name].values()))), str(len(of_row)), trial.printed]
         lines.append(f"| {' | '.join([*cells, parameters])} |")
     where = "trained here at small scale" if scale == "small" else "the full recipes"
     parts = [f"## {comparison.title}: {where}", "", comparison.question, "", *lines, ""]
-    if comparison.claims:
+    shown = {trial.name for trial in comparison.at(scale)}
+    claims = [claim for claim in comparison.claims if {claim.better, claim.worse} <= shown]
+    if claims:
         parts += ["The order in the paper:", ""]
-        parts += [f"- {verdict(claim, scores)}" for claim in comparison.claims] + [""]
+        parts += [f"- {verdict(claim, scores)}" for claim in claims] + [""]
     parts.append(" ".join([*_sentences(comparison), *_provenance(rows)]))
     if scale == "paper":
         parts += ["", "```bash", *_commands(comparison, scale), "```"]
@@ -65,7 +67,8 @@ def _provenance(rows: Rows) -> list[str]:
 
     skipped = sum(int(row["skipped"]) for row in rows.values())
     seconds = [float(row["seconds"]) for row in rows.values() if row["seconds"]]
-    time = f" A run took {min(seconds):,.0f} to {max(seconds):,.0f} s." if seconds else ""
+    times = list(dict.fromkeys(f"{each:,.0f}" for each in (min(seconds), max(seconds)))) if seconds else []
+    time = f" A run took {' to '.join(times)} s." if times else ""
     return [
         f"Every run scored {distinct('examples')} examples and skipped {skipped or 'none'}.{time} "
         f"Hardware: {distinct('hardware')}; JAX {distinct('jax')}; commit {distinct('commit')}."
@@ -73,21 +76,21 @@ def _provenance(rows: Rows) -> list[str]:
 
 
 def _commands(comparison: Comparison, scale: str) -> list[str]:
-    recipes = [(trial.name, trial.recipe(scale)) for trial in (*comparison.preparation, *comparison.trials)]
+    recipes = [(trial.name, trial.recipe(scale)) for trial in (*comparison.preparation, *comparison.at(scale))]
     return [
         f"python -m vit_jax {' '.join(recipe.command(0))} --workdir=DIR  # {name}" for name, recipe in recipes if recipe
     ]
 
 
-def draw(figure: Any, comparison: Comparison, rows: Rows) -> None:
+def draw(figure: Any, comparison: Comparison, scale: str, rows: Rows) -> None:
     """Draws every seed as a small dot, and the mean with its 95 % interval, on a Matplotlib figure."""
     axis = figure.add_subplot()
-    scores = scores_of(comparison, rows)
-    if all(trial.x is not None for trial in comparison.trials):
-        _along(axis, comparison, scores)
+    trials, scores = comparison.at(scale), scores_of(comparison, rows)
+    if comparison.x_label:
+        _along(axis, trials, scores)
         axis.set(xlabel=comparison.x_label, ylabel=_metric(comparison))
     else:
-        _by_row(axis, comparison.trials, scores)
+        _by_row(axis, trials, scores)
         axis.set(xlabel=_metric(comparison))
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
@@ -105,12 +108,12 @@ def _by_row(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int
     axis.invert_yaxis()
 
 
-def _along(axis: Any, comparison: Comparison, scores: Mapping[str, Mapping[int, float]]) -> None:
-    series = dict.fromkeys(trial.series for trial in comparison.trials)
+def _along(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int, float]]) -> None:
+    series = dict.fromkeys(trial.series for trial in trials)
     for name, colour, marker in zip(series, COLOURS, MARKERS, strict=False):
         points = [
             (float(trial.x or 0), Interval.of(list(scores[trial.name].values())))
-            for trial in comparison.trials
+            for trial in trials
             if trial.series == name and scores[trial.name]
         ]
         if points:
@@ -118,7 +121,7 @@ def _along(axis: Any, comparison: Comparison, scores: Mapping[str, Mapping[int, 
             halves = [each.half if math.isfinite(each.half) else 0 for each in intervals]
             means = [each.mean for each in intervals]
             axis.errorbar(xs, means, yerr=halves, marker=marker, color=colour, label=name, ms=4, lw=1.3, capsize=3)
-    xs = sorted({float(trial.x or 0) for trial in comparison.trials})
+    xs = sorted({float(trial.x or 0) for trial in trials})
     if xs[0] > 0 and xs[-1] / xs[0] >= 8:
         axis.set_xscale("log", base=2)
     axis.set_xticks(xs, [re.sub(r"\.0$", "", f"{x:,}") for x in xs])
