@@ -8,14 +8,16 @@ and PPM), and take up to 8 seconds for a million pixels; `MOST_SLOW_PIXELS` is t
 
 import contextlib
 import functools
+import io
 import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from vit_jax.errors import UserError
 
@@ -67,6 +69,40 @@ def read_image(path: str | Path) -> Image.Image:
     with opened(path) as image:
         image.load()
         return true_levels(image)
+
+
+class StoredJpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG in memory whose pixels are decoded when they are used, so that a chain may decode it at reduced size.
+
+    Args:
+      data: The whole file.
+      complaint: What a message about a damaged file says before the reason.
+
+    Raises:
+      UserError: On construction or when it is used, if the file is damaged or too large.
+    """
+
+    def __init__(self, data: bytes, complaint: str):
+        self._complaint = complaint
+        with self._complaining():
+            super().__init__(io.BytesIO(data))
+            _check(self)
+
+    def load(self) -> Any:
+        with self._complaining():
+            return super().load()
+
+    @contextlib.contextmanager
+    def _complaining(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Pillow raises exceptions of any type for damaged files
+            raise UserError(f"{self._complaint} ({_reason('', error)})") from None
+
+    @staticmethod
+    def recognises(data: bytes) -> bool:
+        """Returns whether a file begins as JPEGs do."""
+        return data.startswith(b"\xff\xd8\xff")
 
 
 def _reason(path: str | Path, error: Exception) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 from vit_jax.data.image import chain, geometry, randaugment, values
 from vit_jax.data.image.arguments import Transform
 from vit_jax.data.image.reading import grey_of_floats, grey_of_integers
+from vit_jax.data.levels import Levels
 from vit_jax.errors import UserError
 
 TRANSFORMS: dict[str, type[Transform]] = {
@@ -97,11 +98,39 @@ class Preprocessing:
         return self.run(image, rng, self._chain)
 
     def rows(self, image: Image.Image, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Returns the rows of an example in a batch: one, in training as in evaluation."""
+        """Returns the model's inputs for an example: one, in training as in evaluation."""
         return [self(image, rng)]
 
+    def batch_rows(self, image: Image.Image, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """Returns the rows of an example before `finish`: uint8 if the chain ends with `normalize`, else float32."""
+        return [self.run(image, rng, self.host_steps(self._chain))]
+
+    def finish(self, rows: np.ndarray) -> Any:
+        """Returns stacked `batch_rows` as the entry of a batch: `Levels`, which the devices normalize, or floats."""
+        step = self._chain[-1]
+        if not isinstance(step, values.Normalize):
+            return rows
+        return Levels(rows, *(np.tile(numbers, (len(rows), 1)) for numbers in step.scale_and_offset(self.channels)))
+
+    def host_steps(self, steps: tuple[Transform, ...]) -> tuple[Transform, ...]:
+        """Returns a chain without `normalize` if this is its last step, which is then left to the devices.
+
+        A chain that goes on with the normalized array (`random_erasing`) is computed here as a whole.
+        """
+        return steps[:-1] if isinstance(steps[-1], values.Normalize) else steps
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row: (height, width, channels)."""
+        return (*self.image_size, self.channels)
+
+    @property
+    def row_dtype(self) -> type:
+        """The type of `batch_rows`: uint8 or float32."""
+        return np.uint8 if isinstance(self._chain[-1], values.Normalize) else np.float32
+
     def run(self, image: Image.Image, rng: np.random.Generator | None, steps: Iterable[Transform]) -> np.ndarray:
-        """Like `__call__`, but applies `steps` instead of the chain's."""
+        """Like `__call__`, but applies `steps` instead of the chain's; uint8 if they do not contain `normalize`."""
         if rng is None and self.is_random:
             raise UserError(
                 f"{', '.join(self.random_transforms)}: random, but no random generator was given. Evaluation "
@@ -110,6 +139,8 @@ class Preprocessing:
         result: Any = to_channels(image, self.channels)
         for step in steps:
             result = step(result, rng)
+        if isinstance(result, Image.Image):
+            result = values.levels_of(result)
         if result.shape[:2] != self.image_size:
             key = "config.data.eval_transforms" if rng is None else "config.data.train_transforms"
             raise UserError(
