@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from vit_jax.data.image.reading import DANGLING, StoredJpeg, opened, read_image, true_levels
+from vit_jax.data.image.reading import DANGLING, opened, stored_image, true_levels
 from vit_jax.data.layout import class_names, dangling_links, folder_of, named, recognised, split_folders
 from vit_jax.data.scan import Record, cached_manifest, file_states, list_classes, read_records, walk, write_records
 from vit_jax.data.splits import choose, parse_split
 from vit_jax.errors import UserError
 
 IGNORED = ("Thumbs.db", "desktop.ini")
-JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 class FolderSource:
@@ -83,21 +81,9 @@ class FolderSource:
         return self._folder / self.files[self._ids[index]]
 
     def _read(self, example_id: int) -> dict[str, Any]:
-        return {"image": self._image(example_id), "label": self._classes[example_id], "id": example_id}
-
-    def _image(self, example_id: int) -> Image.Image:
-        """Reads an image. A JPEG is decoded only when its pixels are used."""
         path = os.path.join(self._folder, self.files[example_id])
-        complaint = f"{path} was readable when the folder was opened, but no longer is"
-        if path.lower().endswith(JPEG_SUFFIXES):
-            with contextlib.suppress(OSError):  # `read_image` finds out why
-                data = Path(path).read_bytes()
-                if StoredJpeg.recognises(data):
-                    return StoredJpeg(data, complaint)
-        try:
-            return read_image(path)
-        except UserError as error:
-            raise UserError(f"{complaint} ({error})") from None
+        image = stored_image(path, f"{path} was readable when the folder was opened, but no longer is")
+        return {"image": image, "label": self._classes[example_id], "id": example_id}
 
     def class_counts(self) -> list[int]:
         """Returns the number of readable examples of each class."""

@@ -25,6 +25,7 @@ BYTES_PER_PIXEL = 32  # JPEG 2000 with four channels; other formats take less th
 MOST_SLOW_PIXELS = 2**23
 DANGLING = "a link to a file that does not exist"
 DEEP_FORMATS = ("JPEG2000", "PNG", "PPM")  # formats in which Pillow's 32-bit mode "I" holds 16-bit levels
+_JPEG_SUFFIXES, _JPEG_BEGIN = (".jpg", ".jpeg", ".jpe", ".jfif"), b"\xff\xd8\xff"
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
@@ -71,6 +72,32 @@ def read_image(path: str | Path) -> Image.Image:
         return true_levels(image)
 
 
+def stored_image(path: str | Path, complaint: str) -> Image.Image:
+    """Like `read_image`, but a JPEG is decoded only when its pixels are used; see `StoredJpeg`.
+
+    Args:
+      complaint: What a message says before the reason.
+    """
+    if os.path.splitext(path)[1].lower() in _JPEG_SUFFIXES:
+        with contextlib.suppress(OSError):  # `read_image` says what is wrong
+            data = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) else b""
+            if data.startswith(_JPEG_BEGIN):
+                return StoredJpeg(data, complaint)
+    try:
+        return read_image(path)
+    except UserError as error:
+        raise UserError(f"{complaint} ({error})") from None
+
+
+def stored_bytes(data: bytes, complaint: str) -> Image.Image:
+    """Like `stored_image`, given what is in the file."""
+    if data.startswith(_JPEG_BEGIN):
+        return StoredJpeg(data, complaint)
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
 class StoredJpeg(JpegImagePlugin.JpegImageFile):
     """A JPEG in memory whose pixels are decoded when they are used, so that a chain may decode it at reduced size.
 
@@ -98,11 +125,6 @@ class StoredJpeg(JpegImagePlugin.JpegImageFile):
             yield
         except Exception as error:  # Pillow raises exceptions of any type for damaged files
             raise UserError(f"{self._complaint} ({_reason('', error)})") from None
-
-    @staticmethod
-    def recognises(data: bytes) -> bool:
-        """Returns whether a file begins as JPEGs do."""
-        return data.startswith(b"\xff\xd8\xff")
 
 
 def _reason(path: str | Path, error: Exception) -> str:

@@ -1,6 +1,8 @@
 """The encoder of images: a chain of transforms that turns a stored image into a model's input."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +12,7 @@ from PIL import Image
 from vit_jax.data.image import chain, geometry, randaugment, values
 from vit_jax.data.image.arguments import Transform
 from vit_jax.data.image.reading import grey_of_floats, grey_of_integers
+from vit_jax.data.image.reduced import ReducedDecode
 from vit_jax.data.levels import Levels
 from vit_jax.errors import UserError
 
@@ -27,6 +30,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "random_erasing": values.RandomErasing,
     "random_resize": geometry.RandomResize,
     "random_resized_crop": geometry.RandomResizedCrop,
+    "reduced_decode": ReducedDecode,
     "resize": geometry.Resize,
     "rot90": geometry.Rot90,
 }
@@ -136,7 +140,12 @@ class Preprocessing:
                 f"{', '.join(self.random_transforms)}: random, but no random generator was given. Evaluation "
                 "transforms must be deterministic"
             )
-        result: Any = to_channels(image, self.channels)
+        steps, convert = list(steps), functools.partial(to_channels, channels=self.channels)
+        if isinstance(steps[0], ReducedDecode):
+            result: Any = steps[0].before(steps[1])(image, rng, convert)
+            del steps[:2]
+        else:
+            result = convert(image)
         for step in steps:
             result = step(result, rng)
         if isinstance(result, Image.Image):
@@ -205,6 +214,12 @@ def _compile(transforms: str, image_size: tuple[int, int], channels: int) -> tup
     for step in steps[place + 1 :]:
         if not step.on_array:
             raise UserError(f"{transforms!r}: {_name(type(step))!r} works on images: move it before 'normalize'")
+    for first, second in itertools.zip_longest(steps, steps[1:]):
+        if isinstance(first, ReducedDecode) and (first is not steps[0] or not ReducedDecode.precedes(second)):
+            raise UserError(
+                f"{transforms!r}: 'reduced_decode' must be the first step, and the next one 'resize', 'random_resize', "
+                "'random_resized_crop' or 'inception_crop' with antialias=True"
+            )
     for numbers in (normalize.mean, normalize.std):
         if isinstance(numbers, tuple) and len(numbers) != channels:
             raise UserError(f"normalize: {len(numbers)} values {numbers} for {channels} channels")
