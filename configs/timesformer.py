@@ -140,7 +140,6 @@ def _sgd(preset: str, frames: int, pixels: int) -> Config:
     # the authors' code sums the logits of the views, which gave their published numbers; the paper's text averages the
     # probabilities
     config.task.average_views = "logits"
-    config.data.num_workers = 8
 
     config.optimizer.name = "sgd"
     config.optimizer.momentum = 0.9

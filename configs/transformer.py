@@ -63,7 +63,6 @@ def wmt14(languages: str, variant: str) -> Config:
     config.data.vocab_size = 37_000 if languages == "en_de" else 32_000
     # "batched together by approximate sequence length"; the paper states neither the lengths nor a maximum
     config.data.buckets = (16, 24, 32, 48, 64, 96, 128, 256)
-    config.data.num_workers = 4
 
     config.optimizer.b1, config.optimizer.b2, config.optimizer.eps = 0.9, 0.98, 1e-9
     config.optimizer.schedule.name = "noam"

@@ -1,12 +1,12 @@
 """Evaluation: every example is scored exactly once."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
+from vit_jax.data.levels import as_floats
 from vit_jax.devices.parallel import Parallel
 from vit_jax.tasks import Batch, Task
 
@@ -72,7 +72,7 @@ class Evaluator:
             assert self._task is not None
             function = self._task.predict
         if function not in self._compiled:
-            self._compiled[function] = self._parallel.compile_predict(functools.partial(function, self._model))
+            self._compiled[function] = self._compile(function)
         compiled, pending = self._compiled[function], None
         for batch in batches:
             device_batch = self._parallel.put_batch(batch)
@@ -84,6 +84,9 @@ class Evaluator:
             pending = running
         if pending:
             yield self._real_rows(*pending)
+
+    def _compile(self, function: Function) -> Callable:
+        return self._parallel.compile_predict(lambda params, batch: function(self._model, params, as_floats(batch)))
 
     def _real_rows(self, given: dict[str, Any], computed: dict[str, Any]) -> Rows:
         """Copies the rows of a batch to the host, and drops the padding (mask 0) before anything is averaged."""

@@ -253,7 +253,7 @@ def _check(key: str, name: str, value: Any) -> None:
 def _own_rows(batch: dict[str, Any]) -> dict[str, Any]:
     """Returns this process's slice of a global batch."""
     index, count = jax.process_index(), jax.process_count()
-    return {name: rows[index * len(rows) // count :][: len(rows) // count] for name, rows in batch.items()}
+    return jax.tree.map(lambda rows: rows[index * len(rows) // count :][: len(rows) // count], batch)
 
 
 def _of_this_kind(inputs: Any, modality: Modality) -> Iterator[Any]:

@@ -13,6 +13,7 @@ import optax
 from etils import epath
 
 from vit_jax import state as states
+from vit_jax.data.levels import as_floats
 from vit_jax.devices.interrupts import Interrupts
 from vit_jax.devices.job import from_first
 from vit_jax.devices.parallel import micro_batches, sum_over
@@ -62,7 +63,7 @@ def train_step(
     def loss_sum(params, micro_batch, index):
         dropout = jax.random.fold_in(jax.random.fold_in(step_rng, shard), index)
         rngs = {"dropout": dropout, "mix": jax.random.fold_in(step_rng, 2**31 - 1)}
-        loss, metrics = task.loss(model, params, micro_batch, rngs=rngs, train=True)
+        loss, metrics = task.loss(model, params, as_floats(micro_batch), rngs=rngs, train=True)
         return loss.value, {"loss": loss, **metrics}
 
     def gradients_and_sums(index_and_micro_batch):
@@ -97,6 +98,7 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
     """
     data, plan, parallel = experiment.data, experiment.plan, experiment.parallel
     with contextlib.ExitStack() as stack:
+        stack.callback(data.close)
         run = _Training(experiment, workdir, stack, quiet=quiet)
         first_step, result = run.first_step, run.metrics.last("eval")
         if first_step and (first_step % plan.eval_every == 0 or first_step == plan.total):

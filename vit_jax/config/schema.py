@@ -101,14 +101,16 @@ DATA = {
     "repeats": Key(1, "repeated augmentation: number of times an image or clip appears in a batch", Whole(1, 1_000)),
     "strict": Key(False, "raise an error for unreadable images or clips instead of skipping them"),
     "num_workers": Key(
-        0,
-        "number of processes that prepare batches. Batches stay the same",
+        int,
+        "number of processes that prepare batches; if unset, one for each core but one where accelerators compute and "
+        "files are read, else 0. Batches stay the same",
         Whole(0, 1_024, zero="uses threads of the main process"),
         affects_results=False,
     ),
     "num_threads": Key(
-        2,
-        "number of threads that prepare batches, per process. Batches stay the same",
+        int,
+        "number of threads that prepare batches, per process; if unset, 1 in each worker process, or 2 in the main "
+        "process. Batches stay the same",
         Whole(0, 1_024, zero="prepares each batch when it is needed"),
         affects_results=False,
     ),

@@ -17,7 +17,7 @@ _MODALITIES = ("image", "video", "text")
 
 
 class Data(Protocol):
-    """Both splits of a config, and the batches made from them.
+    """Both splits of a config, and the batches made from them, by workers that live until `close`.
 
     Attributes:
       train: Source of the training split.
@@ -36,6 +36,7 @@ class Data(Protocol):
     def train_batches(self, first_step: int, last_step: int) -> Batches: ...
     def eval_batches(self) -> Batches: ...
     def summary(self) -> list[str]: ...
+    def close(self) -> None: ...
 
 
 class Modality(Protocol):

@@ -4,33 +4,35 @@ Training reads an infinite stream of examples, one shuffled epoch after another;
 resuming is slicing, and there is no state to save. No example is dropped at the end of an epoch or of an evaluation. A
 batch is a dict:
 
-    image   float32 (batch, height, width, channels), or
-    video   float32 (batch, frames, height, width, channels)
+    image   (batch, height, width, channels), or
+    video   (batch, frames, height, width, channels): `Levels`, which the devices turn into float32, or float32 if the
+            chain of transforms goes on after `normalize`
     label   int32 (batch,), or float32 (batch, classes) if an example can have several labels
     mask    float32 (batch,): 1 for an example, 0 for padding
     id      int32 (batch,): position of the example in its split, -1 for padding
 
 In evaluation, an encoder may produce several views of a video; they are consecutive rows with the same id. Batches of
 text are described in `text.batches`.
+
+A batch is loaded in parts of a few examples, by the threads and worker processes of `workers.Workers`.
 """
 
+import collections
 import dataclasses
 import functools
-import multiprocessing
-import os
-import signal
-import threading
+import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from vit_jax.config import Config
+from vit_jax.data.assembly import Batch, Load, Pending, arrays_of, with_arrays
 from vit_jax.data.source import Source
+from vit_jax.data.workers import Workers
 from vit_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+PART_BYTES = 2**21  # of rows that a worker prepares at a time: 13 images of 224 x 224 pixels
 
 
 class Encoder(Protocol):
@@ -53,6 +55,9 @@ class Encoder(Protocol):
 class ExampleEncoder(Encoder, Protocol):
     """An encoder of images or clips, each of which becomes one row of a batch, or several in evaluation.
 
+    `rows` computes the model's inputs. A batch is made in two steps instead: `batch_rows` computes rows of `row_shape`
+    and `row_dtype`, and `finish` turns many of them, stacked, into the entry of the batch.
+
     Attributes:
       views: Number of rows per example in evaluation.
       transforms, random_transforms: The chain of transforms, and the names of those that are random.
@@ -66,7 +71,13 @@ class ExampleEncoder(Encoder, Protocol):
     def random_transforms(self) -> tuple[str, ...]: ...
     @property
     def is_random(self) -> bool: ...
+    @property
+    def row_shape(self) -> tuple[int, ...]: ...
+    @property
+    def row_dtype(self) -> type: ...
     def rows(self, stored: Any, rng: np.random.Generator | None, /) -> list[np.ndarray]: ...
+    def batch_rows(self, stored: Any, rng: np.random.Generator | None, /) -> list[np.ndarray]: ...
+    def finish(self, rows: np.ndarray, /) -> Any: ...
 
 
 def train_batches(
@@ -80,24 +91,22 @@ def train_batches(
     repeats: int = 1,
     process_index: int = 0,
     process_count: int = 1,
-    num_workers: int = 0,
-    num_threads: int = 2,
+    workers: Workers | None = None,
 ) -> "Batches":
     """Yields this process's part of the global batches `first_step` to `last_step - 1`.
 
     The order of examples comes from NumPy's generator, so it is reproducible for one version of NumPy. Closing or
-    dropping the iterator ends its threads and workers.
+    dropping the iterator ends its threads and workers, unless they were given.
 
     Args:
       batch_size: Global batch size, in examples; it is divided evenly, and process i has the i-th block of every batch.
       repeats: Repeated augmentation (Hoffer et al. 2020; 3 in DeiT): every example occurs this many times in a row,
         augmented differently each time. An epoch keeps its length and therefore contains one example in `repeats`, as
         with DeiT's sampler.
-      num_workers: Processes that prepare whole batches, each with `num_threads` threads. With 0, the threads belong to
-        this process. Neither number changes a value.
+      workers: What loads the parts; by default two threads. Their number does not change a value.
     """
     load = LoadBatch(source, encoder, batch_size, process_index, process_count, seed=seed, repeats=repeats)
-    return Batches(load, first_step, last_step, num_workers, num_threads)
+    return Batches(load, first_step, last_step, workers)
 
 
 def eval_batches(
@@ -107,8 +116,7 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-    num_threads: int = 2,
-    num_workers: int = 0,
+    workers: Workers | None = None,
 ) -> "Batches":
     """Yields every example exactly once, in order; the last batch is padded with zeros, mask 0 and id -1.
 
@@ -120,7 +128,7 @@ def eval_batches(
     """
     check_deterministic(encoder)
     load = LoadBatch(source, encoder, batch_size, process_index, process_count)
-    return Batches(load, 0, -(-len(source) // batch_size), num_workers, num_threads)
+    return Batches(load, 0, -(-len(source) // batch_size), workers)
 
 
 def check_deterministic(encoder: ExampleEncoder) -> None:
@@ -130,16 +138,11 @@ def check_deterministic(encoder: ExampleEncoder) -> None:
         raise UserError(f"evaluation transforms must be deterministic: remove {names} from {encoder.transforms!r}")
 
 
-def processes_and_workers(config: Config) -> dict[str, int]:
-    """Returns the arguments of `train_batches` and `eval_batches` that depend on this process and `config.data`."""
+def this_process() -> dict[str, int]:
+    """Returns the arguments of `train_batches` and `eval_batches` that say which of the job's processes this is."""
     import jax
 
-    return {
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-        "num_workers": config.data.num_workers,
-        "num_threads": config.data.num_threads,
-    }
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,29 +169,45 @@ class LoadBatch:
         if not len(self.source):
             raise UserError(f"{self.source.name}: split {self.source.split!r} is empty")
 
-    def __call__(self, step: int) -> Batch:
-        share = self.batch_size // self.process_count
-        start = step * self.batch_size + self.process_index * share
+    @property
+    def share(self) -> int:
+        """Number of examples of a batch that this process loads."""
+        return self.batch_size // self.process_count
+
+    def parts(self, step: int, at_once: int) -> list[range]:
+        """Returns the positions of the examples of batch `step`, in parts for `at_once` threads or processes.
+
+        A part has rows of up to `PART_BYTES`, so that a worker needs megabytes whatever the size of a batch.
+        """
+        row_bytes = math.prod(self.encoder.row_shape) * np.dtype(self.encoder.row_dtype).itemsize
+        views = 1 if self.seed is not None else self.encoder.views
+        each = max(min(PART_BYTES // (row_bytes * views), -(-self.share // max(at_once, 1))), 1)
+        start = step * self.batch_size + self.process_index * self.share
+        stop = start + self.share
+        return [range(first, min(first + each, stop)) for first in range(start, stop, each)]
+
+    def __call__(self, positions: range) -> Batch:
         if self.seed is not None:
-            return self._load(range(start, start + share))
-        real = range(start, min(start + share, len(self.source)))
-        batch = self._load(real or range(1))  # a process without examples takes the shapes from the first example
+            return self._load(positions)
+        real = range(positions.start, max(min(positions.stop, len(self.source)), positions.start))
+        batch = self._load(real or range(1))  # a part without examples takes the shapes from the first example
         views = self.encoder.views
-        batch = {key: _padded(values[: len(real) * views], share * views) for key, values in batch.items()}
-        batch["id"][len(real) * views :] = -1
+        kept, rows = len(real) * views, len(positions) * views
+        batch = with_arrays(batch, [_padded(array[:kept], rows) for array in arrays_of(batch)])
+        batch["id"][kept:] = -1
         return batch
 
     def _load(self, positions: range) -> Batch:
         examples = self.source.__getitems__([self._index(position) for position in positions])
         key, inputs, labels, ids = self.encoder.key, [], [], []
         for position, example in zip(positions, examples, strict=True):
-            rows = self.encoder.rows(example[key], self._rng(position))
+            rows = self.encoder.batch_rows(example[key], self._rng(position))
             inputs += rows
             labels += [example["label"]] * len(rows)
             ids += [example["id"]] * len(rows)
         label = np.array(labels)
         return {
-            key: np.stack(inputs),
+            key: self.encoder.finish(np.stack(inputs)),
             "label": label.astype(np.int32 if label.ndim == 1 else np.float32),
             "mask": np.ones(len(inputs), np.float32),
             "id": np.array(ids, np.int32),
@@ -220,31 +239,18 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
 
 
 class Batches:
-    """An iterator over batches. It closes itself when it ends or is dropped, and when the program exits."""
+    """An iterator over batches, which are prepared before they are asked for.
 
-    def __init__(self, load: Callable[[int], Batch], first: int, last: int, num_workers: int, num_threads: int):
-        if num_workers < 0 or num_threads < 0:
-            raise UserError(
-                f"config.data.num_workers and num_threads must be 0 or more, got {num_workers} and {num_threads}"
-            )
-        import grain
+    It closes itself when it ends or is dropped, and when the program exits. What it was given to load with lives on.
+    """
 
-        self._length = max(last - first, 0)
-        self._held: list[Any] = []
-        # Grain's iterator must stop its workers and be released before the interpreter shuts down.
-        self.close = weakref.finalize(self, _close, self._held)
-        if last <= first:
-            return
-        # A batch of video takes hundreds of MB, and Grain prefetches up to four more for each worker.
-        ahead = num_threads if num_workers else 2 * num_threads
-        reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
-        dataset: Any = grain.MapDataset.range(first, last).map(load).to_iter_dataset(reading)
-        if num_workers:
-            _allow_workers()
-            workers = min(num_workers, last - first)
-            options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=1)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-        self._held.append(iter(dataset))
+    def __init__(self, load: Load, first: int, last: int, workers: Workers | None = None):
+        self._load, self._length = load, max(last - first, 0)
+        self._steps = iter(range(first, last))
+        self._workers = workers or Workers(num_workers=0, num_threads=2)
+        self._pending: collections.deque[Pending] = collections.deque()
+        self.close = weakref.finalize(self, _close, self._pending, None if workers else self._workers)
+        self._ask()
 
     def __len__(self) -> int:
         return self._length
@@ -253,37 +259,26 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
-        if not self._held:
-            raise StopIteration
-        try:
-            return next(self._held[0])
-        except StopIteration:
+        if not self.close.alive or not self._pending:
             self.close()
-            raise
+            raise StopIteration
+        batch = self._pending[0].result()
+        self._pending.popleft()
+        self._ask()
+        return batch
+
+    def _ask(self) -> None:
+        """Asks for batches until each thread and worker has a part to do while the caller uses the batch before."""
+        while sum(len(batch) for batch in self._pending) < max(2 * self._workers.at_once, 1) or len(self._pending) < 2:
+            step = next(self._steps, None)
+            if step is None:
+                return
+            parts = self._load.parts(step, self._workers.at_once)
+            self._pending.append(Pending(self._load, parts, self._workers))
 
 
-def _close(held: list[Any]) -> None:
-    while held:
-        held.pop().close()
-
-
-def _allow_workers() -> None:
-    """Allows Grain to start processes outside `absl.app.run`: it reads absl flags, which must be marked as parsed."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Ignores signals, because the parent may need more batches before it stops; ends when the parent ends."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _close(pending: collections.deque[Pending], workers: Workers | None) -> None:
+    while pending:
+        pending.popleft().cancel()
+    if workers:
+        workers.close()

@@ -5,14 +5,13 @@ images through TensorFlow or OpenCV.
 """
 
 import dataclasses
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from vit_jax.data.image.reading import stored_bytes
 from vit_jax.data.sets import prepare
 from vit_jax.data.video.decode import ArrayVideo
 from vit_jax.errors import UserError, nearest
@@ -104,17 +103,13 @@ class TfdsSource:
     def _decode(self, record: bytes, index: int) -> dict[str, Any]:
         features = _parsed(record)
         label = self._encoded(features[self._label].int64_list.value)
+        complaint = f"{self.name} {self.split!r}: example {index} cannot be read"
         try:
             stored = features[self._key].bytes_list.value[0]
-            decoded = self._decode_image(stored) if self.kind == "image" else self._decode_clip(stored, index)
+            decoded = stored_bytes(stored, complaint) if self.kind == "image" else self._decode_clip(stored, index)
         except (OSError, IndexError, SyntaxError, ValueError) as error:
-            raise UserError(f"{self.name} {self.split!r}: example {index} cannot be read ({error})") from None
+            raise UserError(f"{complaint} ({error})") from None
         return {self.kind: decoded, "label": label, "id": int(index)}
-
-    def _decode_image(self, stored: bytes) -> Image.Image:
-        image = Image.open(io.BytesIO(stored))
-        image.load()
-        return image
 
     def _decode_clip(self, stored: bytes, index: int) -> ArrayVideo:
         frames = np.frombuffer(stored, np.uint8).reshape(self._clip_shape)

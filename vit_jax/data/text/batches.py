@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vit_jax.data.pipeline import Batch, Batches
+from vit_jax.data.assembly import Batch
+from vit_jax.data.pipeline import Batches
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
+from vit_jax.data.workers import Workers
 from vit_jax.errors import UserError
 
 CHUNK = 100_000  # sentences encoded at once
@@ -176,17 +178,20 @@ def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class LoadTokens:
-    """Loads one process's rows of batch `step`: process i has the i-th block of rows."""
+    """Loads one process's rows of a batch, in one part: process i has the i-th block of rows."""
 
     batches: TokenBatches
     seed: int | None
     process_index: int
     process_count: int
 
-    def __call__(self, step: int) -> Batch:
-        bucket, ids = self.batches.ids_at(step, self.seed)
+    def parts(self, step: int, at_once: int) -> list[range]:
+        return [range(step, step + 1)]
+
+    def __call__(self, part: range) -> Batch:
+        bucket, ids = self.batches.ids_at(part.start, self.seed)
         length, each = self.batches.lengths[bucket], self.batches.padded_rows(bucket) // self.process_count
         ids = ids[self.process_index * each : (self.process_index + 1) * each]
         source, target = (np.full((each, width), PAD_ID, np.int32) for width in (length, length + 1))
@@ -213,15 +218,14 @@ def train_batches(
     last_step: int,
     process_index: int = 0,
     process_count: int = 1,
-    num_workers: int = 0,
-    num_threads: int = 2,
+    workers: Workers | None = None,
 ) -> Batches:
     """Yields this process's rows of the batches `first_step` to `last_step - 1`, of one shuffled epoch after another.
 
-    `num_workers` and `num_threads` are those of `pipeline.train_batches`.
+    `workers` are those of `pipeline.train_batches`.
     """
     load = LoadTokens(batches, seed, process_index, process_count)
-    return Batches(load, first_step, last_step, num_workers, num_threads)
+    return Batches(load, first_step, last_step, workers)
 
 
 def eval_batches(
@@ -229,9 +233,8 @@ def eval_batches(
     *,
     process_index: int = 0,
     process_count: int = 1,
-    num_workers: int = 0,
-    num_threads: int = 2,
+    workers: Workers | None = None,
 ) -> Batches:
     """Yields every pair once, in order of the buckets. Every process has the same number of batches."""
     load = LoadTokens(batches, None, process_index, process_count)
-    return Batches(load, 0, len(batches), num_workers, num_threads)
+    return Batches(load, 0, len(batches), workers)

@@ -11,12 +11,13 @@ import numpy as np
 from rich.console import Console
 
 from vit_jax.config import Config
-from vit_jax.data.pipeline import Batches, processes_and_workers
+from vit_jax.data.pipeline import Batches, this_process
 from vit_jax.data.source import open_split
 from vit_jax.data.text import batches as token_batches
 from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource, decode_lines, read_lines
 from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from vit_jax.data.workers import Workers, choose_workers
 from vit_jax.errors import UserError, counted
 
 WINDOW = 16  # batches of user input that are read ahead, so that sentences of similar length share a batch
@@ -52,6 +53,7 @@ class TextData:
         self._train = _divide(config, train, self.encoder, config.batch_size, rows)
         self._eval = _divide_for_evaluation(config, evaluation, self.encoder)
         self.skipped = len(evaluation.skipped) + self._eval.skipped
+        self._workers = _workers(config)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -64,12 +66,17 @@ class TextData:
             seed=self.config.seed,
             first_step=first_step,
             last_step=last_step,
-            **processes_and_workers(self.config),
+            workers=self._workers,
+            **this_process(),
         )
 
     def eval_batches(self) -> Batches:
         """Yields this process's rows of batches that hold every pair of the evaluation split once."""
-        return token_batches.eval_batches(self._eval, **processes_and_workers(self.config))
+        return token_batches.eval_batches(self._eval, workers=self._workers, **this_process())
+
+    def close(self) -> None:
+        """Ends the threads and workers that prepare batches; they start again if they are needed."""
+        self._workers.close()
 
     def summary(self) -> list[str]:
         source, target = self.config.data.languages
@@ -113,7 +120,7 @@ class TextModality:
         self, config: Config, source: TextSource, encoder: Vocabulary, batch_size: int | None = None
     ) -> tuple[Batches, int]:
         divided = _divide_for_evaluation(config, source, encoder, batch_size)
-        batches = token_batches.eval_batches(divided, **processes_and_workers(config))
+        batches = token_batches.eval_batches(divided, workers=_workers(config), **this_process())
         return batches, len(source.skipped) + divided.skipped
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
@@ -223,6 +230,10 @@ def _divide(
         return token_batches.divide(pairs, config.data.buckets, batch_size, multiple)
     except UserError as error:
         raise UserError(f"{source.name}, split {source.split!r}: {error}") from None
+
+
+def _workers(config: Config) -> Workers:
+    return choose_workers(config.data.num_workers, config.data.num_threads, in_memory=True)
 
 
 MODALITY = TextModality()
