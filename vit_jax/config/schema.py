@@ -228,6 +228,25 @@ CHECKPOINT = {
     "best": Key("top1", "evaluation metric that ranks checkpoints", affects_results=False),
 }
 
+PSEUDO_LABELS = {
+    "predictions": Key(
+        str,
+        "Noisy Student: file of a teacher's predictions, whose examples are added to the training split; "
+        "`evaluate RUN --split=SPLIT --predictions=FILE.npz` writes it",
+    ),
+    "split": Key(str, "split that the predictions are about, such as train[10%:]; its own labels are not used"),
+    "path": Key(str, "its root folder, if not data.path", affects_results=False),
+    "soft": Key(True, "label each of these examples with the probabilities; else with the most probable class"),
+    "threshold": Key(
+        0.0, "smallest probability of the most probable class of an example that is used", Number("[0, 1)")
+    ),
+    "per_class": Key(
+        int,
+        "number of these examples per class: the most confident, repeated if there are fewer; unset: each once",
+        Whole(1, 2**31 - 1),
+    ),
+}
+
 SCHEMA = {
     "seed": Key(0, "seed of initialisation, data order, augmentation and dropout", Whole(0, 2**32 - 1)),
     "init_from": Key(
@@ -267,6 +286,7 @@ SCHEMA = {
     ),
     "model": MODEL,
     "data": DATA,
+    "pseudo_labels": PSEUDO_LABELS,
     "task": TASK,
     "optimizer": OPTIMIZER,
     "checkpoint": CHECKPOINT,

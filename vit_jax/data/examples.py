@@ -15,6 +15,7 @@ from vit_jax.config import Config
 from vit_jax.data import pipeline
 from vit_jax.data.layout import named, printable
 from vit_jax.data.modality import check_labels
+from vit_jax.data.pseudo_labels import with_pseudo_labels
 from vit_jax.data.workers import Workers, choose_workers
 from vit_jax.devices.parallel import check_batch_size
 from vit_jax.errors import UserError, counted
@@ -119,7 +120,7 @@ class LabelledModality(abc.ABC):
         """Returns a small picture of an image or clip."""
 
     def make_data(self, config: Config, train: Any, evaluation: Any, start: Any) -> LabelledData:
-        return LabelledData(self, config, train, evaluation)
+        return LabelledData(self, config, with_pseudo_labels(config, train), evaluation)
 
     def task_fields(self, config: Config, encoder: Any) -> dict[str, Any]:
         return {"views": encoder.views, "repeats": config.data.repeats}

@@ -68,6 +68,14 @@ def _check_splits(config: Config) -> None:
             f"evaluation would score examples that are trained on. Use disjoint slices, such as '{base}[:80%]' and "
             f"'{base}[80%:]'; the command `evaluate --split={base}` scores training examples."
         )
+    pseudo = config.pseudo_labels.split or ""
+    if not config.pseudo_labels.path and any(
+        _share(config, a, b) for a in _slices(pseudo) for b in _slices(evaluation)
+    ):
+        raise UserError(
+            f"config.pseudo_labels.split={pseudo!r} and config.data.eval_split={evaluation!r} overlap, so that the "
+            "evaluation would score examples that are trained on."
+        )
 
 
 def _slices(split: str) -> list[Slice]:

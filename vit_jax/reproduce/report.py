@@ -78,7 +78,10 @@ def _provenance(rows: Rows) -> list[str]:
 def _commands(comparison: Comparison, scale: str) -> list[str]:
     recipes = [(trial.name, trial.recipe(scale)) for trial in (*comparison.preparation, *comparison.at(scale))]
     return [
-        f"python -m vit_jax {' '.join(recipe.command(0))} --workdir=DIR  # {name}" for name, recipe in recipes if recipe
+        f"python -m vit_jax {' '.join(words).replace('{workdir}', 'DIR')}  # {name}"
+        for name, recipe in recipes
+        if recipe
+        for words in recipe.commands(0)
     ]
 
 

@@ -270,9 +270,13 @@ def _random_box(rng: jax.Array, height: int, width: int, area: jax.Array) -> jax
 
 
 def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns 1 where the most probable class is one of the labels, else 0."""
+    """Returns 1 where the most probable class is one of the labels, else 0.
+
+    Of a label that consists of probabilities, this is the largest one.
+    """
     best = jnp.argmax(logits, axis=-1)
-    return (jnp.take_along_axis(targets, best[:, None], axis=-1)[:, 0] > 0).astype(jnp.float32)
+    target, largest = jnp.take_along_axis(targets, best[:, None], axis=-1)[:, 0], targets.max(axis=-1)
+    return ((target > 0) & (target >= largest)).astype(jnp.float32)
 
 
 def _mean_of_views(log_probabilities: jax.Array, views: int) -> jax.Array:
