@@ -114,8 +114,9 @@ class Greys:
 
 def train_batches(count=6, transforms="flip", **options):
     preprocessing = Preprocessing((2, 2), 1, f"{transforms}|normalize(mean=0.0, std=1.0)")
-    options = {"batch_size": 4, "seed": 0, "first_step": 0, "last_step": 6, "num_threads": 1, **options}
-    return list(pipeline.train_batches(Greys(count), preprocessing, **options))
+    options = {"batch_size": 4, "seed": 0, "first_step": 0, "last_step": 6, **options}
+    batches = pipeline.train_batches(Greys(count), preprocessing, **options)
+    return [{name: np.asarray(value) for name, value in batch.items()} for batch in batches]
 
 
 def test_an_image_is_changed_anew_every_epoch():
