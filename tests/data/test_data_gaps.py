@@ -83,7 +83,7 @@ def test_a_pair_fits_with_its_end_and_no_tighter():
 
 def test_a_batch_of_text_is_tokens_between_beginning_and_end(divided):
     load = text_batches.LoadTokens(divided, None, 0, 1)
-    batch = load(1)  # pairs 4 and 5 of three tokens each
+    batch = load(range(1, 2))  # pairs 4 and 5 of three tokens each
     begin, end, pad = text_batches.BOS_ID, text_batches.EOS_ID, text_batches.PAD_ID
     assert batch["source"].tolist() == [
         [22, 23, 24, end],
