@@ -43,9 +43,9 @@ class Pending:
         return len(self._parts)
 
     def result(self) -> Batch:
-        """Waits for all parts; raises what the first that failed raised."""
-        for future in self._futures:
-            future.result()
+        """Waits for all parts; raises what the first that failed raised. Call it once."""
+        while self._futures:  # emptied, because an exception must not keep alive what its traceback refers to
+            self._futures.pop(0).result()
         assert self._batch is not None
         return self._batch
 

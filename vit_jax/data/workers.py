@@ -212,7 +212,10 @@ class _Lane:
                 "machine ran out of memory, set --config.data.num_workers to fewer"
             ) from None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or its traceback would keep itself alive, with all that it refers to
         arrays = [
             np.frombuffer(self._memory, dtype, int(np.prod(shape)), offset).reshape(shape)
             for dtype, shape, offset in arrays_of(described)

@@ -170,5 +170,5 @@ def test_a_folder_of_mixed_modes_feeds_the_pipeline(tmp_path):
     Image.new("CMYK", (5, 5)).save(tmp_path / "a" / "cmyk.jpg")
     source = open_source("folder", "train", path=str(tmp_path), strict=True)
     chain = Preprocessing((8, 8), 3, "resize|normalize(0.5, 0.5)")
-    batches = list(eval_batches(source, chain, batch_size=4, num_threads=0))
-    assert [batch["image"].shape for batch in batches] == [(4, 8, 8, 3)] * 2
+    batches = list(eval_batches(source, chain, batch_size=4))
+    assert [np.shape(batch["image"]) for batch in batches] == [(4, 8, 8, 3)] * 2

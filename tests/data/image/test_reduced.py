@@ -80,7 +80,7 @@ def test_large_jpegs_are_reduced_and_change_little(tmp_path, chain, seed, monkey
     assert drafted
     difference = np.abs(exact.astype(int) - reduced)
     assert difference.mean() < 0.6
-    assert difference.max() <= 4
+    assert difference.max() <= 6
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -145,7 +145,8 @@ def test_far_frames_are_reached_from_their_key_frames(tmp_path, kind, monkeypatc
 
 
 def test_frames_that_no_other_refers_to_are_left_out_if_nobody_needs_them(tmp_path, monkeypatch):
-    path = write_numbers(tmp_path / "a.mp4", 60)
+    path, options = tmp_path / "a.mp4", {"bf": "3", "g": "60", "x264-params": "b-adapt=0:scenecut=0"}
+    write(path, [picture(number) for number in range(60)], options=options)  # three in four frames lie between others
     with av.open(str(path)) as container:
         every = [np.asarray(frame.to_image()) for frame in container.decode(video=0)]
     given, original = [], decode.decoded
@@ -160,7 +161,7 @@ def test_frames_that_no_other_refers_to_are_left_out_if_nobody_needs_them(tmp_pa
         for index, image in zip(wanted, video.read(wanted), strict=True):
             assert number_of(image) == index
             assert np.abs(np.asarray(image).astype(int) - every[index]).max() <= 3  # two conversions from YUV
-        assert len(given) < max(wanted) + 1 or wanted == list(range(60))
+        assert len(given) < 0.8 * max(wanted) or len(wanted) == 60
     assert len(given) == 60
 
 

@@ -141,7 +141,7 @@ class Preprocessing:
                 "transforms must be deterministic"
             )
         steps, convert = list(steps), functools.partial(to_channels, channels=self.channels)
-        if isinstance(steps[0], ReducedDecode):
+        if steps and isinstance(steps[0], ReducedDecode):
             result: Any = steps[0].before(steps[1])(image, rng, convert)
             del steps[:2]
         else:
