@@ -10,13 +10,15 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from vit_jax.models.chunked import ATTENDED, chunked_attention
 from vit_jax.models.layers import Dense, TypedModule, at_least_float32
 
 # Name of a kernel here -> its name in tokamax. tokamax is an optional dependency and takes seconds to import.
-_TOKAMAX = {"chunked": "xla_chunked", "mosaic": "mosaic", "triton": "triton"}
-KERNELS = ("auto", "reference", "xla", "cudnn", *_TOKAMAX)
+_TOKAMAX = {"mosaic": "mosaic", "triton": "triton"}
+KERNELS = ("auto", "reference", "chunked", "xla", "cudnn", *_TOKAMAX)
 
 
 def attention_weights(
@@ -61,10 +63,13 @@ def dot_product_attention(
 
     - `reference`: plain einsums. The weights of all pairs are held in memory.
     - `xla`, `cudnn`: the implementations of `jax.nn.dot_product_attention`.
-    - `chunked`, `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`). Their memory is linear in the
-      number of tokens.
-    - `auto`: `reference` in float64, because the libraries' softmax is float32, and on a CPU with more than 16 keys,
-      where it is fastest for the few hundred tokens of an image (`benchmarks/models.py`); otherwise `xla`.
+    - `chunked`: blocks of queries and keys in plain XLA, see `chunked_attention`. Its memory is linear in the number of
+      tokens, on all devices.
+    - `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`), also linear.
+    - `auto`: `chunked` for more than 1,024 keys on a CPU, where it is as fast as `reference`
+      (`benchmarks/attention.py`), and for more than 4,096 elsewhere, where the weights of all pairs would not fit. For
+      fewer keys, `reference` in float64, because the libraries' softmax is float32, and on a CPU with more than 16
+      keys, where it is fastest for the few hundred tokens of an image (`benchmarks/models.py`); otherwise `xla`.
 
     A query whose keys are all masked attends to all of them equally.
 
@@ -81,13 +86,16 @@ def dot_product_attention(
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
     if kernel == "auto":
-        many_on_cpu = jax.default_backend() == "cpu" and key.shape[-3] > 16
-        kernel = "reference" if many_on_cpu or query.dtype == jnp.float64 else "xla"
+        keys, on_cpu = key.shape[-3], jax.default_backend() == "cpu"
+        kernel = "reference" if (on_cpu and keys > 16) or query.dtype == jnp.float64 else "xla"
+        kernel = "chunked" if keys > (1_024 if on_cpu else 4_096) else kernel
     if kernel == "reference":
         if is_causal:
             causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
             mask = causal if mask is None else mask & causal
         return _weigh(attention_weights(query, key, mask, bias), value)
+    if kernel == "chunked":
+        return chunked_attention(query, key, value, bias, mask, is_causal=is_causal)
 
     batch, (queries, heads, qk_head_dim) = query.shape[:-3], query.shape[-3:]
     v_head_dim = value.shape[-1]
@@ -218,6 +226,7 @@ class MultiHeadAttention(TypedModule):
         mask: Bool[Array, "*mask"] | None = None,
         relative: Float[Array, "queries keys qk_head_dim"] | None = None,
         is_causal: bool = False,
+        sparse: Callable[..., Array] | None = None,
         return_weights: bool = False,
         train: bool,
     ) -> tuple[Float[Array, "*batch queries hidden_dim"], Float[Array, "*batch heads queries keys"] | None]:
@@ -231,6 +240,8 @@ class MultiHeadAttention(TypedModule):
           relative: An embedding r_ij of the offset of every query i from every key j. q_i . r_ij / sqrt(qk_head_dim) is
             added to the logits (ViT, appendix D.4, "Relative positional embeddings").
           is_causal: Query i attends to keys 0 to i only.
+          sparse: A function `(query, key, value, kernel=...)` that computes what `mask` means without the masked pairs.
+            It is used if neither weights nor their dropout are needed.
 
         Raises:
           ValueError: `num_heads` does not divide the width.
@@ -261,11 +272,13 @@ class MultiHeadAttention(TypedModule):
             weights = attention_weights(query, key, mask, bias)
             kept = nn.Dropout(self.dropout_rate)(weights, deterministic=not drop)
             out = _weigh(kept, value)
+        elif sparse is not None:
+            out = sparse(query, key, value, kernel=self.kernel)
         else:
             out = dot_product_attention(
                 query, key, value, mask=mask, bias=bias, is_causal=is_causal, kernel=self.kernel
             )
-        out = self._dense("out", hidden_dim, num_axes=2)(out)
+        out = self._dense("out", hidden_dim, num_axes=2)(checkpoint_name(out, ATTENDED))
         return out, weights if return_weights else None
 
     def key_values(self, keys: Float[Array, "*batch keys kv_dim"]) -> KeyValues:
