@@ -18,7 +18,7 @@ from vit_jax.models.layers import Dense, TypedModule, at_least_float32
 
 # Name of a kernel here -> its name in tokamax. tokamax is an optional dependency and takes seconds to import.
 _TOKAMAX = {"mosaic": "mosaic", "triton": "triton"}
-KERNELS = ("auto", "reference", "chunked", "xla", "cudnn", *_TOKAMAX)
+KERNELS = ("auto", "reference", "xla", "cudnn", "chunked", *_TOKAMAX)
 
 
 def attention_weights(
