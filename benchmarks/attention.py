@@ -15,7 +15,7 @@ import jax
 
 from benchmarks import records
 from vit_jax.commands.common import keep_freed_memory
-from vit_jax.models.attention import dot_product_attention
+from vit_jax.models.kernels import dot_product_attention
 
 COLUMNS = (
     "date", "commit", "device", "kernel", "dtype", "tokens", "batch", "heads", "head_dim", "what", "seconds",

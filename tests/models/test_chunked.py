@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.models.attention import dot_product_attention
-from vit_jax.models.chunked import chunked_attention
+from vit_jax.models.kernels import dot_product_attention
+from vit_jax.models.kernels.chunked import chunked_attention
 
 HEADS, QUERIES, KEYS = 2, 37, 53
 

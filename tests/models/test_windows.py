@@ -10,9 +10,9 @@ import pytest
 
 from vit_jax.analysis import cost
 from vit_jax.models import build_model
-from vit_jax.models.attention import dot_product_attention
 from vit_jax.models.blocks.timesformer import attention_mask
 from vit_jax.models.blocks.windows import window_attention
+from vit_jax.models.kernels import dot_product_attention
 
 HEADS = 2
 

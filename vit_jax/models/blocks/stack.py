@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from vit_jax.models.chunked import ATTENDED
+from vit_jax.models.kernels.chunked import ATTENDED
 
 _DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _ATTENTION = jax.checkpoint_policies.save_only_these_names(ATTENDED)

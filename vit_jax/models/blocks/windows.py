@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vit_jax.models.attention import dot_product_attention
+from vit_jax.models.kernels import dot_product_attention
 
 
 def window_starts(side: int) -> tuple[int, np.ndarray]:
