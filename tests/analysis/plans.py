@@ -64,7 +64,7 @@ def planned_and_used(kind, strategy):
         placed = experiment.parallel.put_batch(batch)
         compiled = compile_step(experiment).lower(state, placed).compile()
         used = max(used, memory_of(compiled, batch, config.batch_size).peak)
-        state, sums = compiled(state, placed)
+        state, _ = compiled(state, placed)
         assert int(experiment.parallel.fetch(state.step)) == 1
     largest = plan.layouts[0].largest_batch
     around = [step_memory(experiment, size).peak for size in (largest, largest + experiment.data.batch_unit * (

@@ -11,6 +11,7 @@ from vit_jax import config as schema
 from vit_jax import state as states
 from vit_jax.analysis.cost import count_macs, plain
 from vit_jax.config import Config
+from vit_jax.data.levels import as_floats
 from vit_jax.data.modality import get_modality, open_data
 from vit_jax.data.unread import unread_data
 from vit_jax.errors import UserError
@@ -190,7 +191,7 @@ def batch_macs(experiment: Experiment, batch: Any) -> int:
     params = states.abstract_state(experiment).params
 
     def loss(params, batch, key):
-        return task.loss(model, params, batch, rngs={"dropout": key, "mix": key}, train=False)[0].value
+        return task.loss(model, params, as_floats(batch), rngs={"dropout": key, "mix": key}, train=False)[0].value
 
     return count_macs(loss, params, few, key).total() * batch["mask"].shape[0] // group
 
