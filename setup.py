@@ -25,7 +25,6 @@ setup(
         "chex>=0.1.90,<0.2",
         "etils[epath]>=1.12,<2",
         "flax>=0.12,<0.13",
-        "grain>=0.2.14,<0.3",
         "importlib_resources>=6",  # tensorflow-datasets imports it undeclared
         "jax>=0.10,<0.13",
         "jaxtyping>=0.3,<0.4",

@@ -46,8 +46,9 @@ def same(first, second):
     for one, other in zip(first, second, strict=True):
         assert one.keys() == other.keys()
         for key in one:
-            assert one[key].dtype == other[key].dtype
-            np.testing.assert_array_equal(one[key], other[key])
+            ours, theirs = np.asarray(one[key]), np.asarray(other[key])
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def train(source, preprocessing, first=0, last=6, batch_size=12, **options):

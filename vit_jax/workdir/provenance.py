@@ -24,7 +24,7 @@ from vit_jax.workdir import files
 from vit_jax.workdir.checkpoint import saved_steps
 
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow",
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "pillow",
     "av", "sentencepiece", "sacrebleu",
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ class ReducedDecode(Transform):
         """Returns `step` as a function of a stored image, a generator, and the conversion of what is decoded."""
 
         def apply(image: Image.Image, rng: np.random.Generator | None, convert: Callable) -> Image.Image:
-            is_stored = isinstance(image, JpegImagePlugin.JpegImageFile) and bool(image.tile)
+            is_stored = isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile
             result = step(Reducible(image, convert, self.gap) if is_stored else convert(image), rng)
             return result.whole() if isinstance(result, Reducible) else result
 
