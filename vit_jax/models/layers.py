@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from vit_jax.models.products import matrix_product
+
 # jax.checkpoint stores only the input of the GELU for the backward pass. Without it, XLA stores three to five arrays of
 # that size, and reading them back takes longer than computing the GELU again.
 GELU = {
@@ -102,7 +104,7 @@ class Dense(TypedModule):
         kernel = self.param("kernel", init, (*inputs, *outputs), self.param_dtype)
         bias = self.param("bias", self.bias_init, outputs, self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        out = jnp.matmul(x.reshape(-1, matrix[0]), kernel.reshape(matrix), preferred_element_type=self.out_dtype)
+        out = matrix_product(x.reshape(-1, matrix[0]), kernel.reshape(matrix), self.out_dtype)
         if bias is not None:
             out += bias.reshape(-1)
         return out.reshape(*batch, *outputs)
