@@ -16,7 +16,7 @@ from vit_jax.models.attention import MultiHeadAttention, attention_weights, dot_
 needs_tokamax = pytest.mark.skipif(
     importlib.util.find_spec("tokamax") is None, reason="needs tokamax, the extra 'kernels'"
 )
-every_kernel = pytest.mark.parametrize("kernel", ["reference", "xla", pytest.param("chunked", marks=needs_tokamax)])
+every_kernel = pytest.mark.parametrize("kernel", ["reference", "xla", "chunked"])
 HEADS, QUERIES = 2, 5
 
 
@@ -147,8 +147,8 @@ def test_causal_by_gradient(kernel, keys):
     assert by_key[1:][allowed[1:]].all()  # the first query sees one key: its weight is 1 whatever that key is
 
 
-@pytest.mark.parametrize(("keys", "kernel"), [(16, "xla"), (17, "reference")])
-def test_auto_on_a_cpu_is_the_reference_above_16_keys(keys, kernel):
+@pytest.mark.parametrize(("keys", "kernel"), [(16, "xla"), (17, "reference"), (1_024, "reference"), (1_025, "chunked")])
+def test_auto_on_a_cpu_is_the_reference_above_16_keys_and_chunked_above_1024(keys, kernel):
     arrays = qkv(keys=keys)
     by_default = dot_product_attention(*arrays)
     np.testing.assert_array_equal(by_default, dot_product_attention(*arrays, kernel="auto"))
@@ -168,7 +168,7 @@ def test_a_kernel_that_does_not_run_here_is_refused_by_name(kernel):
         dot_product_attention(*qkv(), kernel=kernel)
 
 
-@pytest.mark.parametrize("kernel", ["chunked", "mosaic", "triton"])
+@pytest.mark.parametrize("kernel", ["mosaic", "triton"])
 def test_missing_tokamax_says_what_to_install(kernel, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokamax", None)
     with pytest.raises(ImportError, match=rf"{kernel}.*pip install 'vit_jax\[kernels\]'"):

@@ -36,6 +36,11 @@ def test_this_process_computes_on_a_cpu():
     [
         ("cpu", "float32", 16, 64, "xla"),
         ("cpu", "float32", 17, 64, "reference"),
+        ("cpu", "bfloat16", 1024, 64, "reference"),
+        ("cpu", "float32", 1025, 64, "chunked"),
+        ("cpu", "float64", 1569, 64, "chunked"),
+        ("hopper", "float32", 18_817, 64, "chunked"),
+        ("hopper", "float64", 18_817, 64, "chunked"),
         ("cpu", "float64", 5, 64, "reference"),
         ("hopper", "float64", 197, 64, "reference"),
         ("hopper", "bfloat16", 197, 64, "cudnn"),

@@ -71,8 +71,7 @@ def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
                 f"{type(model).__name__} has no input_shape. Give the shape of each input, without the batch dimension."
             )
         input_shapes = (model.input_shape,)
-    fields = {field.name for field in dataclasses.fields(model)}
-    model = model.clone(**{name: value for name, value in _PLAIN.items() if name in fields})
+    model = plain(model)
     inputs = [
         jax.ShapeDtypeStruct((1, *shape), jnp.float32 if len(shape) > 1 else jnp.int32)  # one axis: token ids
         for shape in input_shapes
@@ -91,6 +90,12 @@ def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
         for depth in range(len(parts) + 1):
             by_module["/".join(parts[:depth])] += macs
     return Cost(params, own.total(), dict(by_module))
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Returns a model that computes the same function, with every product in its trace once."""
+    fields = {field.name for field in dataclasses.fields(model)}
+    return model.clone(**{name: value for name, value in _PLAIN.items() if name in fields})
 
 
 def count_macs(function: Callable, *args: Any) -> Counter[str]:

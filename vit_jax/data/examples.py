@@ -15,6 +15,7 @@ from vit_jax.config import Config
 from vit_jax.data import pipeline
 from vit_jax.data.layout import named, printable
 from vit_jax.data.modality import check_labels
+from vit_jax.data.unread import BlankSource
 from vit_jax.devices.parallel import check_batch_size
 from vit_jax.errors import UserError, counted
 
@@ -40,6 +41,10 @@ class LabelledData:
     def steps_per_epoch(self) -> float:
         return len(self.train) / self.config.batch_size
 
+    @property
+    def batch_unit(self) -> int:
+        return jax.device_count() * self.config.accum_steps
+
     def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches:
         """Yields this process's slice of the batches of updates `first_step + 1` to `last_step`."""
         return pipeline.train_batches(
@@ -52,6 +57,14 @@ class LabelledData:
             repeats=self.config.data.repeats,
             **pipeline.processes_and_workers(self.config),
         )
+
+    def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
+        """Returns the shapes and dtypes of a training batch, found by preparing a single example."""
+        check_batch_size(batch_size, self.config.accum_steps)
+        one = pipeline.train_batches(self.train, self.train_encoder, batch_size=1, seed=0, first_step=0, last_step=1)
+        batch = next(one)
+        one.close()
+        return [jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), batch)]
 
     def eval_batches(self) -> pipeline.Batches:
         """Yields this process's slice of batches that hold every example of the evaluation split once."""
@@ -113,6 +126,16 @@ class LabelledModality(abc.ABC):
 
     def make_data(self, config: Config, train: Any, evaluation: Any, start: Any) -> LabelledData:
         return LabelledData(self, config, train, evaluation)
+
+    @abc.abstractmethod
+    def blank(self) -> Any:
+        """Returns a stored example without content."""
+
+    def unread(self, config: Config, num_classes: int | None, examples: int | None) -> LabelledData | None:
+        if num_classes is None or (examples is None and "epoch" in config.duration):
+            return None
+        source = BlankSource(self.key, self.blank(), num_classes, examples or config.batch_size)
+        return self.make_data(config, source, source, None)
 
     def task_fields(self, config: Config, encoder: Any) -> dict[str, Any]:
         return {"views": encoder.views, "repeats": config.data.repeats}

@@ -24,6 +24,7 @@ class Data(Protocol):
       labels: Class names; empty for text.
       encoder: The encoder for evaluation, which is stored in checkpoints for prediction.
       skipped: Number of examples in the evaluation split that are not scored.
+      batch_unit: By how much `config.batch_size` grows if every device gets one more example.
     """
 
     train: Any
@@ -33,7 +34,13 @@ class Data(Protocol):
 
     @property
     def steps_per_epoch(self) -> float: ...
+    @property
+    def batch_unit(self) -> int: ...
     def train_batches(self, first_step: int, last_step: int) -> Batches: ...
+    def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
+        """Returns trees of `jax.ShapeDtypeStruct`: the kinds of training batches of this `config.batch_size`."""
+        ...
+
     def eval_batches(self) -> Batches: ...
     def summary(self) -> list[str]: ...
 
@@ -71,6 +78,10 @@ class Modality(Protocol):
           start: The encoder of the run that training starts from, or None. Text takes its vocabulary from there,
             because the parameters belong to its sub-words.
         """
+        ...
+
+    def unread(self, config: Config, num_classes: int | None, examples: int | None) -> Data | None:
+        """Returns data of a config without reading them; see `unread.unread_data`."""
         ...
 
     def load_encoder(self, fields: dict[str, Any]) -> Any:

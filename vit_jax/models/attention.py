@@ -6,10 +6,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.models.kernels import KERNELS as KERNELS
 from vit_jax.models.kernels import attention_weights, dot_product_attention, weigh
+from vit_jax.models.kernels.chunked import ATTENDED
 from vit_jax.models.kernels.reference import causal_mask
 from vit_jax.models.layers import Dense, TypedModule
 
@@ -76,6 +78,7 @@ class MultiHeadAttention(TypedModule):
         mask: Bool[Array, "*mask"] | None = None,
         relative: Float[Array, "queries keys qk_head_dim"] | None = None,
         is_causal: bool = False,
+        sparse: Callable[..., Array] | None = None,
         return_weights: bool = False,
         train: bool,
     ) -> tuple[Float[Array, "*batch queries hidden_dim"], Float[Array, "*batch heads queries keys"] | None]:
@@ -89,6 +92,8 @@ class MultiHeadAttention(TypedModule):
           relative: An embedding r_ij of the offset of every query i from every key j. q_i . r_ij / sqrt(qk_head_dim) is
             added to the logits (ViT, appendix D.4, "Relative positional embeddings").
           is_causal: Query i attends to keys 0 to i only.
+          sparse: A function `(query, key, value, kernel=...)` that computes what `mask` means without the masked pairs.
+            It is used if neither weights nor their dropout are needed.
 
         Raises:
           ValueError: `num_heads` does not divide the width.
@@ -118,11 +123,13 @@ class MultiHeadAttention(TypedModule):
             weights = attention_weights(query, key, mask, bias)
             kept = nn.Dropout(self.dropout_rate)(weights, deterministic=not drop)
             out = weigh(kept, value)
+        elif sparse is not None:
+            out = sparse(query, key, value, kernel=self.kernel)
         else:
             out = dot_product_attention(
                 query, key, value, mask=mask, bias=bias, is_causal=is_causal, kernel=self.kernel
             )
-        out = self._dense("out", hidden_dim, num_axes=2)(out)
+        out = self._dense("out", hidden_dim, num_axes=2)(checkpoint_name(out, ATTENDED))
         return out, weights if return_weights else None
 
     def key_values(self, keys: Float[Array, "*batch keys kv_dim"]) -> KeyValues:

@@ -12,6 +12,7 @@ from vit_jax.data.examples import LabelledModality
 from vit_jax.data.image.reading import read_image, suffixes
 from vit_jax.data.image.transforms import Preprocessing, to_channels
 from vit_jax.data.scan import walk
+from vit_jax.data.unread import blank_image
 
 
 class ImageModality(LabelledModality):
@@ -40,6 +41,9 @@ class ImageModality(LabelledModality):
 
     def open_file(self, path: pathlib.Path, config: Config) -> Image.Image:
         return read_image(path)
+
+    def blank(self) -> Image.Image:
+        return blank_image()
 
     def thumbnail(self, stored: Image.Image) -> Image.Image:
         """Returns the image as models see it before the transforms, in colour: levels of 8 bits on a white ground."""

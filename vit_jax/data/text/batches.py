@@ -14,6 +14,7 @@ Padding rows contain the empty sentence, so that every row has a token to attend
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -174,6 +175,20 @@ def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple:
         ids=tuple(ids),
         skipped=skipped,
     )
+
+
+def shapes(batches: TokenBatches) -> list[dict[str, Any]]:
+    """Returns the batches of each bucket that has pairs, as trees of `jax.ShapeDtypeStruct`."""
+    import jax
+
+    found = []
+    for bucket, (length, ids) in enumerate(zip(batches.lengths, batches.ids, strict=True)):
+        rows = batches.padded_rows(bucket)
+        sides = {"source": ((rows, length), np.int32), "target": ((rows, length + 1), np.int32)}
+        named = {**sides, "mask": ((rows,), np.float32), "id": ((rows,), np.int32)}
+        if len(ids):
+            found.append({name: jax.ShapeDtypeStruct(*shape_and_dtype) for name, shape_and_dtype in named.items()})
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

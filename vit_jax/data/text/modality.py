@@ -16,7 +16,7 @@ from vit_jax.data.source import open_split
 from vit_jax.data.text import batches as token_batches
 from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource, decode_lines, read_lines
-from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, UnreadVocabulary, Vocabulary
 from vit_jax.errors import UserError, counted
 
 WINDOW = 16  # batches of user input that are read ahead, so that sentences of similar length share a batch
@@ -57,6 +57,10 @@ class TextData:
     def steps_per_epoch(self) -> float:
         return len(self._train)
 
+    @property
+    def batch_unit(self) -> int:
+        return jax.device_count() * self.config.accum_steps * max(self.config.data.buckets)
+
     def train_batches(self, first_step: int, last_step: int) -> Batches:
         """Yields this process's rows of the batches of updates `first_step + 1` to `last_step`."""
         return token_batches.train_batches(
@@ -66,6 +70,12 @@ class TextData:
             last_step=last_step,
             **processes_and_workers(self.config),
         )
+
+    def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
+        """Returns the shapes and dtypes of the batches of every bucket that has pairs."""
+        rows = jax.device_count() * self.config.accum_steps
+        divided = token_batches.divide(self._train.pairs, self.config.data.buckets, batch_size, rows)
+        return token_batches.shapes(divided)
 
     def eval_batches(self) -> Batches:
         """Yields this process's rows of batches that hold every pair of the evaluation split once."""
@@ -101,6 +111,18 @@ class TextModality:
 
     def make_data(self, config: Config, train: TextSource, evaluation: TextSource, start: Any) -> TextData:
         return TextData(config, train, evaluation, start)
+
+    def unread(self, config: Config, num_classes: int | None, examples: int | None) -> TextData | None:
+        """Returns a pair of sentences for each bucket, in sub-words that are not learned.
+
+        The number of batches in an epoch depends on the lengths of the sentences, so it is not known: None if the
+        duration of the run is in epochs.
+        """
+        if "epoch" in config.duration:
+            return None
+        lengths = [str(bucket - 1) for bucket in config.data.buckets]  # with the end token, they fill their buckets
+        source = TextSource("", tuple(config.data.languages), lengths, lengths, {}, [])
+        return self.make_data(config, source, source, UnreadVocabulary(config.data.vocab_size))
 
     def load_encoder(self, fields: dict[str, Any]) -> Vocabulary:
         return Vocabulary.from_dict(fields)

@@ -3,10 +3,11 @@
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.kernels.choice import choose
-from vit_jax.models.kernels.libraries import LIBRARIES, library_attention
+from vit_jax.models.kernels.chunked import chunked_attention
+from vit_jax.models.kernels.libraries import TOKAMAX, library_attention
 from vit_jax.models.kernels.reference import attention_weights, causal_mask, weigh
 
-KERNELS = ("auto", "reference", *LIBRARIES)
+KERNELS = ("auto", "reference", "xla", "cudnn", "chunked", *TOKAMAX)
 
 
 def dot_product_attention(
@@ -26,8 +27,9 @@ def dot_product_attention(
     - `reference`: plain einsums. The weights of all pairs are held in memory.
     - `xla`, `cudnn`: the implementations of `jax.nn.dot_product_attention`. For cuDNN, an odd number of tokens is
       padded by one.
-    - `chunked`, `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`). Their memory is linear in the
-      number of tokens.
+    - `chunked`: blocks of queries and keys in plain XLA, see `chunked_attention`. Its memory is linear in the number of
+      tokens, on all devices.
+    - `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`), also linear.
     - `auto`: the kernel that the table `vit_jax.models.kernels.choice.RULES` has for the default device, the dtype, the
       number of keys and the width of a head.
 
@@ -51,4 +53,6 @@ def dot_product_attention(
         if is_causal:
             mask = causal_mask(query.shape[-3], key.shape[-3], mask)
         return weigh(attention_weights(query, key, mask, bias), value)
+    if kernel == "chunked":
+        return chunked_attention(query, key, value, bias, mask, is_causal=is_causal)
     return library_attention(kernel, query, key, value, mask=mask, bias=bias, is_causal=is_causal)

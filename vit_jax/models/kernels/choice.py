@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from vit_jax.models.hardware import GENERATIONS, generation
 
 _HALVES = ("bfloat16", "float16")
+_MANY = (4097, float("inf"))
+_TOO_LARGE = "not timed here; the weights of 4,096 queries, keys and 12 heads take 0.75 GiB a layer"
 _ANY_GPU = tuple(name for name in GENERATIONS if name not in ("cpu", "tpu"))
 
 
@@ -44,6 +46,11 @@ class Rule(NamedTuple):
 
 # The first row that applies decides. cuDNN takes widths that are multiples of 8, up to 128.
 RULES = (
+    Rule(
+        ("cpu",), "chunked", "benchmarks/results/attention.csv: as fast as reference, with a tenth of the memory",
+        dtypes=("float64", "float32", *_HALVES), keys=(1025, float("inf")),
+    ),
+    Rule(GENERATIONS, "chunked", _TOO_LARGE, dtypes=("float64",), keys=_MANY),
     Rule(GENERATIONS, "reference", "the softmax of the libraries is float32", dtypes=("float64",)),
     Rule(("cpu",), "xla", "benchmarks/models.py: TNT's words and TimeSformer's frames", keys=(1, 16)),
     Rule(("cpu",), "reference", "benchmarks/models.py: the tokens of an image"),
@@ -57,6 +64,7 @@ RULES = (
         ("blackwell",), "cudnn", "sgl-project/sglang#33655: 1.24 to 1.98 times FlashAttention 4 on a B200",
         dtypes=_HALVES, keys=(1024, float("inf")), head_dims=(8, 128), multiple=8,
     ),
+    Rule((*_ANY_GPU, "tpu"), "chunked", _TOO_LARGE, keys=_MANY),
     Rule(
         _ANY_GPU, "xla",
         "not measured here; huggingface/transformers#48163: cuDNN has 0.82 (A100), 0.93 (A10G), 1.00 (L40S) and 0.88 "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-TOKAMAX = {"chunked": "xla_chunked", "mosaic": "mosaic", "triton": "triton"}  # name here -> name in tokamax
+TOKAMAX = ("mosaic", "triton")
 LIBRARIES = ("xla", "cudnn", *TOKAMAX)
 
 
@@ -110,7 +110,7 @@ def _kernel(name: str) -> Callable[..., Array]:
             mask=mask,
             is_causal=is_causal,
             scale=scale,
-            implementation=TOKAMAX[name],
+            implementation=name,
         )
 
     return attention
