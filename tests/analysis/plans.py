@@ -13,12 +13,13 @@ import numpy as np
 from vit_jax.analysis.plan import make_plan, memory_of, step_memory
 from vit_jax.config import default_config
 from vit_jax.data.unread import unread_data
+from vit_jax.devices.recompute import compiler_options
 from vit_jax.experiment import Experiment, complete
 from vit_jax.state import start
 from vit_jax.train import compile_step
 
-TINY = {"hidden_dim": 64, "mlp_dim": 256, "num_layers": 2, "num_heads": 2}
-LIMIT = 24 * 2**20
+TINY = {"hidden_dim": 64, "mlp_dim": 256, "num_layers": 1, "num_heads": 2}
+LIMIT = 12 * 2**20
 
 
 def config_of(kind):
@@ -48,32 +49,40 @@ def zeros_like(experiment, batch_size):
         yield jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
-def planned_and_used(kind, strategy):
+def planned_and_used(kind, strategy, remats, limit):
     """Returns the plan of a run, and the memory of the step compiled for its state and batches, which then runs."""
     config = config_of(kind)
     plan = make_plan(
-        config, strategies=(strategy,), remats=("none", "full"), num_classes=10, examples=100, memory=LIMIT,
-        peak_tflops=2, utilisation=0.5,
+        config, strategies=(strategy,), remats=remats, num_classes=10, examples=100, memory=limit, peak_tflops=2,
+        utilisation=0.5,
     )  # fmt: skip
-    config.parallel = strategy
+    config.parallel, config.model.remat = strategy, remats[0]
     config = complete(config)
     experiment = Experiment.assemble(config, unread_data(config, 10, 100))
+    options = compiler_options(config, "cpu")
     used = 0
     for batch in zeros_like(experiment, config.batch_size):
         state, _ = start(experiment)
         placed = experiment.parallel.put_batch(batch)
-        compiled = compile_step(experiment).lower(state, placed).compile()
-        used = max(used, memory_of(compiled, batch, config.batch_size).peak)
+        compiled = compile_step(experiment).lower(state, placed).compile(compiler_options=options)
+        used = max(used, memory_of(compiled, batch, jax.device_count()).peak)
         state, _ = compiled(state, placed)
         assert int(experiment.parallel.fetch(state.step)) == 1
-    largest = plan.layouts[0].largest_batch
-    around = [step_memory(experiment, size).peak for size in (largest, largest + experiment.data.batch_unit * (
-        experiment.task.group))]  # fmt: skip
-    return {"plan": plan.to_dict(), "used": used, "around": around}
+    found = {"plan": plan.to_dict(), "used": used}
+    if limit:
+        largest = plan.layouts[0].largest_batch
+        next_one = largest + experiment.data.batch_unit * experiment.task.group
+        found["around"] = [step_memory(experiment, size).peak for size in (largest, next_one)]
+    return found
 
+
+CASES = {
+    "image/pmap": (("none",), LIMIT),
+    "image/fsdp": (("full", "none"), None),
+    "video/pmap": (("none",), None),
+    "text/fsdp": (("dots",), None),
+}
 
 if __name__ == "__main__":
-    found = {f"{kind}/{strategy}": planned_and_used(kind, strategy) for kind, strategy in (
-        ("image", "pmap"), ("image", "fsdp"), ("video", "pmap"), ("text", "fsdp"),
-    )}  # fmt: skip
+    found = {case: planned_and_used(*case.split("/"), *options) for case, options in CASES.items()}
     pathlib.Path(sys.argv[1]).write_text(json.dumps(found))

@@ -220,8 +220,8 @@ def test_timesformer(preset, frames, patches, published):
     [
         ("space_only", sequences(8, 197), 8),
         ("joint_space_time", sequences(1, 1569), 1),
-        # local computes every pair and masks those out of the window; global has 8 sequences of 4 x 7 x 7
-        ("sparse_local_global", sequences(1, 1568) + 1568 * 768**2 + sequences(8, 197), 1),
+        # local has a window of 8 x 7 x 7 = 392 patches for each of 1568; global has 8 sequences of 4 x 7 x 7
+        ("sparse_local_global", 1568 * (5 * 768**2 + 2 * 392 * 768) + sequences(8, 197), 1),
         ("axial", sequences(196, 8) + sequences(112, 14) + 2 * 1568 * 768**2 + sequences(112, 15), 1),
     ],
 )

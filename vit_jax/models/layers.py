@@ -11,13 +11,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-# jax.checkpoint stores only the input of the GELU for the backward pass. Without it, XLA stores three to five arrays of
-# that size, and reading them back takes longer than computing the GELU again.
-GELU = {
-    "tanh": jax.checkpoint(functools.partial(nn.gelu, approximate=True)),  # google-research, Flax's default
-    "exact": jax.checkpoint(functools.partial(nn.gelu, approximate=False)),  # timm, Hugging Face, TNT, TimeSformer
-    "quick": jax.checkpoint(lambda x: x * nn.sigmoid(1.702 * x)),  # CLIP
-}
+from vit_jax.models.activations import GELU as GELU
+from vit_jax.models.products import matrix_product
 
 
 def check_choices(model: nn.Module, **choices: Collection[str]) -> None:
@@ -102,7 +97,7 @@ class Dense(TypedModule):
         kernel = self.param("kernel", init, (*inputs, *outputs), self.param_dtype)
         bias = self.param("bias", self.bias_init, outputs, self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        out = jnp.matmul(x.reshape(-1, matrix[0]), kernel.reshape(matrix), preferred_element_type=self.out_dtype)
+        out = matrix_product(x.reshape(-1, matrix[0]), kernel.reshape(matrix), self.out_dtype)
         if bias is not None:
             out += bias.reshape(-1)
         return out.reshape(*batch, *outputs)
@@ -133,8 +128,8 @@ class PatchEmbed(TypedModule):
         bias = self.param("bias", self.bias_init, (self.hidden_dim,), self.param_dtype) if self.use_bias else None
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         patches = images[..., : gh * ph, : gw * pw, :].reshape(*batch, gh, ph, gw, pw, channels)
-        patches = jnp.moveaxis(patches, -4, -3).reshape(*batch, gh, gw, ph * pw * channels)
-        out = patches @ kernel.reshape(-1, self.hidden_dim)
+        patches = jnp.moveaxis(patches, -4, -3).reshape(-1, ph * pw * channels)
+        out = matrix_product(patches, kernel.reshape(-1, self.hidden_dim)).reshape(*batch, gh, gw, self.hidden_dim)
         return out if bias is None else out + bias
 
 
