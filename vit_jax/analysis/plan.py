@@ -14,6 +14,8 @@ from vit_jax.config import Config
 from vit_jax.data.levels import as_floats
 from vit_jax.data.modality import get_modality, open_data
 from vit_jax.data.unread import unread_data
+from vit_jax.devices.parallel import batch_shares
+from vit_jax.devices.recompute import compiler_options
 from vit_jax.errors import UserError
 from vit_jax.experiment import Experiment, complete
 from vit_jax.tasks import group_of
@@ -165,14 +167,15 @@ def step_memory(experiment: Experiment, batch_size: int) -> Memory:
     found = []
     for batch in experiment.data.batch_shapes(batch_size):
         lowered = experiment.parallel.lower(compiled, state, batch)
-        found.append(memory_of(lowered.compile(), batch, batch_size))
+        program = lowered.compile(compiler_options=compiler_options(experiment.config, jax.default_backend()))
+        found.append(memory_of(program, batch, batch_shares(experiment.config.sequence_devices)))
     return max(found, key=lambda memory: memory.peak)
 
 
-def memory_of(program: Any, batch: Any, batch_size: int) -> Memory:
-    """Returns the memory of a compiled step that takes a state and this global batch."""
+def memory_of(program: Any, batch: Any, shares: int) -> Memory:
+    """Returns the memory of a compiled step that takes a state and this global batch, divided into shares."""
     stats = program.memory_analysis()
-    inputs = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(batch)) // jax.device_count()
+    inputs = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(batch)) // shares
     new = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return Memory(
         state=stats.argument_size_in_bytes - inputs,

@@ -86,6 +86,12 @@ def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_j
     )
 
 
+def computes_on_cpu() -> bool:
+    """Returns whether JAX will find no accelerator, without starting it."""
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    return os.environ.get("JAX_PLATFORMS") == "cpu" or not (plugins or importlib.util.find_spec("libtpu"))
+
+
 def keep_freed_memory() -> None:
     """Makes this process keep the memory that it frees, if it computes on the CPU. Call this before importing JAX.
 
@@ -93,8 +99,7 @@ def keep_freed_memory() -> None:
     the next step. This takes a sixth of the time of a training step of TimeSformer-B. Without glibc, this function does
     nothing.
     """
-    plugins = importlib.metadata.entry_points(group="jax_plugins")
-    if os.environ.get("JAX_PLATFORMS") != "cpu" and (plugins or importlib.util.find_spec("libtpu")):
+    if not computes_on_cpu():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -59,8 +59,11 @@ def _default(key: Any) -> str:
 
 def run(args: argparse.Namespace) -> int:
     from vit_jax import config
+    from vit_jax.devices.recompute import keep_barriers
 
     settings = config.load_config(args.config, args.overrides)  # before JAX is loaded: mistakes show at once
+    if common.computes_on_cpu():
+        keep_barriers(settings)
     common.start_jax(args, settings.compilation_cache)
     import jax
     from etils import epath
