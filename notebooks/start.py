@@ -1,0 +1,28 @@
+"""The first lines of each notebook: makes vit_jax importable, wherever the notebook runs."""
+
+import importlib.metadata
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def begin() -> None:
+    """Installs vit_jax from this checkout if the environment does not have it, and prints the devices of JAX.
+
+    The installation includes JAX for GPUs if there is one.
+
+    Raises:
+      CalledProcessError: pip failed; it has printed the reason.
+    """
+    try:
+        importlib.metadata.version("vit_jax")
+    except importlib.metadata.PackageNotFoundError:
+        extras = "notebooks,cuda" if shutil.which("nvidia-smi") else "notebooks"
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[{extras}]"], check=True)
+    sys.path.insert(0, str(ROOT))  # a running kernel does not see an editable installation
+    import jax
+
+    print(f"JAX {jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}")
