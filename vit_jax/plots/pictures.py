@@ -1,11 +1,7 @@
-"""Pictures, as PNG files: the curves of a run, images and clips with their predictions, and heat maps."""
+"""Pictures for the screen: the curves of a run, images and clips with their predictions, and heat maps."""
 
 import contextlib
-import io
-import logging
-import re
 import textwrap
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,16 +9,13 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from vit_jax.plots.figure import drawable, open_figure, save
+
 GREEN, RED, GREY = "#2a7d3c", "#b3302c", "#555555"
 TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
 FEW_POINTS = 30  # up to this number, every point of a curve has a marker
 CELL = 0.28  # smallest side of a cell of a heat map, in inches
-
-# Fonts with characters that Matplotlib's own font does not have; those that are installed are used
-_MORE_FONTS = (
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
-    "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Noto Sans", "FreeSans", "Unifont",
-)  # fmt: skip
+PIXELS_PER_INCH = 120
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], path: Any, metric: str = "top1", headline: str = "") -> epath.Path:
@@ -32,7 +25,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Any, metric: str = "top1",
     does not smooth labels either. A curve of a single point has its value in the legend.
     """
     styles = {"train": {"color": GREY, "lw": 1}, "eval": {"color": GREEN, "lw": 2}}
-    with _figure(path, 10, 4) as figure:
+    with _picture(path, 10, 4) as figure:
         axes = figure.subplots(1, 2)
         for axis, name, title in zip(axes, ("loss", metric), ("loss", TITLES.get(metric, metric)), strict=True):
             for split, style in styles.items():
@@ -75,7 +68,7 @@ def contact_sheet(
     lines = max(caption.count("\n") + 1 for caption in captions)
     tallest = min(max(image.height / image.width for image in images), 1.2)
     height = width * tallest + 0.16 * lines + 0.15
-    with _figure(path, max(width * columns, 3.4), height * rows + 0.4) as figure:
+    with _picture(path, max(width * columns, 3.4), height * rows + 0.4) as figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
@@ -83,7 +76,7 @@ def contact_sheet(
             axis.imshow(np.asarray(image.convert("RGB")))  # grey levels too: a colour map would stretch them
             axis.set_anchor("N")
             axis.set_title(caption, fontsize=8, color=colour)
-        figure.suptitle(_drawable(heading), fontsize=10)
+        figure.suptitle(drawable(heading), fontsize=10)
     return epath.Path(path)
 
 
@@ -91,7 +84,7 @@ def _caption(name: str, title: str, letters: int) -> str:
     """Returns the end of a name, and a title, in lines of at most `letters` letters."""
     short = name if len(name) <= letters else f"…{name[1 - letters :]}"
     wrapped = [textwrap.fill(line, letters) for line in title.split("\n")]
-    return "\n".join(map(_drawable, [short, *wrapped]))
+    return "\n".join(map(drawable, [short, *wrapped]))
 
 
 def heat_maps(
@@ -105,16 +98,16 @@ def heat_maps(
     cell = min(max(CELL, 2 / min(len(columns) for *_, columns in panels)), 0.5)
     widths = [cell * len(columns) for *_, columns in panels]
     height = cell * max(len(rows) for _, _, rows, _ in panels)
-    with _figure(path, sum(widths) + 1.1 * len(panels) + 0.6, height + 2.4) as figure:
+    with _picture(path, sum(widths) + 1.1 * len(panels) + 0.6, height + 2.4) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
         for axis, (title, values, rows, columns), width in zip(axes, panels, widths, strict=True):
             drawn = axis.imshow(values, cmap="Greens", vmin=0, vmax=most)
             axis.set_anchor("N")
-            axis.set_xticks(range(len(columns)), list(map(_drawable, columns)), rotation=90, fontsize=8)
-            axis.set_yticks(range(len(rows)), list(map(_drawable, rows)), fontsize=8)
+            axis.set_xticks(range(len(columns)), list(map(drawable, columns)), rotation=90, fontsize=8)
+            axis.set_yticks(range(len(rows)), list(map(drawable, rows)), fontsize=8)
             axis.set_title(textwrap.fill(title, max(int(13 * width), 16)), fontsize=9)
         figure.colorbar(drawn, ax=list(axes), shrink=0.6, aspect=30, panchor=False)
-        figure.suptitle(_drawable(heading), fontsize=10)
+        figure.suptitle(drawable(heading), fontsize=10)
     return epath.Path(path)
 
 
@@ -129,41 +122,8 @@ def film_strip(frames: Sequence[Image.Image]) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _figure(path: Any, width: float, height: float) -> Iterator[Any]:
-    """Yields a Matplotlib figure of this size, in inches, and then writes it to `path`.
-
-    Text is drawn as it is: `$` does not start a formula, and fonts for other scripts are used where they are installed.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure  # without pyplot, which needs a display or changes the caller's backend
-    from matplotlib.font_manager import fontManager
-
-    installed = {font.name for font in fontManager.ttflist}
-    fonts = ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
-    with matplotlib.rc_context({"font.family": fonts, "text.parse_math": False}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        _save(figure, epath.Path(path))
-
-
-def _drawable(text: str) -> str:
-    """Replaces what no font can draw: control characters, and bytes of a file name that are not UTF-8."""
-    return re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f]", " ", text.encode("utf-8", "replace").decode())
-
-
-def _save(figure: Any, path: epath.Path) -> None:
-    """Writes a figure. Characters that no installed font has are named in one line instead of a warning each."""
-    content = io.BytesIO()  # Matplotlib writes to local files only, but a workdir may be in an object store
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        figure.savefig(content, dpi=120, format="png")
-    missing = []
-    for warning in caught:
-        if match := re.match(r"Glyph (\d+) ", str(warning.message)):
-            missing.append(chr(int(match[1])))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if missing:
-        text = "".join(dict.fromkeys(missing))
-        logging.warning("%s: no installed font has the characters %s; they are drawn as boxes", path, text)
-    path.write_bytes(content.getvalue())
+def _picture(path: Any, width: float, height: float) -> Iterator[Any]:
+    """Yields a Matplotlib figure of this size, in inches, and then writes it to `path`."""
+    with open_figure(width, height) as drawing:
+        yield drawing
+        save(drawing, epath.Path(path), PIXELS_PER_INCH)
