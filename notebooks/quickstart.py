@@ -87,5 +87,5 @@ wrong = wrong[np.argsort(-probabilities[wrong].max(-1))]
 names = [f"a {run.labels[rows['label'][i]]}" for i in wrong]
 titles = [f"{run.labels[probabilities[i].argmax()]}, {probabilities[i].max():.0%}" for i in wrong]
 images = [Pillow.fromarray(test[int(i)]["image"].squeeze()) for i in wrong]
-contact_sheet("../runs/notebooks/wrong.png", images, names, titles, [RED] * len(wrong))
-Image("../runs/notebooks/wrong.png")
+contact_sheet(start.FIGURES / "wrong.png", images, names, titles, [RED] * len(wrong))
+Image(start.FIGURES / "wrong.png")

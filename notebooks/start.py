@@ -1,4 +1,4 @@
-"""The first lines of each notebook: makes vit_jax importable, wherever the notebook runs."""
+"""The first lines of each notebook: makes vit_jax importable, and a folder for figures."""
 
 import importlib.metadata
 import pathlib
@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIGURES = ROOT / "runs" / "notebooks" / "figures"
 
 
 def begin() -> None:
     """Installs vit_jax from this checkout if the environment does not have it, and prints the devices of JAX.
 
-    The installation includes JAX for GPUs if there is one.
+    The installation includes JAX for GPUs if there is one. Figures go into `FIGURES`, which is created.
 
     Raises:
       CalledProcessError: pip failed; it has printed the reason.
@@ -22,6 +23,7 @@ def begin() -> None:
     except importlib.metadata.PackageNotFoundError:
         extras = "notebooks,cuda" if shutil.which("nvidia-smi") else "notebooks"
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[{extras}]"], check=True)
+    FIGURES.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(ROOT))  # a running kernel does not see an editable installation
     import jax
 
