@@ -58,6 +58,12 @@ setup(
             "ruff>=0.12,<1",
             "pre-commit>=4,<5",
         ],
+        "notebooks": [
+            "ipykernel>=6.29,<8",
+            "jupytext>=1.16,<2",
+            "nbclient>=0.10,<1",
+            "nbformat>=5.10,<6",
+        ],
         "docs": [
             "mkdocs>=1.6,<2",  # Material for MkDocs does not support 2
             "mkdocs-material>=9.6,<10",

@@ -11,9 +11,8 @@
 # %% [markdown]
 # # Quickstart: train, predict, look
 #
-# You will see how a Vision Transformer of 0.2 M parameters is trained on 1,442 handwritten digits, from the command line,
-# in about two minutes on two CPU cores; its accuracy on 355 other digits; which of them it confuses; and where in a
-# digit it looks.
+# You will see how a Vision Transformer of 0.2 M parameters is trained on 1,442 handwritten digits, in about two minutes
+# on two CPU cores; its accuracy on 355 other digits; which of them it confuses; and where in a digit it looks.
 
 # %%
 import os
@@ -33,10 +32,8 @@ start.begin()
 # The same command works in a terminal. If it is interrupted, it resumes when it is run again.
 
 # %%
-import sys
-
 RUN = "../runs/notebooks/digits"
-# !{sys.executable} -m vit_jax train --config=../configs/quickstart.py --workdir={RUN}
+# !{start.PYTHON} -m vit_jax train --config=../configs/quickstart.py --workdir={RUN}
 
 # %% [markdown]
 # The run's folder has its curves, predictions, metrics and checkpoints.
@@ -89,3 +86,21 @@ titles = [f"{run.labels[probabilities[i].argmax()]}, {probabilities[i].max():.0%
 images = [Pillow.fromarray(test[int(i)]["image"].squeeze()) for i in wrong]
 contact_sheet(start.FIGURES / "wrong.png", images, names, titles, [RED] * len(wrong))
 Image(start.FIGURES / "wrong.png")
+
+# %% [markdown]
+# ## Look
+#
+# Rollout follows the attention through all layers: what the output has read from each patch of 2 x 2 pixels. The
+# notebook `attention` has more of this kind.
+
+# %%
+from vit_jax.analysis.pictures import as_pictures
+from vit_jax.plots.attention import plot_images
+
+from vit_jax import analysis
+
+shown = np.stack([run.encoder(test[int(i)]["image"], None) for i in wrong[:3]])
+maps = np.asarray(analysis.attention_map(run.model, run.params, shown))
+captions = [f"{name}, taken for {title}" for name, title in zip(names, titles)][:3]
+plot_images(start.FIGURES / "looks.png", as_pictures(run.encoder, shown), maps, captions)
+Image(start.FIGURES / "looks.png", width=420)

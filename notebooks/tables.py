@@ -117,7 +117,8 @@ images = read("classification")
 lines = ["| data | model | parameters | seed | top-1 | examples |", "|---|---|---|---|---|---|"]
 for row in images:
     top1, examples = float(row["top1"]), int(row["examples"])
-    lines.append(f"| {row['data']} | `{row['model']}` | {int(row['parameters']):,} | {row['seed']} | {top1:.2%} | {examples:,} |")
+    model = f"`{row['model']}` | {int(row['parameters']):,}"
+    lines.append(f"| {row['data']} | {model} | {row['seed']} | {top1:.2%} | {examples:,} |")
 Markdown("\n".join(lines))
 
 # %%

@@ -1,5 +1,6 @@
 """Beam search step by step: its hypotheses have the model's own probabilities, and lead to the translation."""
 
+import itertools
 import types
 
 import jax
@@ -53,7 +54,7 @@ def test_each_hypothesis_has_the_probability_that_the_model_gives_it(run, steps)
 
 def test_each_hypothesis_continues_an_unfinished_one(steps):
     assert len(steps[0]) == BEAMS
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         unfinished = {found.tokens for found in before if not found.is_complete}
         assert {found.tokens[:-1] for found in after} <= unfinished
         assert len(after) == len(before) - sum(found.is_complete for found in before)
@@ -80,7 +81,7 @@ def test_the_tree_is_drawn(steps, tmp_path, suffix):
 def test_a_beam_of_another_size(run):
     assert len(beam_steps(run, SENTENCE, beam_size=2)[0]) == 2
     greedy = [step[0].tokens for step in beam_steps(run, SENTENCE, beam_size=1)]
-    assert all(after[:-1] == before for before, after in zip(greedy, greedy[1:], strict=False))
+    assert all(after[:-1] == before for before, after in itertools.pairwise(greedy))
 
 
 def test_refusals(run):

@@ -73,7 +73,7 @@ def beam_steps(run: Any, sentence: str, *, beam_size: int | None = None) -> list
     while more(state):
         state = advance(state)
         position, beams = int(state[0]), state[1]
-        penalty = float(length_penalty(jnp.float32(position), task.length_penalty))
+        penalty = float(length_penalty(jnp.asarray(position), task.length_penalty))
         rows = zip(np.asarray(beams.tokens[0, :, :position]).tolist(), np.asarray(beams.kept[0]).tolist(), strict=True)
         steps.append([Hypothesis(tuple(row), total, total / penalty) for row, total in rows if total > -np.inf])
     return steps
