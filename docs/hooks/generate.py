@@ -92,7 +92,7 @@ def command_reference() -> str:
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """Returns the parsers of a command's own actions, as of `data prepare`."""
+    """Returns the parsers of a command's own actions, as of `data prepare` and `analyze attention`."""
     actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return [child for action in actions for child in action.choices.values()]
 

@@ -259,6 +259,8 @@ class MultiHeadAttention(TypedModule):
                 causal = jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
                 mask = causal if mask is None else mask & causal
             weights = attention_weights(query, key, mask, bias)
+            if return_weights:  # an analysis can add zeros here, to differentiate with respect to the weights
+                weights = self.perturb("weights", weights)
             kept = nn.Dropout(self.dropout_rate)(weights, deterministic=not drop)
             out = _weigh(kept, value)
         else:

@@ -5,7 +5,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -59,18 +59,19 @@ def figure(path: Any, width: float = COLUMN, height: float = 2.3) -> Iterator[An
         save(drawing, epath.Path(path), PIXELS_PER_INCH)
 
 
-def check_path(path: Any, option: str = "") -> epath.Path:
+def check_path(path: Any, option: str = "", also: Sequence[str] = ()) -> epath.Path:
     """Returns the path of a figure to write.
 
     Args:
       option: Name of the command's option that holds the path, for messages.
+      also: Further suffixes to allow.
 
     Raises:
       UserError: Its suffix is not in `SUFFIXES`, or its folder does not exist.
     """
     path, name = epath.Path(path), f"{option}={path}" if option else str(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{name}: the name of a figure must end in one of {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in (*SUFFIXES, *also):
+        raise UserError(f"{name}: the name must end in one of {', '.join((*SUFFIXES, *also))}")
     if not path.parent.is_dir():
         raise UserError(f"{name}: there is no folder {path.parent}")
     return path

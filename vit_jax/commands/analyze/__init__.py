@@ -1,10 +1,15 @@
-"""Look inside a trained model: each analysis writes a figure, and its numbers if asked for."""
+"""Look inside a trained model: each analysis writes a figure, and its numbers if asked for.
+
+  python -m vit_jax analyze attention runs/quickstart image.png --out=attention.pdf
+
+`python -m vit_jax analyze ANALYSIS --help` explains each of them.
+"""
 
 import argparse
 import importlib
 
 HELP = "look inside a trained model"
-ANALYSES: tuple[str, ...] = ()
+ANALYSES: tuple[str, ...] = ("attention",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
