@@ -53,10 +53,10 @@ def first_batch(run):
 # %%
 import numpy as np
 from IPython.display import Image
-from vit_jax.analysis.pictures import as_pictures
-from vit_jax.plots.attention import film, plot_clip, plot_distances, plot_images
 
 from vit_jax import analysis
+from vit_jax.analysis.pictures import as_pictures
+from vit_jax.plots.attention import film, plot_clip, plot_distances, plot_images
 
 batch = first_batch(digits)
 images, labels = batch["image"][:4], batch["label"][:4]
@@ -70,9 +70,8 @@ Image(start.FIGURES / "rollout.png", width=420)
 # patches, so each map is the mean over the patches that attend.
 
 # %%
-from vit_jax.plots.attention import blend
-
 from vit_jax.plots import PAGE, figure
+from vit_jax.plots.attention import blend
 
 layers, heads = digits.model.num_layers, digits.model.num_heads
 with figure(start.FIGURES / "heads.png", 0.6 * PAGE, 0.6 * PAGE) as drawing:

@@ -94,10 +94,9 @@ Image(start.FIGURES / "wrong.png")
 # notebook `attention` has more of this kind.
 
 # %%
+from vit_jax import analysis
 from vit_jax.analysis.pictures import as_pictures
 from vit_jax.plots.attention import plot_images
-
-from vit_jax import analysis
 
 shown = np.stack([run.encoder(test[int(i)]["image"], None) for i in wrong[:3]])
 maps = np.asarray(analysis.attention_map(run.model, run.params, shown))

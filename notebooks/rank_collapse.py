@@ -31,8 +31,9 @@ start.begin()
 
 # %%
 import jax
-import vit_jax
 from make_checkpoints import make
+
+import vit_jax
 
 runs = {
     "images": vit_jax.load_run(make("digits")),
@@ -63,8 +64,9 @@ def initial(run, inputs):
 
 # %%
 from IPython.display import Image
-from vit_jax.analysis.rank_collapse import decay, residuals_by_depth
 from vit_jax.plots.rank import plot_decay, plot_depth, plot_paths
+
+from vit_jax.analysis.rank_collapse import decay, residuals_by_depth
 
 panels = {}
 for name, run in runs.items():
@@ -81,7 +83,7 @@ Image(start.FIGURES / "depth.png", width=560)
 for title, curves in panels.items():
     print(title)
     for parts, values in curves.items():
-        print(f"    {str(parts):24} {values[:, -1].mean():.3g}")
+        print(f"    {parts!s:24} {values[:, -1].mean():.3g}")
 
 # %% [markdown]
 # ## The decay is doubly exponential

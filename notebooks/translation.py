@@ -59,10 +59,10 @@ for source, answer, reference in zip(sources, run.predict(sources), references):
 # can reach the best score.
 
 # %%
-from vit_jax.analysis.beams import beam_steps, plot_beams
+from vit_jax import analysis
 
 SENTENCE = "Select the files to delete."
-steps = beam_steps(run, SENTENCE, beam_size=4)
+steps = analysis.beam_steps(run, SENTENCE, beam_size=4)
 for position, step in enumerate(steps, start=1):
     print(f"position {position}")
     for found in step:
@@ -74,6 +74,8 @@ for position, step in enumerate(steps, start=1):
 
 # %%
 from IPython.display import Image
+
+from vit_jax.plots.beams import plot_beams
 
 plot_beams(steps, run.encoder, start.FIGURES / "beams.png")
 Image(start.FIGURES / "beams.png", width=900)
@@ -108,7 +110,6 @@ for beam_size in (1, 4):
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import analysis
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID
 from vit_jax.plots import heat_maps
 

@@ -34,9 +34,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from vit_jax.analysis.branches import Branch, Parts, Stack, Tokens, open_stack, run, softmax
+from vit_jax.analysis.branches import Branch, Parts, Tokens, open_stack, run, softmax
 from vit_jax.errors import UserError
-from vit_jax.plots import COLOURS, COLUMN, PAGE, figure
 
 VARIANTS = tuple(Parts(skip, mlp) for skip in (False, True) for mlp in (False, True))  # those of Figure 2
 SPREAD = 1.256  # largest difference of logits for which exp(x) <= 1 + 2 x is used
