@@ -2,7 +2,8 @@
 
 - `docs/reference/config.md`: `<!-- generated: config -->` becomes a table for each section of the config's schema.
 - `docs/reference/commands.md`: `<!-- generated: commands -->` becomes the help of every command.
-- `CHANGELOG.md`, the figures of `experiments/results/` and the notebooks become files of the site; links to them are rewritten.
+- `CHANGELOG.md`, the figures of `experiments/results/` and the notebooks become files of the site; links to them are
+  rewritten.
 
 `generated` needs no MkDocs, so that the tests can check what it returns.
 """
