@@ -34,9 +34,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from vit_jax.analysis.branches import Branch, Parts, Stack, Tokens, open_stack, run, softmax
+from vit_jax.analysis.branches import Branch, Parts, Tokens, open_stack, run, softmax
 from vit_jax.errors import UserError
-from vit_jax.plots import COLOURS, COLUMN, PAGE, figure
 
 VARIANTS = tuple(Parts(skip, mlp) for skip in (False, True) for mlp in (False, True))  # those of Figure 2
 SPREAD = 1.256  # largest difference of logits for which exp(x) <= 1 + 2 x is used
@@ -56,9 +55,7 @@ def frobenius_norm(x: Tokens) -> Float[np.ndarray, "*batch"]:
 NORMS: dict[str, Callable[[Any], Any]] = {"composite": composite_norm, "frobenius": frobenius_norm}
 
 
-def residual(
-    x: Tokens, real: Bool[np.ndarray, "*batch tokens"] | None = None
-) -> Tokens:
+def residual(x: Tokens, real: Bool[np.ndarray, "*batch tokens"] | None = None) -> Tokens:
     """Returns the tokens minus their mean.
 
     Args:
@@ -170,7 +167,8 @@ def _collapse(branch: Branch, common: Any, remaining: Any, real: Any) -> tuple[A
     w_vo = np.stack([value[:, h] @ out[h] for h in heads])
 
     query_bias = params["query"].get("bias", np.zeros(query.shape[1:]))
-    of_common = common @ w_qk + np.stack([key[:, h] @ query_bias[h] for h in heads])[:, None]  # (batch, heads, 1, c)
+    of_bias = np.stack([key[:, h] @ query_bias[h] for h in heads])[:, None]
+    of_common = common[:, None] @ w_qk + of_bias  # (batch, heads, 1, hidden_dim)
     shared = (of_common @ remaining[:, None].swapaxes(-1, -2))[:, :, 0] / np.sqrt(width)
     shared = softmax(np.where(real[:, None], shared, -np.inf))
     logits = remaining[:, None] @ w_qk @ remaining[:, None].swapaxes(-1, -2) / np.sqrt(width)
