@@ -62,7 +62,8 @@ def norm(x, params):
 
 def attention(x, params):
     query, key, value = (
-        np.einsum("btc,chd->bthd", x, params[name]["kernel"]) + params[name]["bias"] for name in ("query", "key", "value")
+        np.einsum("btc,chd->bthd", x, params[name]["kernel"]) + params[name]["bias"]
+        for name in ("query", "key", "value")
     )
     weights = np.exp(np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(query.shape[-1]))
     weights /= weights.sum(-1, keepdims=True)
@@ -112,12 +113,14 @@ def test_a_class_token_that_takes_no_part_keeps_its_value(randomised):
         ("transformer:base", {"architecture": "decoder"}, "Transformer has no encoder"),
     ],
 )
-def test_other_blocks_are_refused(variant, fields, named):
+def test_other_blocks_are_refused(variant, fields, named, randomised):
     text = variant.startswith("transformer")
     sizes = TEXT if text else {**SIZES, "hidden_dim": 16, "num_classes": 5}
-    words = {"inner_hidden_dim": 4, "inner_mlp_dim": 4, "inner_num_heads": 2, "num_words": 4} if "tnt" in variant else {}
+    words = (
+        {"inner_hidden_dim": 4, "inner_mlp_dim": 4, "inner_num_heads": 2, "num_words": 4} if "tnt" in variant else {}
+    )
     model = build_model(variant, **sizes, **words, **fields)
     inputs = SOURCE if text else jnp.zeros((1, *model.input_shape))
-    params = model.init(jax.random.key(0), inputs, train=False)["params"]
+    params = randomised(jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, train=False))["params"])
     with pytest.raises(UserError, match=named):
         open_stack(model, params, inputs)

@@ -22,10 +22,10 @@ from vit_jax.analysis.rank_collapse import (
 from vit_jax.errors import UserError
 
 IMAGES = {"image_size": (16, 16), "patch_size": (4, 4), "hidden_dim": 32, "mlp_dim": 64, "num_heads": 4}
-TEXT = {"hidden_dim": 32, "mlp_dim": 64, "num_heads": 4, "num_layers": 6, "vocab_size": 50, "norm": "pre"}
+TEXT = {"hidden_dim": 32, "mlp_dim": 64, "num_heads": 4, "num_layers": 5, "vocab_size": 50, "norm": "pre"}
 MODELS = {
-    "image": ("vit:Ti/4", {**IMAGES, "num_layers": 6, "num_classes": 5}),
-    "clip": ("timesformer:B/4", {**IMAGES, "num_layers": 6, "num_frames": 3, "attention_type": "joint_space_time"}),
+    "image": ("vit:Ti/4", {**IMAGES, "num_layers": 5, "num_classes": 5}),
+    "clip": ("timesformer:B/4", {**IMAGES, "num_layers": 5, "num_frames": 3, "attention_type": "joint_space_time"}),
     "sentence": ("transformer:base", {**TEXT, "architecture": "encoder"}),
 }
 
@@ -41,7 +41,8 @@ def initial(name, **more):
         inputs = jnp.asarray(inputs)
     else:
         inputs = jnp.asarray(rng.standard_normal((3, *model.input_shape)), jnp.float32)
-    return model, model.init(jax.random.key(0), inputs, train=False)["params"], inputs
+    init = jax.jit(lambda inputs: model.init(jax.random.key(0), inputs, train=False))
+    return model, init(inputs)["params"], inputs
 
 
 def test_norms_and_residual_are_those_of_their_definitions():
@@ -66,37 +67,35 @@ def test_pure_attention_collapses_and_skip_connections_prevent_it(name):
     found = residuals_by_depth(model, params, inputs)
     by_parts = {(parts.skip, parts.mlp): values for parts, values in found.items()}
     assert list(found) == list(VARIANTS)
-    assert all(values.shape == (3, 7) and (values >= 0).all() for values in found.values())
+    assert all(values.shape == (3, 6) and (values >= 0).all() for values in found.values())
     pure = by_parts[False, False]
     assert (pure[:, 0] > 0.3).all()
-    assert (pure[:, 1] < 0.5 * pure[:, 0]).all()
-    assert (pure[:, 3] < 1e-4).all()
-    assert (by_parts[False, True][:, 3] < 1e-2).all()  # MLPs slow it down, layer norms do not stop it
+    assert (np.diff(pure[:, :4]) < 0).all()
+    assert (pure[:, 4] < 1e-6).all()
+    assert (pure[:, 4] < np.maximum(pure[:, 3] ** 2, 1e-14)).all()  # faster than exponential, down to rounding errors
+    assert (by_parts[False, True][:, 4] < 1e-6).all()  # neither MLPs nor layer norms stop it
     assert (by_parts[True, False] > 0.25).all()
     assert (by_parts[True, True] > 0.25).all()
     without_norms = residuals_by_depth(model, params, inputs, variants=[Parts(False, False, False)])
     (values,) = without_norms.values()
-    assert (values[:, 3] < 1e-4).all()
+    assert (values[:, 4] < 1e-12).all()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_residual_falls_with_the_cube_and_below_the_bound(name):
     model, params, inputs = initial(name)
     found = decay(model, params, inputs)
-    assert all(values.shape == (3, 7) for values in (found.residual, found.step_bound, found.bound, found.holds))
+    assert all(values.shape == (3, 6) for values in (found.residual, found.step_bound, found.bound, found.holds))
     below = found.holds[:, 1:] & np.isfinite(found.residual[:, 1:])
-    assert below[:, 1:4].all()
+    assert below[:, 1:3].all()
     assert (found.residual[:, 1:] < found.step_bound[:, 1:])[below].all()
     started = np.isfinite(found.bound)
     assert started.any(axis=1).all()
     assert (found.residual <= found.bound + 1e-9)[started & np.isfinite(found.residual)].all()
-    # log ||res|| is multiplied by 3 in every layer, up to a constant: fit the exponent once the residual is small
+    # log ||res|| is multiplied by 3 in every layer, up to a constant, once it is small
     for depth in found.residual:
-        small = [(a, b) for a, b in zip(depth, depth[1:], strict=False) if a < 0 and np.isfinite(b)]
-        exponents = [(c - b) / (b - a) for a, b, c in zip(depth, depth[1:], depth[2:], strict=False) if b < 0 and np.isfinite(c)]
-        assert small
-        assert exponents
-        np.testing.assert_allclose(exponents[-1], 3, atol=0.3)
+        steps = np.diff(depth[np.isfinite(depth)])
+        np.testing.assert_allclose(steps[-1] / steps[-2], 3, atol=0.1)
 
 
 def test_the_decay_is_that_of_the_tokens_themselves():
@@ -139,6 +138,7 @@ def test_attention_within_parts_has_no_bound():
     variant, fields = MODELS["clip"]
     model = build_model(variant, **{**fields, "attention_type": "divided_space_time", "num_layers": 1})
     inputs = jnp.zeros((1, *model.input_shape))
-    params = model.init(jax.random.key(0), inputs, train=False)["params"]
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, train=False))["params"]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
     with pytest.raises(UserError, match="attention_type='divided_space_time' attends within parts"):
         decay(model, params, inputs)

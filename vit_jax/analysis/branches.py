@@ -41,8 +41,11 @@ class Parts:
     norm: bool = True
 
     def __str__(self) -> str:
-        names = ("skip", "MLP") if self.skip and self.mlp else ("skip",) if self.skip else ("MLP",) if self.mlp else ()
-        return " + ".join(("attention", *names)) + ("" if self.norm else ", no norm")
+        names = ["attention", *(["skip"] if self.skip else []), *(["MLP"] if self.mlp else [])]
+        return " + ".join(names) + ("" if self.norm else ", no norm")
+
+
+ALL, NO_MLP = Parts(), Parts(mlp=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,18 +127,22 @@ def stack_input(model: nn.Module, params: PyTree, *inputs: Array) -> tuple[Block
     Raises:
       UserError: The model has no encoder.
     """
-    found = []
 
     def look(call, args, kwargs, context):
         if isinstance(context.module, BlockStack) and context.module.name == "encoder":
-            found.append((context.module.clone(parent=None), args[0]))
+            raise _Reached(context.module.clone(parent=None), args[0])
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(look):
-        model.apply({"params": params}, *inputs, train=False)
-    if not found:
-        raise UserError(f"{type(model).__name__} has no encoder whose branches could be looked at")
-    return found[0]
+    try:
+        with nn.intercept_methods(look):
+            model.apply({"params": params}, *inputs, train=False)
+    except _Reached as reached:
+        return reached.args
+    raise UserError(f"{type(model).__name__} has no encoder whose branches could be looked at")
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the stack of blocks; its arguments are the stack and its input."""
 
 
 def outputs_from(model: nn.Module, params: PyTree, tokens: Tokens, *inputs: Array) -> Array:
@@ -201,8 +208,8 @@ def _steps(block: Any, params: dict[str, Any], real: Any) -> tuple[tuple[Branch,
 
 def _unsupported(block: Any) -> UserError:
     return UserError(
-        f"cannot look inside blocks of type {type(block).__name__}. Use a ViT with positions at the stem, a TimeSformer "
-        "or a Transformer with an encoder."
+        f"cannot look inside blocks of type {type(block).__name__}. Use a ViT with positions at the stem, a "
+        "TimeSformer or a Transformer with an encoder."
     )
 
 

@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from vit_jax.analysis.branches import (
+    ALL,
+    NO_MLP,
     Branch,
     Parts,
     Stack,
@@ -32,7 +34,7 @@ from vit_jax.analysis.branches import (
     take_step,
     with_class_token,
 )
-from vit_jax.analysis.rank_collapse import NORMS, relative_residual
+from vit_jax.analysis.rank_collapse import NORMS, relative_residual, residual
 from vit_jax.errors import UserError
 
 
@@ -65,7 +67,7 @@ class _Frozen:
     output: Tokens  # of an MLP
 
 
-def paths_by_length(stack: Stack, parts: Parts = Parts(mlp=False)) -> Paths:
+def paths_by_length(stack: Stack, parts: Parts = NO_MLP) -> Paths:
     """Returns the sum of all paths of each length; all paths are counted, none is sampled.
 
     The sums follow from one another: with the operator A of an attention, Y_k becomes Y_k + A Y_{k-1}.
@@ -95,8 +97,8 @@ def paths_by_length(stack: Stack, parts: Parts = Parts(mlp=False)) -> Paths:
 
 
 def terms_of(
-    stack: Stack, paths: Int[np.ndarray, "paths attentions"], parts: Parts = Parts(mlp=False)
-) -> Float[Array, "paths batch tokens hidden_dim"]:
+    stack: Stack, paths: Int[np.ndarray, "paths attentions"], parts: Parts = NO_MLP
+) -> Float[np.ndarray, "paths batch tokens hidden_dim"]:
     """Returns P_path X W_path for each path, which starts at the input of the first block.
 
     Args:
@@ -120,9 +122,7 @@ def heads_of(stack: Stack) -> list[int]:
     return [sum(branch.num_heads for branch in step) for step in stack.steps if step[0].kind == "attention"]
 
 
-def sample_paths(
-    heads: Sequence[int], length: int, count: int, seed: int = 0
-) -> Int[np.ndarray, "count attentions"]:
+def sample_paths(heads: Sequence[int], length: int, count: int, seed: int = 0) -> Int[np.ndarray, "count attentions"]:
     """Draws paths of one length uniformly, with replacement: which attentions they pass, and which head of each.
 
     Args:
@@ -132,7 +132,9 @@ def sample_paths(
       UserError: No path has this length.
     """
     if not 0 <= length <= len(heads):
-        raise UserError(f"no path has length {length}: the network has {len(heads)} attentions, so use 0 to {len(heads)}")
+        raise UserError(
+            f"no path has length {length}: the network has {len(heads)} attentions, so use 0 to {len(heads)}"
+        )
     rng = np.random.default_rng(seed)
     paths = np.full((count, len(heads)), -1)
     for path in paths:
@@ -153,17 +155,40 @@ def summary(paths: Paths, real: Any = None, norm: str = "composite") -> dict[str
     - `residual`: the relative residual of their sum, ||res(Y_k)|| / ||Y_k||.
     - `share`: the size of their residual next to that of the output, ||res(Y_k)|| / ||res(output)||.
     """
-    size, relative = NORMS[norm], [relative_residual(y, real, norm) for y in paths.terms]
-    present = [y if real is None else y * real[..., None] for y in paths.terms]
-    whole = relative_residual(paths.output, real, norm) * size(
-        paths.output if real is None else paths.output * real[..., None]
-    )
-    share = [each * size(y) / whole for each, y in zip(relative, present, strict=True)]
-    return {"residual": np.stack(relative), "share": np.stack(share)}
+    whole = NORMS[norm](residual(paths.output, real))
+    return {
+        "residual": np.stack([relative_residual(y, real, norm) for y in paths.terms]),
+        "share": np.stack([NORMS[norm](residual(y, real)) / whole for y in paths.terms]),
+    }
+
+
+def single_heads(stack: Stack, norm: str = "composite") -> Float[np.ndarray, "attentions heads"]:
+    """Returns, for the path through one head alone, ||res(Y)|| / ||res(output)||, averaged over the batch.
+
+    Computed in the network without MLPs. NaN where an attention has fewer heads than another.
+    """
+    heads = heads_of(stack)
+    output = NORMS[norm](residual(paths_by_length(stack).output, stack.real))
+    share = np.full((len(heads), max(heads)), np.nan)
+    for attention, count in enumerate(heads):
+        paths = np.full((count, len(heads)), -1)
+        paths[:, attention] = np.arange(count)
+        terms = terms_of(stack, paths)
+        share[attention, :count] = [(NORMS[norm](residual(y, stack.real)) / output).mean() for y in terms]
+    return share
+
+
+def strongest_path(share: Float[np.ndarray, "attentions heads"], length: int) -> Int[np.ndarray, " attentions"]:
+    """Returns the path through the strongest head of the `length` attentions in which that head is strongest."""
+    best = np.nanargmax(share, axis=1)
+    passed = np.argsort(-np.nanmax(share, axis=1), kind="stable")[:length]
+    path = np.full(len(share), -1)
+    path[passed] = best[passed]
+    return path
 
 
 def outputs_by_length(
-    model: Any, params: PyTree, *inputs: Any, parts: Parts = Parts()
+    model: Any, params: PyTree, *inputs: Any, parts: Parts = ALL
 ) -> Float[np.ndarray, "lengths batch outputs"]:
     """Returns the model's outputs, such as logits, from the paths up to length 0, 1, ... alone.
 

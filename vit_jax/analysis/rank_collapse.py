@@ -55,9 +55,7 @@ def frobenius_norm(x: Tokens) -> Float[np.ndarray, "*batch"]:
 NORMS: dict[str, Callable[[Any], Any]] = {"composite": composite_norm, "frobenius": frobenius_norm}
 
 
-def residual(
-    x: Tokens, real: Bool[np.ndarray, "*batch tokens"] | None = None
-) -> Tokens:
+def residual(x: Tokens, real: Bool[np.ndarray, "*batch tokens"] | None = None) -> Tokens:
     """Returns the tokens minus their mean.
 
     Args:
@@ -169,7 +167,8 @@ def _collapse(branch: Branch, common: Any, remaining: Any, real: Any) -> tuple[A
     w_vo = np.stack([value[:, h] @ out[h] for h in heads])
 
     query_bias = params["query"].get("bias", np.zeros(query.shape[1:]))
-    of_common = common @ w_qk + np.stack([key[:, h] @ query_bias[h] for h in heads])[:, None]  # (batch, heads, 1, c)
+    of_bias = np.stack([key[:, h] @ query_bias[h] for h in heads])[:, None]
+    of_common = common[:, None] @ w_qk + of_bias  # (batch, heads, 1, hidden_dim)
     shared = (of_common @ remaining[:, None].swapaxes(-1, -2))[:, :, 0] / np.sqrt(width)
     shared = softmax(np.where(real[:, None], shared, -np.inf))
     logits = remaining[:, None] @ w_qk @ remaining[:, None].swapaxes(-1, -2) / np.sqrt(width)
