@@ -13,7 +13,7 @@
 #
 # You will see how similar the learned position embeddings of a ViT's patches are, as in Figure 7 of the ViT paper, and
 # what remains of this at another resolution; those of a TimeSformer in space and in time; the fixed sinusoids of the
-# Transformer and their relatives in two dimensions; and the filters with which models see patches.
+# Transformer and their relatives in two dimensions; and the filters with which a model sees its patches.
 
 # %%
 import os
@@ -28,55 +28,36 @@ import start
 start.begin()
 
 # %%
-import vit_jax
 from make_checkpoints import make
 
-digits, clips = make("digits"), make("divided")
-image_model, clip_model = vit_jax.from_pretrained(digits), vit_jax.from_pretrained(clips)
+import vit_jax
+
+images = vit_jax.from_pretrained(make("digits"))
+clips = vit_jax.from_pretrained(make("divided"))
 
 # %% [markdown]
 # ## Learned positions in space
 #
-# Each small map belongs to one patch of the 4 x 4 grid: the cosine similarity of its position embedding with those of
-# all patches. Neighbours, and patches of one row or column, have learned similar positions.
+# Each small map belongs to one patch of the 4 x 4 grid of a ViT for handwritten digits: the cosine similarity of its
+# position embedding with those of all patches.
 
 # %%
-import numpy as np
 from IPython.display import Image
 
-from vit_jax.plots import COLUMN, DIVERGING, PAGE, SEQUENTIAL, figure
+from vit_jax.analysis.positions import in_space, in_time, of_tokens, patch_filters, similarity
+from vit_jax.plots.positions import plot_filters, plot_grid, plot_sequence
 
-
-def similarity(positions):
-    """Returns the cosine similarity of each position with all others, `(*grid, *grid)`."""
-    unit = positions / np.linalg.norm(positions, axis=-1, keepdims=True)
-    return np.tensordot(unit, unit, axes=(-1, -1))
-
-
-def draw_maps(positions, name, width):
-    """Draws a map for each position of a grid, `(rows, columns, hidden_dim)`."""
-    maps = similarity(np.asarray(positions))
-    rows, columns = maps.shape[:2]
-    with figure(start.FIGURES / name, COLUMN, COLUMN * rows / columns) as drawing:
-        axes = drawing.subplots(rows, columns, squeeze=False)
-        for (row, column), axis in np.ndenumerate(axes):
-            drawn = axis.imshow(maps[row, column], SEQUENTIAL, vmin=-1, vmax=1)
-            axis.set(xticks=[], yticks=[])
-        drawing.colorbar(drawn, ax=axes, label="cosine similarity", shrink=0.7)
-    return Image(start.FIGURES / name, width=width)
-
-
-draw_maps(image_model.params["pos_embed"], "learned.png", 480)
+plot_grid(start.FIGURES / "learned.png", similarity(in_space(images.model, images.params)))
+Image(start.FIGURES / "learned.png", width=480)
 
 # %% [markdown]
 # ## At another resolution
 #
-# For images of 16 x 16 pixels the grid is 8 x 8. `from_pretrained` resamples the embeddings, and its report says how.
+# For images of 16 x 16 pixels the grid is 8 x 8, and the embeddings are resampled, here as `from_pretrained` does it.
 
 # %%
-larger = vit_jax.from_pretrained(digits, image_size=(16, 16))
-print(larger.report)
-draw_maps(larger.params["pos_embed"], "resampled.png", 600)
+plot_grid(start.FIGURES / "resampled.png", similarity(in_space(images.model, images.params, grid=(8, 8))))
+Image(start.FIGURES / "resampled.png", width=560)
 
 # %% [markdown]
 # ## A TimeSformer: space and time apart
@@ -84,52 +65,41 @@ draw_maps(larger.params["pos_embed"], "resampled.png", 600)
 # A patch of a clip has the sum of a position in space and one in time. In space, for the 4 x 4 patches of a frame:
 
 # %%
-draw_maps(clip_model.params["pos_embed"], "space.png", 480)
+plot_grid(start.FIGURES / "space.png", similarity(in_space(clips.model, clips.params)))
+Image(start.FIGURES / "space.png", width=480)
 
 # %% [markdown]
-# In time, for the 8 frames, and resampled to 16 frames:
+# In time, for the 8 frames of a clip:
 
 # %%
-longer = vit_jax.from_pretrained(clips, num_frames=16)
-with figure(start.FIGURES / "time.png", PAGE, 2.6) as drawing:
-    axes = drawing.subplots(1, 2)
-    for axis, model in zip(axes, (clip_model, longer)):
-        times = model.params["time_embed"]
-        drawn = axis.imshow(similarity(times), SEQUENTIAL, vmin=-1, vmax=1)
-        axis.set(title=f"{len(times)} frames", xlabel="frame", ylabel="frame")
-    drawing.colorbar(drawn, ax=axes, label="cosine similarity")
-Image(start.FIGURES / "time.png", width=700)
+plot_sequence(start.FIGURES / "time.png", similarity(in_time(clips.params)), "frame")
+Image(start.FIGURES / "time.png", width=420)
 
 # %% [markdown]
 # ## Fixed positions
 #
-# The Transformer adds sinusoids (section 3.5). Left: the values, by position and channel. Middle: their similarity. The
-# further apart two positions are, the less similar they are, at first. Right: the same idea in two dimensions
-# (`pos_embed="sincos2d"`), the similarity of the patch in the centre with all others.
+# The Transformer adds sinusoids (section 3.5): the further apart two tokens are, the less similar their positions are,
+# at first.
 
 # %%
-import jax.numpy as jnp
-from vit_jax.models.positions import sincos2d
-from vit_jax.models.transformer import sinusoids
+transformer = vit_jax.build_model("transformer:base")
+plot_sequence(start.FIGURES / "sinusoids.png", similarity(of_tokens(transformer, {}, length=64)), "token")
+Image(start.FIGURES / "sinusoids.png", width=420)
 
-waves, plane = np.asarray(sinusoids(jnp.arange(64), 64)), np.asarray(sincos2d((15, 15), 64))
-with figure(start.FIGURES / "fixed.png", PAGE, 2.2) as drawing:
-    values, line, centre = drawing.subplots(1, 3)
-    values.imshow(waves, DIVERGING, vmin=-1, vmax=1)
-    values.set(title="sinusoids", xlabel="channel", ylabel="position")
-    line.imshow(similarity(waves), SEQUENTIAL, vmin=-1, vmax=1)
-    line.set(title="their similarity", xlabel="position", ylabel="position")
-    drawn = centre.imshow(similarity(plane)[7, 7], SEQUENTIAL, vmin=-1, vmax=1)
-    centre.set(title="in two dimensions", xticks=[], yticks=[])
-    drawing.colorbar(drawn, ax=centre, shrink=0.8)
-Image(start.FIGURES / "fixed.png", width=900)
+# %% [markdown]
+# "Better plain ViT baselines" uses the same idea in two dimensions. Nothing is learned, and any grid has its positions:
+
+# %%
+plain = vit_jax.build_model("vit:S/16", pos_embed="sincos2d", pool="gap", image_size=(96, 160))
+plot_grid(start.FIGURES / "sincos.png", similarity(in_space(plain, {})))
+Image(start.FIGURES / "sincos.png", width=560)
 
 # %% [markdown]
 # ## What a patch is seen through
 #
-# The first principal components of the TimeSformer's patch embedding (8 x 8 pixels), as in Figure 7 (left) of the ViT
-# paper: a basis for what the model keeps of a patch. They are ordered by how much of the filters they explain.
+# The first principal components of the filters with which the TimeSformer embeds its patches of 8 x 8 pixels, as in
+# Figure 7 (left) of the ViT paper, with the share of the filters' variance that each explains.
 
 # %%
-kernel = np.asarray(clip_model.params["embedding"]["kernel"])
-kernel.shape
+plot_filters(start.FIGURES / "filters.png", *patch_filters(clips.params, count=14))
+Image(start.FIGURES / "filters.png", width=560)

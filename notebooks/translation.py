@@ -107,32 +107,24 @@ for beam_size in (1, 4):
 # decoder.
 
 # %%
-import jax.numpy as jnp
-import numpy as np
-
-from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID
-from vit_jax.plots import heat_maps
+from vit_jax.plots.attention import plot_tokens
 
 translation = next(run.predict([SENTENCE]))["translation"]
-source = [*run.encoder.encode(SENTENCE), EOS_ID]
-target = [BOS_ID, *run.encoder.encode(translation)]
-read, written = ([run.encoder.piece(token) for token in tokens] for tokens in (source, target))
 
 
-def attention_to_source(**options):
-    tokens = jnp.asarray([source]), jnp.asarray([target])
-    return np.asarray(analysis.sentence_attention(run.model, run.params, *tokens, **options)["cross"][0])
+def to_source(**options):
+    """Returns the attention from the translation to the source, and the tokens of its rows and columns."""
+    weights, pieces = analysis.translation_attention(run, SENTENCE, translation, **options)
+    return weights["cross"], pieces["target"], pieces["source"]
 
 
-panels = [("last layer", attention_to_source(), written, read)]
-panels += [("rollout", attention_to_source(method="rollout"), written, read)]
-heat_maps(start.FIGURES / "cross.png", panels, f"{SENTENCE}\n{translation}")
-Image(start.FIGURES / "cross.png", width=800)
+panels = [("last layer", *to_source()), ("rollout", *to_source(method="rollout"))]
+plot_tokens(start.FIGURES / "cross.png", panels)
+Image(start.FIGURES / "cross.png", width=480)
 
 # %% [markdown]
-# The heads of the last layer, one by one.
+# Heads of the last layer, one by one:
 
 # %%
-heads = [(f"head {head}", attention_to_source(head=head), written, read) for head in range(run.model.num_heads)]
-heat_maps(start.FIGURES / "heads.png", heads)
-Image(start.FIGURES / "heads.png", width=1000)
+plot_tokens(start.FIGURES / "translation-heads.png", [(f"head {head}", *to_source(head=head)) for head in range(4)])
+Image(start.FIGURES / "translation-heads.png", width=480)

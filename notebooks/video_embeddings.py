@@ -14,8 +14,8 @@
 # You will see the features that two small TimeSformers have learned of clips in which a digit moves left, right, up,
 # down, or turns one way or the other: as pictures (t-SNE, as in Figure 6 of the TimeSformer paper), as a number (the
 # accuracy of the nearest neighbours), and by the clips that each model finds most similar to a given one. A motion and
-# its reverse have the same frames in another order. The model that looks at each frame by itself cannot tell them apart;
-# the one with divided space-time attention does.
+# its reverse have the same frames in another order. The model that looks at each frame by itself cannot tell them
+# apart; the one with divided space-time attention does.
 
 # %%
 import os
@@ -30,8 +30,9 @@ import start
 start.begin()
 
 # %%
-import vit_jax
 from make_checkpoints import make
+
+import vit_jax
 
 runs = {name: vit_jax.load_run(make(name)) for name in ("space_only", "divided")}
 for name, run in runs.items():
@@ -109,8 +110,10 @@ for query in (0, 1, 4):
     titles.append(labels[clips[query]["label"]])
     colours.append(GREY)
     for name in runs:
-        unit = {split: f / np.linalg.norm(f, axis=1, keepdims=True) for split, f in
-                (("train", train[name]["features"]), ("test", test[name]["features"]))}
+        unit = {
+            split: f / np.linalg.norm(f, axis=1, keepdims=True)
+            for split, f in (("train", train[name]["features"]), ("test", test[name]["features"]))
+        }
         nearest = int(train[name]["id"][np.argmax(unit["train"] @ unit["test"][query])])
         images.append(strip(known[nearest]))
         names.append(f"nearest for {name}")
