@@ -53,6 +53,8 @@ _SMALL_SENTENCES = {
     "data.path": RUNS / "messages-data",
     "data.eval_split": "test",
     "data.vocab_size": 2000,
+    "data.buckets": "8,16,64",
+    "model.num_layers": 2,
     "model.hidden_dim": 128,
     "model.mlp_dim": 512,
     "model.dropout_rate": 0.2,

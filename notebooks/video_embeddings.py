@@ -50,18 +50,18 @@ train, test = (
 {name: found["features"].shape for name, found in test.items()}
 
 # %% [markdown]
-# The motion of a test clip is taken to be that of most of its 10 nearest training clips. `family` counts a motion and
-# its reverse as the same.
+# The class of a test clip is taken to be that of most of its 20 nearest training clips. In the family, a motion and
+# its reverse count as the same.
 
 # %%
-import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
+from vit_jax.analysis.embeddings import knn_accuracy, nearest, project
 
 print(f"{'features':12} {'motion':>7} {'family':>7}")
 for name in runs:
-    neighbours = KNeighborsClassifier(10, metric="cosine").fit(train[name]["features"], train[name]["label"])
-    found, true = neighbours.predict(test[name]["features"]), test[name]["label"]
-    print(f"{name:12} {np.mean(found == true):7.1%} {np.mean(found // 2 == true // 2):7.1%}")
+    known, asked = train[name], test[name]
+    motion = knn_accuracy(known["features"], known["label"], test=(asked["features"], asked["label"]))
+    family = knn_accuracy(known["features"], known["label"] // 2, test=(asked["features"], asked["label"] // 2))
+    print(f"{name:12} {motion:7.1%} {family:7.1%}")
 
 # %% [markdown]
 # ## t-SNE
@@ -71,17 +71,16 @@ for name in runs:
 # %%
 from IPython.display import Image
 from matplotlib import colormaps
-from sklearn.manifold import TSNE
 
 from vit_jax.plots import PAGE, figure
 
-COLOURS = colormaps["tab20"].colors[:6]
 labels = runs["divided"].labels
 with figure(start.FIGURES / "tsne.png", PAGE, 3.6) as drawing:
     for axis, name in zip(drawing.subplots(1, 2), runs):
-        points = TSNE(init="pca", random_state=0).fit_transform(test[name]["features"][:1000])
+        points = project(test[name]["features"][:1000])
         for motion, label in enumerate(labels):
-            axis.scatter(*points[test[name]["label"][:1000] == motion].T, color=COLOURS[motion], s=4, label=label)
+            chosen = points[test[name]["label"][:1000] == motion]
+            axis.scatter(*chosen.T, color=colormaps["tab20"].colors[motion], s=4, label=label)
         axis.set(title=name, xticks=[], yticks=[])
     drawing.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, markerscale=3)
 Image(start.FIGURES / "tsne.png", width=800)
@@ -96,28 +95,21 @@ from PIL import Image as Pillow
 
 from vit_jax.plots import GREEN, GREY, RED, contact_sheet, film_strip
 
-clips, known = runs["divided"].open_split("test"), runs["divided"].open_split("train[:4000]")
+clips, others = runs["divided"].open_split("test"), runs["divided"].open_split("train[:4000]")
 
 
 def strip(clip):
     return film_strip([Pillow.fromarray(frame.squeeze()).convert("RGB") for frame in clip["video"]])
 
 
-images, names, titles, colours = [], [], [], []
+shown = []  # picture, name, title, colour
 for query in (0, 1, 4):
-    images.append(strip(clips[query]))
-    names.append("a test clip")
-    titles.append(labels[clips[query]["label"]])
-    colours.append(GREY)
+    asked = clips[query]
+    shown.append((strip(asked), "a test clip", labels[asked["label"]], GREY))
     for name in runs:
-        unit = {
-            split: f / np.linalg.norm(f, axis=1, keepdims=True)
-            for split, f in (("train", train[name]["features"]), ("test", test[name]["features"]))
-        }
-        nearest = int(train[name]["id"][np.argmax(unit["train"] @ unit["test"][query])])
-        images.append(strip(known[nearest]))
-        names.append(f"nearest for {name}")
-        titles.append(labels[known[nearest]["label"]])
-        colours.append(GREEN if known[nearest]["label"] == clips[query]["label"] else RED)
-contact_sheet(start.FIGURES / "nearest.png", images, names, titles, colours)
+        rows, _ = nearest(train[name]["features"], test[name]["features"][query : query + 1], 1)
+        found = others[int(rows[0, 0])]
+        colour = GREEN if found["label"] == asked["label"] else RED
+        shown.append((strip(found), f"nearest for {name}", labels[found["label"]], colour))
+contact_sheet(start.FIGURES / "nearest.png", *zip(*shown))
 Image(start.FIGURES / "nearest.png", width=1000)
