@@ -18,6 +18,7 @@ import execute  # noqa: E402
 NAMES = (
     "attention", "pretrained", "positions", "quickstart", "rank_collapse", "tables", "translation", "video_embeddings",
 )  # fmt: skip
+EXECUTED = ("tables",)
 MOST_BYTES = 1_500_000  # of a notebook: GitHub draws small ones at once
 each_notebook = pytest.mark.parametrize("name", execute.NAMES)
 
@@ -61,7 +62,7 @@ def test_code_compiles_and_imports_exist(name):
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-@each_notebook
+@pytest.mark.parametrize("name", EXECUTED)
 def test_outputs_are_committed_and_legible(name):
     notebook = committed(name)
     assert (HERE / f"{name}.ipynb").stat().st_size < MOST_BYTES
