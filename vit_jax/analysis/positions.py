@@ -56,7 +56,9 @@ def in_space(
     return np.asarray(resample(stored, grid or stored.shape[:2], method))
 
 
-def in_time(params: PyTree, frames: int | None = None, method: str = "nearest") -> Float[np.ndarray, "frames hidden_dim"]:
+def in_time(
+    params: PyTree, frames: int | None = None, method: str = "nearest"
+) -> Float[np.ndarray, "frames hidden_dim"]:
     """Returns the positions in time of a TimeSformer.
 
     Args:
