@@ -11,7 +11,7 @@ from vit_jax.models.positions import resample, sincos2d
 from vit_jax.models.transformer import sinusoids
 
 
-def similarity(embeddings: Float[np.ndarray, "*grid hidden_dim"]) -> Float[np.ndarray, "*grid *grid"]:
+def similarity(embeddings: Float[np.ndarray, "*grid hidden_dim"]) -> Float[np.ndarray, "..."]:
     """Returns the cosine similarity of every position with every other (ViT, Figure 7, centre).
 
         similarity[i, j] = e_i . e_j / (|e_i| |e_j|)
@@ -56,7 +56,9 @@ def in_space(
     return np.asarray(resample(stored, grid or stored.shape[:2], method))
 
 
-def in_time(params: PyTree, frames: int | None = None, method: str = "nearest") -> Float[np.ndarray, "frames hidden_dim"]:
+def in_time(
+    params: PyTree, frames: int | None = None, method: str = "nearest"
+) -> Float[np.ndarray, "frames hidden_dim"]:
     """Returns the positions in time of a TimeSformer.
 
     Args:

@@ -62,7 +62,9 @@ def plot_filters(path: Any, filters: np.ndarray, shares: np.ndarray) -> None:
     rows = math.ceil(len(filters) / columns)
     with figure(path, COLUMN, rows * (COLUMN / columns + 0.1) + 0.05) as drawing:
         drawing.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
-        for axis, values, share in zip(drawing.subplots(rows, columns, squeeze=False).flat, filters, shares, strict=False):
+        for axis, values, share in zip(
+            drawing.subplots(rows, columns, squeeze=False).flat, filters, shares, strict=False
+        ):
             most = np.abs(values).max()
             if values.shape[-1] == 3:
                 axis.imshow(0.5 + 0.5 * values / most, interpolation="nearest")
