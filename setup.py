@@ -47,6 +47,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "kernels": ["tokamax>=0.0.8"],
+        "parquet": ["pyarrow>=17"],
         "test": [
             "beartype>=0.20,<1",
             "django>=5,<7",  # its catalogues: real text without a network
@@ -56,6 +57,12 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.12,<1",
             "pre-commit>=4,<5",
+        ],
+        "notebooks": [
+            "ipykernel>=6.29,<8",
+            "jupytext>=1.16,<2",
+            "nbclient>=0.10,<1",
+            "nbformat>=5.10,<6",
         ],
         "docs": [
             "mkdocs>=1.6,<2",  # Material for MkDocs does not support 2

@@ -21,7 +21,7 @@ RUN = "<!-- run -->"  # marks a block of Python that the tests run
 
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
-FOLDERS = ("vit_jax", "configs", "docs", "experiments", "tests", "benchmarks", "requirements", "examples")
+FOLDERS = ("vit_jax", "configs", "docs", "experiments", "tests", "benchmarks", "requirements", "examples", "notebooks")
 IN_VIT_JAX = ("commands", "data", "tasks", "models", "workdir", "pretrained", "analysis")
 
 

@@ -2,7 +2,8 @@
 
 - `docs/reference/config.md`: `<!-- generated: config -->` becomes a table for each section of the config's schema.
 - `docs/reference/commands.md`: `<!-- generated: commands -->` becomes the help of every command.
-- `CHANGELOG.md` and the figures of `experiments/results/` become files of the site; links to them are rewritten.
+- `CHANGELOG.md`, the figures of `experiments/results/` and the notebooks become files of the site; links to them are
+  rewritten.
 
 `generated` needs no MkDocs, so that the tests can check what it returns.
 """
@@ -17,7 +18,11 @@ from unittest import mock
 
 ROOT = pathlib.Path(__file__).parents[2]
 # a link in docs/*.md, which works in a checkout -> the same link within the site
-MOVED = {"../CHANGELOG.md": "changelog.md", "../experiments/results/": "figures/"}
+MOVED = {
+    "../CHANGELOG.md": "changelog.md",
+    "../experiments/results/": "figures/",
+    "../notebooks/": "notebooks/",
+}
 HELP_WIDTH = 100  # columns
 
 
@@ -28,6 +33,7 @@ def on_files(files: Any, config: Any) -> Any:
     outside = {"changelog.md": ROOT / "CHANGELOG.md"}
     results = ROOT / "experiments" / "results"
     outside |= {f"figures/{file.relative_to(results)}": file for file in sorted(results.rglob("*.png"))}
+    outside |= {f"notebooks/{file.name}": file for file in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     for name, source in outside.items():
         files.append(File.generated(config, name, abs_src_path=str(source)))
     return files

@@ -75,10 +75,11 @@ def check_layers(model: Any, layers: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(range(count)) if layers is None else tuple(layer % count for layer in layers)
 
 
-def check_head(model: Any, head: int | None) -> None:
-    """Raises ValueError if the model has no such head."""
-    if head is not None and not 0 <= head < model.num_heads:
-        raise ValueError(f"head={head}: the model has heads 0 to {model.num_heads - 1}")
+def check_head(model: Any, head: int | None, kind: str = "") -> None:
+    """Raises ValueError if the model has no such head, in this kind of attention."""
+    count = model.inner_num_heads if kind == "inner" else model.num_heads
+    if head is not None and not 0 <= head < count:
+        raise ValueError(f"head={head}: the model has heads 0 to {count - 1}")
 
 
 def groups(model: Any) -> tuple[tuple[str, ...], ...]:

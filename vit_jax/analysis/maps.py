@@ -56,7 +56,7 @@ def attention_map(
       ValueError: See `attention_matrix`; or there is no such patch, or `query` is given for `gradient`.
     """
     if query is not None and method == "gradient":
-        raise ValueError("query does not apply to method='gradient', which explains the output")
+        raise ValueError("query does not apply to method=gradient, which explains the output")
     layers = _layers(model, params, inputs, method, layer, head, classes)
     start = jnp.broadcast_to(
         _read_by_output(model) if query is None else _one_patch(model, query), (len(inputs), _count(model))
@@ -123,13 +123,13 @@ def _layers(
 ) -> list[Layer]:
     """Returns the weights of the layers that a method follows, without heads, from the first to the last."""
     if isinstance(model, Transformer):
-        raise ValueError("attention maps are of images and clips; for sentences use analysis.text_attention")
+        raise ValueError("attention maps are of images and clips; use analysis.sentence_attention for sentences")
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        raise ValueError(f"method={method}: must be one of {', '.join(METHODS)}")
     if head is not None and method != "weights":
-        raise ValueError(f"head applies to method='weights'; {method!r} averages the heads")
+        raise ValueError(f"head={head} applies to method=weights; {method} averages the heads")
     if classes is not None and method != "gradient":
-        raise ValueError(f"a class applies to method='gradient'; {method!r} does not depend on it")
+        raise ValueError(f"class applies to method=gradient; {method} does not depend on it")
     check_head(model, head)
     (last,) = check_layers(model, (layer,))
     chosen = (last,) if method == "weights" else tuple(range(last + 1))
@@ -156,7 +156,7 @@ def gradient_shares(
       ValueError: The model has no logits.
     """
     if getattr(model, "num_classes", None) is None:
-        raise ValueError("method='gradient' needs a model with classes")
+        raise ValueError("method=gradient needs a model with classes")
     capture = tuple(f"attention/{layer}" for layer in layers)
     apply = functools.partial(model.apply, train=False, capture=capture)
 

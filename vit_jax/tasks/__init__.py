@@ -61,6 +61,10 @@ class Task(Protocol):
         """Returns zeros with the shapes of the model's inputs for one example."""
         ...
 
+    def model_inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
+        """Returns the model's inputs in a batch, without which analyses cannot look inside the model."""
+        ...
+
     def loss(
         self, model: nn.Module, params: PyTree, batch: Batch, *, rngs: dict[str, jax.Array], train: bool
     ) -> tuple[Sum, dict[str, Sum]]:

@@ -72,6 +72,9 @@ class Classification:
     def init_inputs(self, model) -> tuple[jax.Array, ...]:
         return (jnp.zeros((1, *model.input_shape), model.dtype),)
 
+    def model_inputs(self, batch) -> tuple[jax.Array, ...]:
+        return (inputs_of(batch),)
+
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
         """Returns the loss, summed over real examples, and `top1`, the accuracy with respect to the unmixed labels."""
         inputs, targets = inputs_of(batch), self.targets(batch["label"])

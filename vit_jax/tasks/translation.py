@@ -60,6 +60,9 @@ class Translation:
     def init_inputs(self, model) -> tuple[jax.Array, ...]:
         return (jnp.zeros((1, self.max_length), jnp.int32),) * 2
 
+    def model_inputs(self, batch) -> tuple[jax.Array, ...]:
+        return batch["source"], batch["target"][:, :-1]
+
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
         """Returns the loss, summed over real tokens, and `nll`, the loss without smoothing, and `token_accuracy`."""
         logits, labels, weights = _predictions(model, params, batch, train=train, rngs={"dropout": rngs["dropout"]})
@@ -171,8 +174,8 @@ def bleu_and_chrf(translations: list[str], references: list[str], language: str)
 
 def _predictions(model, params, batch, *, train, rngs):
     """Returns the logits for every token of the target, the tokens, and their weights (0 for padding)."""
-    inputs, labels = batch["target"][:, :-1], batch["target"][:, 1:]
-    logits = model.apply({"params": params}, batch["source"], inputs, train=train, rngs=rngs)
+    source, target, labels = batch["source"], batch["target"][:, :-1], batch["target"][:, 1:]
+    logits = model.apply({"params": params}, source, target, train=train, rngs=rngs)
     weights = (labels != PAD_ID) * batch["mask"][:, None]
     return logits, labels, weights
 

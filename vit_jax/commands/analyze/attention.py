@@ -1,13 +1,15 @@
-"""Draw what a model attends to, over images and over the frames of clips.
+"""Draw what a model attends to: over images, over the frames of a clip, or between the tokens of a sentence.
 
   python -m vit_jax analyze attention runs/quickstart three.png four.png --out=attention.pdf
   python -m vit_jax analyze attention runs/quickstart three.png --method=weights --layer=2 --head=0 --out=head.png
   python -m vit_jax analyze attention runs/quickstart three.png --method=gradient --class=8 --out=eight.svg
   python -m vit_jax analyze attention runs/motion clip.mp4 --out=strip.png
-  python -m vit_jax analyze attention runs/motion clip.mp4 --out=attention.gif --csv=attention.csv
+  python -m vit_jax analyze attention runs/motion clip.mp4 --kind=temporal --out=attention.gif --csv=attention.csv
+  python -m vit_jax analyze attention runs/messages --text "Save the file" --kind=cross --out=tokens.pdf
 
-A map says how much each patch contributes to the output, through the attention of one layer (weights) or of all layers
-(rollout, gradient).
+Over an image or a clip, a map says how much each patch contributes to the output, through all layers (rollout,
+gradient) or one layer (weights). With --kind, it is how much attention of one kind each patch receives in one layer.
+Between tokens, rows attend to columns, in one layer (weights) or through all layers (rollout).
 """
 
 import argparse
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.commands import checkpoints, common
-from vit_jax.errors import UserError, nearest
+from vit_jax.errors import UserError, counted, nearest
 
 HELP = "draw what a model attends to"
 _METHODS = ("weights", "rollout", "gradient")
@@ -27,97 +29,177 @@ _MOST_IMAGES = 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkpoints.add_arguments(parser)
-    parser.add_argument("inputs", nargs="*", metavar="FILE", type=common.given, help="images; or one video")
+    files = f"up to {_MOST_IMAGES} images; one video, or a folder of its frames; or a text file with one sentence"
+    parser.add_argument("inputs", nargs="*", metavar="FILE", type=common.given, help=files)
+    parser.add_argument("--text", metavar="SENTENCE", type=common.given, help="a sentence, which is translated")
+    example = "example N of the run's evaluation split, counted from 0, in place of files"
+    parser.add_argument("--example", metavar="N", type=common.at_least(0), help=example)
     out = "figure (.png, .pdf or .svg), or for a clip a film (.gif or .mp4)"
     parser.add_argument("--out", required=True, metavar="FILE", type=common.given, help=out)
-    parser.add_argument(
-        "--method",
-        choices=_METHODS,
-        default="rollout",
-        help="weights of one layer; rollout through all layers; or gradient, weights times gradient of a class, "
-        "through all layers (default: rollout)",
-    )
+    method = "default: rollout; for sentences and with --kind, weights"
+    parser.add_argument("--method", choices=_METHODS, help=method)
     layer = "layer of weights, or the last one of rollout and gradient; negative ones count from the last (default: -1)"
     parser.add_argument("--layer", type=int, default=-1, metavar="I", help=layer)
-    parser.add_argument(
-        "--head", type=common.at_least(0), metavar="I", help="one head, with --method=weights (default: mean of all)"
-    )
-    parser.add_argument(
-        "--class",
-        dest="label",
-        metavar="NAME",
-        type=common.given,
-        help="class to explain, with --method=gradient (default: the most probable)",
-    )
+    head = "one head, with --method=weights (default: mean of all)"
+    parser.add_argument("--head", type=common.at_least(0), metavar="I", help=head)
+    label = "class to explain, with --method=gradient (default: the most probable)"
+    parser.add_argument("--class", dest="label", metavar="NAME", type=common.given, help=label)
+    kind = "one kind of attention: temporal, spatial, ... of a TimeSformer; inner (words) or outer of a TNT; encoder, "
+    kind += "decoder or cross of a Transformer"
+    parser.add_argument("--kind", metavar="KIND", type=common.given, help=kind)
     numbers = parser.add_mutually_exclusive_group()
-    numbers.add_argument("--json", action="store_true", help="also print the maps, one JSON object per input")
-    numbers.add_argument("--csv", metavar="FILE", type=common.given, help="also write the maps, one row per patch")
+    numbers.add_argument("--json", action="store_true", help="also print the numbers, one JSON object per input")
+    numbers.add_argument("--csv", metavar="FILE", type=common.given, help="also write the numbers, one row for each")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draws the maps of all inputs; returns 0."""
+    """Draws the attention for all inputs; returns 0."""
     from vit_jax.plots import check_path
-    from vit_jax.plots.attention import FILMS, film, plot_clip, plot_images
+    from vit_jax.plots.attention import FILMS
 
     check_path(args.out, "--out", also=FILMS)
     common.start_jax(args)
     run = checkpoints.load(args).one_view()
-    names, rows = _read(run, args.inputs)
-    maps = _maps(run, rows, args)
 
-    from vit_jax.analysis.pictures import as_pictures
+    from vit_jax.models.transformer import Transformer
 
-    pictures = as_pictures(run.encoder, rows)
-    if maps.ndim == 3:
-        plot_images(args.out, pictures, maps, names)
-    elif args.out.lower().endswith(FILMS):
-        film(args.out, pictures[0], maps[0])
-    else:
-        plot_clip(args.out, pictures[0], maps[0], names[0])
-    _write_numbers(args, names, maps)
+    draw = _draw_tokens if isinstance(run.model, Transformer) else _draw_maps
+    try:
+        draw(run, args)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
     return 0
 
 
-def _read(run: Any, paths: list[str]) -> tuple[list[str], np.ndarray]:
-    names, rows = [], []
-    for name, stored in run.modality.read_inputs(paths, [], run.config):
+def _read(run: Any, args: argparse.Namespace, most: int) -> list[tuple[str, Any]]:
+    """Returns the inputs as (name, input).
+
+    Raises:
+      UserError: One of them cannot be read, or there are more than `most`.
+    """
+    if args.example is not None:
+        if args.inputs or args.text:
+            raise UserError(f"--example={args.example} takes the place of files and --text; give one of them")
+        return [_example(run, args.example)]
+    found = []
+    for name, stored in run.modality.read_inputs(args.inputs, [args.text] if args.text else [], run.config):
         if isinstance(stored, UserError):
             raise stored
-        names.append(name)
-        rows.append(run.encoder.rows(stored, None)[0])
-    return names, np.stack(rows)
+        found.append((name, stored))
+        if len(found) > most:
+            raise UserError(f"one figure shows at most {counted(most, run.modality.inputs)}; name fewer")
+    return found
+
+
+def _example(run: Any, number: int) -> tuple[str, Any]:
+    """Returns an example of the evaluation split as (name, input)."""
+    source = run.open_split()
+    if number >= len(source):
+        raise UserError(f"--example={number}: {source.name} {source.split} has examples 0 to {len(source) - 1}")
+    (example,) = source.__getitems__([number])
+    return f"{source.name} {source.split} {number}", example[run.modality.input_name]
+
+
+# Images and clips
+
+
+def _draw_maps(run: Any, args: argparse.Namespace) -> None:
+    from vit_jax.analysis.pictures import as_pictures
+    from vit_jax.plots.attention import FILMS, film, plot_clip, plot_images
+
+    is_clip, is_film = len(run.model.input_shape) == 4, args.out.lower().endswith(FILMS)
+    if is_film and not is_clip:
+        raise UserError(f"--out={args.out}: a film needs a clip; this run is on {run.modality.inputs}")
+    found = _read(run, args, 1 if is_clip else _MOST_IMAGES)
+    names = [name for name, _ in found]
+    rows = np.stack([_encoded(run, name, stored) for name, stored in found])
+    maps = _maps(run, rows, args)
+    pictures = as_pictures(run.encoder, rows)
+    if is_film:
+        film(args.out, pictures[0], maps[0])
+    elif is_clip:
+        plot_clip(args.out, pictures[0], maps[0], names[0])
+    else:
+        plot_images(args.out, pictures, maps, names)
+    axes = ("frame", "row", "column")[-(maps.ndim - 1) :]
+    _write_numbers(args, [({"input": name}, axes, values) for name, values in zip(names, maps, strict=True)])
+
+
+def _encoded(run: Any, name: str, stored: Any) -> np.ndarray:
+    """Returns the model's input.
+
+    Raises:
+      UserError: A clip has fewer frames than the model, so that some would be shown twice.
+    """
+    wanted, there = getattr(run.encoder, "num_frames", 0), getattr(stored, "num_frames", 0)
+    if there < wanted:
+        raise UserError(f"{name}: {counted(there, 'frames')}, but the model takes {wanted}; use a longer clip")
+    return run.encoder.rows(stored, None)[0]
 
 
 def _maps(run: Any, rows: np.ndarray, args: argparse.Namespace) -> np.ndarray:
     import jax
 
-    from vit_jax.analysis.maps import attention_map
+    from vit_jax.analysis import attention_map, received_attention
 
     classes = None
     if args.label is not None:
         if args.label not in run.labels:
             raise UserError(f"--class={args.label}: no such class{nearest(args.label, run.labels)}")
         classes = np.full(len(rows), run.labels.index(args.label))
+    if args.kind and (args.method not in (None, "weights") or args.label):
+        raise UserError(f"--kind={args.kind} applies to --method=weights, without --class")
 
     @jax.jit
     def compute(params, rows):
-        options = {"method": args.method, "layer": args.layer, "head": args.head, "classes": classes}
-        return attention_map(run.model, params, rows, **options)
+        one = {"layer": args.layer, "head": args.head}
+        if args.kind:
+            return received_attention(run.model, params, rows, args.kind, **one)
+        return attention_map(run.model, params, rows, method=args.method or "rollout", classes=classes, **one)
 
-    try:
-        return np.asarray(compute(run.params, rows))
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
+    return np.asarray(compute(run.params, rows))
 
 
-def _write_numbers(args: argparse.Namespace, names: list[str], maps: np.ndarray) -> None:
+# Sentences
+
+
+def _draw_tokens(run: Any, args: argparse.Namespace) -> None:
+    from vit_jax.analysis.translations import PANELS, translation_attention
+    from vit_jax.plots.attention import FILMS, plot_tokens
+
+    if args.out.lower().endswith(FILMS):
+        raise UserError(f"--out={args.out}: a film needs a clip; this run is on {run.modality.inputs}")
+    if args.label is not None:
+        raise UserError(f"--class={args.label}: a run on {run.modality.inputs} has no classes")
+    found = _read(run, args, 1)
+    if not found:
+        raise UserError("no sentence was given; use --text")
+    sentence = found[0][1]
+    (answer,) = run.predict([sentence])
+    options = {"method": args.method or "weights", "layer": args.layer, "head": args.head}
+    matrices, tokens = translation_attention(run, sentence, answer["translation"], **options)
+    if args.kind and args.kind not in matrices:
+        raise UserError(f"--kind={args.kind}: the model has {', '.join(matrices)}")
+    matrices = {kind: values for kind, values in matrices.items() if args.kind in (None, kind)}
+    panels = [(PANELS[kind].title, values, *PANELS[kind].of(tokens)) for kind, values in matrices.items()]
+    plot_tokens(args.out, panels)
+    _write_numbers(
+        args,
+        [
+            ({"input": sentence, "translation": answer["translation"], "kind": kind}, ("query", "key"), values)
+            for kind, values in matrices.items()
+        ],
+    )
+
+
+def _write_numbers(args: argparse.Namespace, arrays: list[tuple[dict[str, str], tuple[str, ...], np.ndarray]]) -> None:
+    """Writes arrays, each given as (what it is, names of its axes, values), as JSON or CSV if asked for."""
     if args.json:
-        for name, values in zip(names, maps, strict=True):
-            print(json.dumps({"input": name, "attention": np.round(values, 6).tolist()}))
+        for about, _, values in arrays:
+            print(json.dumps({**about, "attention": values.tolist()}))
     if args.csv:
-        axes = ("frame", "row", "column")[-(maps.ndim - 1) :]
         with open(args.csv, "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("input", *axes, "attention"))
-            for index, value in np.ndenumerate(maps):
-                writer.writerow((names[index[0]], *index[1:], f"{value:.6g}"))
+            writer.writerow((*arrays[0][0], *arrays[0][1], "attention"))
+            for about, _, values in arrays:
+                writer.writerows((*about.values(), *index, f"{value:.6g}") for index, value in np.ndenumerate(values))
