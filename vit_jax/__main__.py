@@ -18,7 +18,7 @@ from typing import Any
 import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
-COMMANDS = ("train", "launch", "compare", "evaluate", "predict", "convert", "data", "reproduce")
+COMMANDS = ("train", "launch", "compare", "evaluate", "predict", "convert", "data", "models", "configs", "reproduce")
 INTERRUPTED = "interrupted"
 
 

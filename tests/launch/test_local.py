@@ -152,6 +152,7 @@ def test_mistakes_in_one_line(tmp_path, in_root, monkeypatch):
         (("status", tmp_path), "holds no sweep"),
         (("status",), "launch status needs the folder of a sweep"),
         ((tmp_path,), "launch needs --config=FILE.py"),
+        ((config, "--config.duration=2 epochs"), "launch needs a folder for the sweep"),
         ((tmp_path, config, "--sweep", "sede=1"), "unknown config key 'sede'; did you mean 'seed'?"),
         ((tmp_path, config, "--time=1:00"), "--time applies to Slurm"),
         ((tmp_path, config, "--seeds=2", "--at_once=2", "--gpus=1"), "needs 2 GPUs, but this machine shows 1"),
@@ -162,8 +163,10 @@ def test_mistakes_in_one_line(tmp_path, in_root, monkeypatch):
 def test_a_dry_run_prints_commands_and_starts_nothing(tmp_path, in_root, capsys):
     from vit_jax.__main__ import main
 
-    assert main(["launch", "--config=configs/quickstart.py", "--seeds=2", str(tmp_path / "s"), "--dry-run"]) == 0
+    words = ["--config=configs/quickstart.py", "--seeds=2", str(tmp_path / "s"), "--config.duration=2 epochs"]
+    assert main(["launch", *words, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].endswith(f"train --config=configs/quickstart.py --workdir={tmp_path}/s/seed=1 --config.seed=1")
+    train = f"train --config=configs/quickstart.py --workdir={tmp_path}/s/seed=1"
+    assert lines[1].endswith(f"{train} '--config.duration=2 epochs' --config.seed=1")
     assert lines[2].startswith("2 runs, 1 at a time, each with ")
     assert not (tmp_path / "s").exists()

@@ -73,6 +73,11 @@ def _minutes(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    # argparse takes an unknown option for a word if it has a space, as in --config.duration="20 epochs"
+    args.overrides += [word for word in args.words if word.startswith("--config.")]
+    args.words = [word for word in args.words if not word.startswith("--config.")]
+    if not args.words:
+        raise UserError("launch needs a folder for the sweep")
     *actions, name = args.words
     folder = pathlib.Path(name)
     if not actions:
