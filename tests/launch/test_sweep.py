@@ -77,6 +77,8 @@ def test_more_values_may_be_added_but_nothing_else_changed(tmp_path):
     assert load_sweep(folder) == merged
     with pytest.raises(UserError, match=r"holds a sweep of another config .*batch_size: 128 -> 64"):
         parse("model.num_layers=2", overrides=["--config.batch_size=64"]).save(folder)
+    with pytest.raises(UserError, match="duration: '100 epochs' -> '2 epochs'"):
+        parse("model.num_layers=2", overrides=["--config.duration=2 epochs"]).save(folder)
 
 
 def test_a_folder_of_something_else(tmp_path):

@@ -113,7 +113,10 @@ class Sweep:
 
     def _check_same(self, before: "Sweep", folder: pathlib.Path) -> None:
         first, second = (load_config(sweep.config, list(sweep.overrides)) for sweep in (before, self))
-        if changed := differences(first, second):
+        changed = differences(first, second)
+        if first.duration != second.duration:  # finished runs would not go on by themselves
+            changed.append(f"duration: {first.duration!r} -> {second.duration!r}")
+        if changed:
             raise UserError(
                 f"{folder} holds a sweep of another config ({'; '.join(changed)}). Undo the change or name another "
                 "folder."
