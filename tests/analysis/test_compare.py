@@ -78,6 +78,20 @@ def test_a_picture_in_every_format(runs, tmp_path, capsys):
     assert "peak 0.001 (3 seeds)" in text
 
 
+def test_the_bands_do_not_stretch_the_axes(runs):
+    from matplotlib.figure import Figure
+
+    groups = compare.grouped([compare.read_record(path) for path in runs])
+    figure = Figure()
+    compare.plot(groups, figure, "top1")
+    _, axis = figure.axes
+    assert len(axis.collections) == 1  # of the group with three seeds; two are too few
+    values = np.concatenate([line.get_ydata() for line in axis.lines])
+    low, high = axis.get_ylim()
+    assert values.min() - 0.1 < low <= values.min()
+    assert values.max() <= high < values.max() + 0.1
+
+
 def test_curves_that_end_at_other_steps_are_drawn_one_by_one(tmp_path, capsys):
     from matplotlib.figure import Figure
 

@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", ":", "-.")
 FORMATS = (".png", ".pdf", ".svg")
 _NOT_SCORES = ("step", "split", "examples", "skipped", "seconds", "views")
+_FEWEST_FOR_A_BAND = 3  # runs
 _FEW_POINTS = 20  # up to this number, every point of a curve has a marker
 
 
@@ -176,7 +177,8 @@ def plot(groups: Sequence[Group], figure: Any, metric: str) -> None:
     """Draws the training loss and the metric in evaluation on a Matplotlib figure: a colour for each group.
 
     A thin line is a run. If a group has several runs that were evaluated at the same steps, a thick line is their mean,
-    and the band its 95 % confidence interval.
+    and the band its 95 % confidence interval, from three runs on: that of two is wider than most plots. The axes show
+    the whole of every line, and what fits of the bands.
     """
     loss, score = figure.subplots(1, 2)
     for number, group in enumerate(groups):
@@ -209,7 +211,10 @@ def _draw(axis: Any, curves: list[tuple[np.ndarray, np.ndarray]], style: dict[st
         steps, stacked = curves[0][0], np.stack([values for _, values in curves])
         means, halves = np.array([interval(values) for values in stacked.T]).T
         axis.plot(steps, means, label=label or None, lw=1.6, marker=marker, **style)
-        axis.fill_between(steps, means - halves, means + halves, color=style["color"], alpha=0.15, lw=0)
+        if len(curves) >= _FEWEST_FOR_A_BAND:
+            limits = axis.dataLim.frozen()
+            axis.fill_between(steps, means - halves, means + halves, color=style["color"], alpha=0.15, lw=0)
+            axis.dataLim.set(limits)
 
 
 def save_plot(groups: Sequence[Group], path: str, metric: str) -> None:

@@ -124,7 +124,7 @@ class Launcher:
             for share in [share for share, (_, process, _) in self._running.items() if process.poll() is not None]:
                 self._reap(share)
             waiting = [job for job in waiting if not self._start(job, said)]
-            if time.monotonic() - reported > _REPORT_EVERY:
+            if self._running and time.monotonic() - reported > _REPORT_EVERY:
                 reported = time.monotonic()
                 self._say(self._progress(reported - started, done))
             time.sleep(_POLL)
