@@ -47,7 +47,8 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "kernels": ["tokamax>=0.0.8"],
-        "parquet": ["pyarrow>=17"],
+        "parquet": ["pyarrow>=17,<30"],
+        "launch": ["submitit>=1.5,<2"],  # Slurm
         "test": [
             "beartype>=0.20,<1",
             "django>=5,<7",  # its catalogues: real text without a network

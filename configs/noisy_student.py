@@ -27,6 +27,13 @@ from vit_jax.config import Config, default_config
 from vit_jax.config.recipes import NORMALIZE, choose, read_images, shrink
 
 FILE = "configs/noisy_student.py"
+ARGUMENTS = (
+    "teacher,Ti/16",
+    "teacher,S/16",
+    "teacher,B/16",
+    "teacher,L/16",
+    "student,B/16",
+)  # that `python -m vit_jax configs` lists
 MODELS = ("Ti/16", "S/16", "B/16", "L/16")
 
 

@@ -33,6 +33,19 @@ from collections.abc import Iterable
 from vit_jax.config import Config, default_config
 from vit_jax.errors import UserError, nearest
 
+ARGUMENTS = (
+    "k400",
+    "k400,hr",
+    "k400,l",
+    "k600",
+    "ssv2",
+    "diving48",
+    "howto100m",
+    "motion",
+    "motion,object",
+    "motion,frames",
+)  # that `python -m vit_jax configs` lists
+
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
 
 # Section 4 and the authors' configs: suffix of the model's name, number of frames, stride in frames (at 30 frames per

@@ -28,6 +28,14 @@ The argument is DATASET[,big]:
 from vit_jax.config import Config, default_config
 from vit_jax.errors import UserError, nearest
 
+ARGUMENTS = (
+    "wmt14_en_de",
+    "wmt14_en_de,big",
+    "wmt14_en_fr",
+    "wmt14_en_fr,big",
+    "messages",
+)  # that `python -m vit_jax configs` lists
+
 DATASETS = ("wmt14_en_de", "wmt14_en_fr", "messages", "runlocal")
 
 

@@ -39,7 +39,7 @@ import pathlib
 
 from IPython.display import Image, Markdown, display
 
-from vit_jax.analysis import tables
+from vit_jax.reproduce import tables
 
 EXPERIMENTS = pathlib.Path("../experiments")
 loaded = {name: tables.load_table(path) for name, path in tables.find_tables(EXPERIMENTS).items()}

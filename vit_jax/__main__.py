@@ -18,7 +18,10 @@ from typing import Any
 import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
-COMMANDS = ("train", "plan", "evaluate", "predict", "convert", "data", "analyze", "reproduce")
+COMMANDS = (
+    "train", "plan", "launch", "compare", "evaluate", "predict", "analyze", "convert", "data", "models", "configs",
+    "reproduce",
+)  # fmt: skip
 INTERRUPTED = "interrupted"
 
 

@@ -2,6 +2,8 @@
 
 - `docs/reference/config.md`: `<!-- generated: config -->` becomes a table for each section of the config's schema.
 - `docs/reference/commands.md`: `<!-- generated: commands -->` becomes the help of every command.
+- `docs/reference/catalogue.md`: `<!-- generated: models -->` and `<!-- generated: configs -->` become the models with
+  their costs, and the recipes with their expected scores.
 - `CHANGELOG.md`, the figures of `experiments/results/` and the notebooks become files of the site; links to them are
   rewritten.
 
@@ -103,4 +105,18 @@ def _subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser
     return [child for action in actions for child in action.choices.values()]
 
 
-GENERATORS = {"config": config_reference, "commands": command_reference}
+def models() -> str:
+    """Returns a table of the models, with their costs, recipes and formats."""
+    from vit_jax.analysis import catalogue
+
+    return catalogue.models_table(list(catalogue.models(folder=ROOT / "configs")))
+
+
+def configs() -> str:
+    """Returns a section for each recipe, with its expected scores."""
+    from vit_jax.analysis import catalogue
+
+    return catalogue.recipes_text(catalogue.recipes(ROOT / "configs"))
+
+
+GENERATORS = {"config": config_reference, "commands": command_reference, "models": models, "configs": configs}

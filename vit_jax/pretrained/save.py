@@ -49,9 +49,7 @@ def save(
     num_classes = getattr(model, "num_classes", None)
     if labels and len(labels) != num_classes:
         raise UserError(f"labels lists {len(labels)} names, but the model has {num_classes} classes")
-    tensors = to_tensors(known, model, params)
-    config = known.config(model) if known.config else {}
-    _check_read_back(known, model, tensors, config)
+    tensors, config = check_expressible(known, model, params)
     files = {"config.json": config}
     notes = _add_labels(known, config, labels)
     if transforms is not None:
@@ -61,6 +59,18 @@ def save(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return notes
+
+
+def check_expressible(known: Format, model: nn.Module, params: Params) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the tensors and the `config.json` of a model in a format.
+
+    Raises:
+      UserError: The format cannot express the model.
+    """
+    tensors = to_tensors(known, model, params)
+    config = known.config(model) if known.config else {}
+    _check_read_back(known, model, tensors, config)
+    return tensors, config
 
 
 def check_absent(path: epath.PathLike) -> None:
