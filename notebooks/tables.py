@@ -42,7 +42,8 @@ from IPython.display import Image, Markdown, display
 from vit_jax.reproduce import tables
 
 EXPERIMENTS = pathlib.Path("../experiments")
-loaded = {name: tables.load_table(path) for name, path in tables.find_tables(EXPERIMENTS).items()}
+loaded = {name: tables.load_definition(path).table for name, path in tables.find_tables(EXPERIMENTS).items()}
+loaded = {name: table for name, table in loaded.items() if table}
 cells = {name: tables.read_cells(EXPERIMENTS / "results" / f"{name}.csv") for name in loaded}
 for name, table in loaded.items():
     display(Markdown(table.markdown(cells[name])))
