@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("own_home")
             "'--batch_size'; did you mean --config.batch_size?",
         ),
         (["train", "--config=c.py", "--workdir=w", "--peak=3"], "did you mean --config.optimizer.schedule.peak? See"),
-        (["train", "--config=c.py", "--workdir=w", "--path=3"], "did you mean --config.data.path?"),
+        (["train", "--config=c.py", "--workdir=w", "--path=3"], "did you mean --config.data.path"),
         (["evaluate", "w", "--batch=3"], "'--batch'"),
         (["evaluate", "w", "--config.batch_size=3"], "'--config.batch_size'"),
         (["evaluate", "w", "more"], "unrecognized arguments: more"),
