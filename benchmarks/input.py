@@ -155,12 +155,12 @@ class Bench:
         self._turns(f"{name}, {frames}x{height}x{width}", "normalize", {"vit_jax": run})
 
     def _our_loader(self, folder: pathlib.Path, chain: str, workers: int) -> Callable[[], Any]:
+        from vit_jax.data.image.folder import FolderSource
         from vit_jax.data.image.transforms import Preprocessing
         from vit_jax.data.pipeline import train_batches
-        from vit_jax.data.source import open_source
         from vit_jax.data.workers import Workers
 
-        source, preprocessing = open_source("folder", "train", path=str(folder)), Preprocessing(SIZE, 3, chain)
+        source, preprocessing = FolderSource(folder, "train"), Preprocessing(SIZE, 3, chain)  # not kept in memory
         return lambda: train_batches(
             source, preprocessing, batch_size=self.args.batch, seed=0, first_step=0, last_step=10**6,
             workers=Workers(workers, self.args.threads),
@@ -174,7 +174,7 @@ class Bench:
         arguments = dict(_TIMM[chain])
         loader: Any = create_loader(
             TimmFiles(files, None), (3, *SIZE), self.args.batch, num_workers=workers, use_prefetcher=as_levels,
-            persistent_workers=False, pin_memory=False, device=torch.device("cpu"), **arguments,
+            persistent_workers=workers > 0, pin_memory=False, device=torch.device("cpu"), **arguments,
         )  # fmt: skip
         loader = getattr(loader, "loader", loader)  # of levels, before they go to a device
         return lambda: itertools.chain.from_iterable(itertools.repeat(loader))
@@ -262,7 +262,7 @@ def _ours_one_by_one(files: list[pathlib.Path], chain: str) -> Callable[[], int]
 
     def run() -> int:
         for index, file in enumerate(files):
-            rng = np.random.default_rng(index) if preprocessing.is_random else None
+            rng = np.random.Generator(np.random.Philox(key=[0, index])) if preprocessing.is_random else None
             preprocessing.batch_rows(stored_image(file, "cannot be read"), rng)
         return len(files)
 

@@ -85,10 +85,11 @@ def _proportional_bytes(pid: str) -> int:
 
 
 def cpu_seconds() -> float:
-    """Returns the CPU time of this process and of its children that are still running (Linux)."""
+    """Returns the CPU time of this process and of its children, those that are still running included (Linux)."""
     children = pathlib.Path("/proc/self/task").glob("*/children")
     pids = {pid for file in children for pid in file.read_text().split()}
-    return time.process_time() + sum(map(_cpu_seconds, pids))
+    ended = os.times().children_user + os.times().children_system
+    return time.process_time() + ended + sum(map(_cpu_seconds, pids))
 
 
 def _cpu_seconds(pid: str) -> float:

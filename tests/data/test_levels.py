@@ -1,6 +1,7 @@
 """Levels: batches hold 8-bit levels, and their floats are those of the chain of transforms."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,9 +12,10 @@ from vit_jax.data.assembly import arrays_of
 from vit_jax.data.image.arguments import Transform
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.levels import Levels, as_floats
-from vit_jax.data.pipeline import LoadBatch
+from vit_jax.data.pipeline import LoadBatch, eval_batches
 from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.data.video.decode import ArrayVideo
+from vit_jax.data.workers import Workers
 from vit_jax.devices.parallel import make_parallel, micro_batches
 from vit_jax.errors import UserError
 from vit_jax.evaluate import Evaluator
@@ -37,7 +39,8 @@ class Noise:
 
 
 def batch_of(chain, seed=0):
-    return LoadBatch(Noise(), Preprocessing((7, 9), 3, chain), 10, 0, 1, seed=seed)(range(10))
+    source: Any = Noise()
+    return LoadBatch(source, Preprocessing((7, 9), 3, chain), 10, 0, 1, seed=seed)(range(10))
 
 
 def expected(levels, mean, std):
@@ -85,7 +88,8 @@ def test_micro_batches_and_padding_keep_rows_together():
     assert [array.shape[:2] for array in arrays_of(split)] == [(5, 2)] * 6
     first = as_floats(jax.tree.map(lambda x: x[1], split))
     np.testing.assert_array_equal(first["image"], np.asarray(batch["image"])[[1, 6]])
-    evaluation = LoadBatch(Noise(), Preprocessing((7, 9), 3, "normalize(0.5, 0.25)"), 4, 0, 1)(range(8, 12))
+    source: Any = Noise()
+    evaluation = LoadBatch(source, Preprocessing((7, 9), 3, "normalize(0.5, 0.25)"), 4, 0, 1)(range(8, 12))
     assert evaluation["id"].tolist() == [8, 9, -1, -1]
     assert not np.asarray(evaluation["image"])[2:].any()
 
@@ -98,6 +102,22 @@ def test_the_views_of_clips_are_levels_of_their_rows():
     assert isinstance(levels, Levels)
     assert levels.values.shape == (6, *clips.row_shape)
     np.testing.assert_array_equal(np.asarray(levels), np.stack(clips.rows(video, None)))
+
+
+def test_parts_with_several_views_are_put_together_in_order():
+    class Clips(Noise):
+        kind = "video"
+
+        def __getitems__(self, indices):
+            pixels = [np.random.default_rng(index).integers(0, 256, (6, 8, 12, 3), np.uint8) for index in indices]
+            return [{"video": ArrayVideo(p, 10.0), "label": 0, "id": i} for p, i in zip(pixels, indices, strict=True)]
+
+    encoder = ClipPreprocessing(2, (8, 8), 3, "segments", "center_crop|normalize(0.4, 0.2)", clips=2, crops=3)
+    source: Any = Clips()
+    (batch,) = eval_batches(source, encoder, batch_size=12, workers=Workers(0, 5))
+    whole = LoadBatch(source, encoder, 12, 0, 1)(range(12))
+    assert batch["id"].tolist() == whole["id"].tolist() == np.repeat([*range(10), -1, -1], 6).tolist()
+    np.testing.assert_array_equal(np.asarray(batch["video"]), np.asarray(whole["video"]))
 
 
 @dataclasses.dataclass(frozen=True)

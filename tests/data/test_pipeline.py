@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,13 +19,17 @@ from vit_jax.errors import UserError
 class Numbers:
     """A source whose examples are known: image, label and id all say the index."""
 
-    name, split, labels, skipped = "numbers", "all", ("even", "odd"), []
+    name, split, labels, kind = "numbers", "all", ("even", "odd"), "image"
+    skipped: ClassVar[list] = []
 
     def __init__(self, length, multi_label=False):
         self.length, self.multi_label = length, multi_label
 
     def __len__(self):
         return self.length
+
+    def all_labels(self):
+        return np.arange(self.length) % 2
 
     def __getitems__(self, indices):
         from PIL import Image

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,13 +54,13 @@ def test_order_and_pixels_are_those_of_no_workers_also_after_a_resume(photos):
         return arrays(train_batches(photos, encoder, **options))
 
     expected, evaluator = train(Workers(0, 0)), Preprocessing((16, 16), 3, "resize(16)|center_crop|normalize(0.5, 1.0)")
-    scored = arrays(eval_batches(photos, evaluator, batch_size=8, workers=Workers(0, 0)))
+    scored = arrays(eval_batches(photos, evaluator, batch_size=12, workers=Workers(0, 0)))
     with_four = Workers(4, 1)
     same(train(with_four), expected)
     processes = {process.pid for process in multiprocessing.active_children()}
     assert len(processes) == 4
     for _ in range(2):  # the same processes serve every evaluation, and training after it
-        same(arrays(eval_batches(photos, evaluator, batch_size=8, workers=with_four)), scored)
+        same(arrays(eval_batches(photos, evaluator, batch_size=12, workers=with_four)), scored)
     same(train(with_four, first=4), expected[4:])
     assert {process.pid for process in multiprocessing.active_children()} == processes
     with_four.close()
@@ -74,11 +75,12 @@ def test_a_worker_needs_megabytes_whatever_the_batch():
         def __len__(self):
             return 10**6
 
-    load = LoadBatch(Many(), Preprocessing((224, 224), 3, CHAIN), 4096, 1, 2, seed=0)  # pyright: ignore[reportArgumentType]
+    source: Any = Many()
+    load = LoadBatch(source, Preprocessing((224, 224), 3, CHAIN), 4096, 1, 2, seed=0)
     parts = load.parts(3, 8)
     assert [position for part in parts for position in part] == list(range(3 * 4096 + 2048, 4 * 4096))
     assert max(map(len, parts)) * 224 * 224 * 3 <= PART_BYTES
-    assert [len(part) for part in LoadBatch(Many(), load.encoder, 64, 0, 1, seed=0).parts(0, 8)] == [8] * 8  # pyright: ignore[reportArgumentType]
+    assert [len(part) for part in LoadBatch(source, load.encoder, 64, 0, 1, seed=0).parts(0, 8)] == [8] * 8
 
 
 def test_a_worker_that_is_killed_ends_the_run_in_one_line(photos):

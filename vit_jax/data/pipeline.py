@@ -145,9 +145,12 @@ def this_process() -> dict[str, int]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LoadBatch:
-    """Loads one process's part of batch `step`: shuffled, without end, if there is a seed; else in order, padded."""
+    """Loads parts of one process's slice of a batch: shuffled, without end, if there is a seed; else in order, padded.
+
+    Two are equal if they have the same source, not a copy of it, and equal values otherwise.
+    """
 
     source: Source
     encoder: ExampleEncoder
@@ -168,6 +171,16 @@ class LoadBatch:
             raise UserError(f"config.seed must be 0 or more, got {self.seed}")
         if not len(self.source):
             raise UserError(f"{self.source.name}: split {self.source.split!r} is empty")
+
+    def _values(self) -> tuple:
+        others = [getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "source"]
+        return (id(self.source), *others)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LoadBatch) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
 
     @property
     def share(self) -> int:

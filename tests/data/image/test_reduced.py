@@ -1,6 +1,7 @@
 """JPEGs that are decoded when they are used: exactly, or at reduced size where the chain says so."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_images_in_memory_and_of_other_formats_stay_exact():
 def test_the_gap_decides_how_far_a_jpeg_is_reduced(tmp_path):
     path, sizes = saved(tmp_path / "a.jpg", photo(640, 480)), {}
     for gap in (1, 2, 8):
-        image = stored_image(path, "")
+        image: Any = stored_image(path, "")
         part = Reducible(image, lambda decoded: to_channels(decoded, 3), gap).crop((16, 32, 336, 272))
         assert (part.width, part.height) == (320, 240)
         assert part.resize((40, 30), Image.Resampling.BOX).size == (40, 30)
@@ -111,7 +112,8 @@ def test_a_crop_is_of_the_same_place_at_reduced_size(tmp_path):
     steps = np.zeros((480, 640, 3), np.uint8)
     steps[100:200, 300:500] = 255  # a white box, whose crop is white to its edges
     path = saved(tmp_path / "a.jpg", Image.fromarray(steps))
-    part = Reducible(stored_image(path, ""), lambda decoded: decoded, 1.0).crop((304, 104, 496, 196))
+    image: Any = stored_image(path, "")
+    part = Reducible(image, lambda decoded: decoded, 1.0).crop((304, 104, 496, 196))
     assert np.asarray(part.resize((24, 12), Image.Resampling.BOX)).min() > 245
 
 

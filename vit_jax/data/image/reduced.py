@@ -38,8 +38,9 @@ class ReducedDecode(Transform):
         """Returns `step` as a function of a stored image, a generator, and the conversion of what is decoded."""
 
         def apply(image: Image.Image, rng: np.random.Generator | None, convert: Callable) -> Image.Image:
-            is_stored = isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile
-            result = step(Reducible(image, convert, self.gap) if is_stored else convert(image), rng)
+            if not (isinstance(image, JpegImagePlugin.JpegImageFile) and image.tile):  # decoded before, or no JPEG
+                return step(convert(image), rng)
+            result = step(Reducible(image, convert, self.gap), rng)
             return result.whole() if isinstance(result, Reducible) else result
 
         return apply
