@@ -38,6 +38,18 @@ def test_values_and_gradients_are_those_of_the_formula(shape):
         np.testing.assert_allclose(x, y.swapaxes(-3, -2), rtol=1e-5, atol=1e-5)
 
 
+def test_the_formulation_in_sums_is_the_same_function():
+    for options in ({}, {"is_causal": True}):
+        expected, got = (
+            values_and_gradients(
+                functools.partial(dot_product_attention, kernel=kernel, **options), *arrays((3, 8, 2, 5))
+            )
+            for kernel in ("reference", "summed")
+        )
+        for x, y in zip(got, expected, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
 def test_bfloat16_is_as_accurate_as_the_reference():
     exact = values_and_gradients(functools.partial(dot_product_attention, kernel="reference"), *arrays((6, 16, 2, 8)))
     got = values_and_gradients(packed_attention, *arrays((6, 16, 2, 8), jnp.bfloat16))

@@ -30,6 +30,11 @@ MOST_TOKENS = 32
 _SMALLEST_WIDTH = 16  # of an operand of a product in Triton
 
 
+def packable(query: Array, key: Array, value: Array) -> bool:
+    """Return whether the kernel takes these shapes: self-attention within short sequences, heads of one width."""
+    return query.shape == key.shape == value.shape and query.shape[-3] <= MOST_TOKENS
+
+
 def packed_attention(
     query: Float[Array, "*batch tokens heads head_dim"],
     key: Float[Array, "*batch tokens heads head_dim"],
