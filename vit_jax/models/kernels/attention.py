@@ -1,5 +1,7 @@
 """Scaled dot-product attention by any of the kernels."""
 
+import math
+
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.kernels.choice import choose
@@ -48,7 +50,8 @@ def dot_product_attention(
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
     if kernel == "auto":
-        kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1])
+        weights = math.prod(query.shape[:-1]) * key.shape[-3]
+        kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1], weights=weights)
     if kernel == "reference":
         if is_causal:
             mask = causal_mask(query.shape[-3], key.shape[-3], mask)
