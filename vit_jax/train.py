@@ -80,9 +80,19 @@ def train_step(
     if ema is not None:
         ema = jax.tree.map(lambda average, new: ema_decay * average + (1 - ema_decay) * new, ema, params)
     # if one of these norms is not finite, the run stops and this update is not saved
-    sums["gradient_norm"] = Sum(optax.tree.norm(gradients), jnp.float32(1))
-    sums["parameter_norm"] = Sum(optax.tree.norm(params), jnp.float32(1))
+    sums["gradient_norm"] = Sum(norm(gradients), jnp.float32(1))
+    sums["parameter_norm"] = Sum(norm(params), jnp.float32(1))
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), sums
+
+
+def norm(tree: Any) -> jax.Array:
+    """Returns the square root of the sum of the squares of all elements, in float32.
+
+    The sum of an array is its product with itself over all axes. On a CPU, XLA computes this several times faster than
+    the sum of squares of `optax.tree.norm`, which takes a tenth of a train step with a small batch.
+    """
+    squares = (jnp.tensordot(x, x, x.ndim, preferred_element_type=jnp.float32) for x in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:

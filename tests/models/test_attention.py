@@ -242,6 +242,23 @@ def test_keys_and_values_kept_from_before_are_those_of_the_tokens(batch, qkv_bia
             np.testing.assert_allclose(weights[..., :keys], all_weights[..., i : i + 1, :], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_one_product_for_queries_keys_and_values_changes_nothing(qkv_bias, randomised, monkeypatch):
+    x, _ = cross_tokens()
+    layer = MultiHeadAttention(2, qk_head_dim=3, v_head_dim=5, qkv_bias=qkv_bias)
+    results = []
+    for once in (True, False):
+        monkeypatch.setattr("vit_jax.models.attention.one_product_is_faster", lambda _, once=once: once)
+        initial = layer.init(jax.random.key(0), x, train=False)
+        variables = randomised(initial)
+        text = str(jax.make_jaxpr(lambda v: layer.apply(v, x, train=False)[0])(variables))
+        out, pull_back = jax.vjp(lambda v: layer.apply(v, x, train=False)[0], variables)
+        results.append((text.count("dot_general"), initial, out, pull_back(out)))
+    assert (results[0][0], results[1][0]) == (4, 6)
+    jax.tree.map(np.testing.assert_array_equal, results[0][1], results[1][1])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), results[0][2:], results[1][2:])
+
+
 def test_the_output_projection_needs_no_bias(randomised):
     x, _ = cross_tokens()
     layer = MultiHeadAttention(2, out_bias=False)

@@ -48,6 +48,7 @@ def test_this_process_computes_on_a_cpu():
         ("hopper", "bfloat16", 197, 60, "xla"),  # no multiple of 8
         ("hopper", "bfloat16", 197, 256, "xla"),  # too wide for training
         ("hopper", "bfloat16", 16, 6, "xla"),
+        ("hopper", "bfloat16", 8, 64, "summed"),
         ("blackwell", "bfloat16", 4096, 64, "cudnn"),
         ("blackwell", "bfloat16", 197, 64, "xla"),
         ("ampere", "bfloat16", 197, 64, "xla"),

@@ -7,9 +7,10 @@ from jaxtyping import Array, Bool, Float
 from vit_jax.models.kernels.choice import choose
 from vit_jax.models.kernels.chunked import chunked_attention
 from vit_jax.models.kernels.libraries import TOKAMAX, library_attention
-from vit_jax.models.kernels.reference import attention_weights, causal_mask, weigh
+from vit_jax.models.kernels.packed import packable, packed_attention
+from vit_jax.models.kernels.reference import attention_weights, causal_mask, summed_attention, weigh
 
-KERNELS = ("auto", "reference", "xla", "cudnn", "chunked", *TOKAMAX)
+KERNELS = ("auto", "reference", "xla", "cudnn", "chunked", "packed", "summed", *TOKAMAX)
 
 
 def dot_product_attention(
@@ -32,6 +33,9 @@ def dot_product_attention(
     - `chunked`: blocks of queries and keys in plain XLA, see `chunked_attention`. Its memory is linear in the number of
       tokens, on all devices.
     - `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`), also linear.
+    - `packed`: a Pallas kernel for self-attention within sequences of at most 32 tokens, without mask and bias; for all
+      else `auto`.
+    - `summed`: sums of element-wise products in plain XLA, for a handful of keys; with a mask or bias `xla`.
     - `auto`: the kernel that the table `vit_jax.models.kernels.choice.RULES` has for the default device, the dtype, the
       number of keys and the width of a head.
 
@@ -49,9 +53,18 @@ def dot_product_attention(
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
+    plain = mask is None and bias is None and not is_causal
+    if kernel == "packed" and not (plain and packable(query, key, value)):
+        kernel = "auto"
     if kernel == "auto":
         weights = math.prod(query.shape[:-1]) * key.shape[-3]
         kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1], weights=weights)
+    if kernel == "summed" and not plain:
+        kernel = "xla"
+    if kernel == "packed":
+        return packed_attention(query, key, value)
+    if kernel == "summed":
+        return summed_attention(query, key, value)
     if kernel == "reference":
         if is_causal:
             mask = causal_mask(query.shape[-3], key.shape[-3], mask)
