@@ -50,7 +50,8 @@ class Rule(NamedTuple):
 # The first row that applies decides. cuDNN takes widths that are multiples of 8, up to 128.
 RULES = (
     Rule(
-        ("cpu",), "chunked", "benchmarks/results/attention.csv: 1.1 to 1.3 of the processor time of reference, a tenth of its memory",
+        ("cpu",), "chunked",
+        "benchmarks/results/attention.csv: 1.1 to 1.3 of the processor time of reference, a tenth of its memory",
         dtypes=("float64", "float32", *_HALVES), keys=(1025, float("inf")),
     ),
     Rule(
