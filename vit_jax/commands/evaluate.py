@@ -28,7 +28,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from vit_jax import records
 from vit_jax.commands import checkpoints, common
 from vit_jax.errors import UserError
 
@@ -95,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     for option in ("predictions", "per_class"):
         if getattr(args, option) and args.few_shot:
             raise UserError(f"--{option} does not apply to few-shot evaluation")
+    from vit_jax import records
+
     if args.predictions:
         records.check_table(args.predictions)
     common.start_jax(args)
@@ -126,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace, run: Any, source: Any) -> Iterator[dict[str, Any]]:
     """Yields the scores with the requested views, preceded by those of one view if --clips or --crops asks for more."""
     import jax
+
+    from vit_jax import records
 
     if not run.labels and run.outputs and len(source.labels) == run.outputs:
         print(f"vit_jax: the outputs have no names, and are taken to be the classes of {source.name}", file=sys.stderr)

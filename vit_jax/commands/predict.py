@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vit_jax import records
 from vit_jax.commands import checkpoints, common
 from vit_jax.errors import UserError, counted
 
@@ -80,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     for option in PICTURES:
         _check_picture(option, getattr(args, option))
     if args.output:
+        from vit_jax import records
+
         records.check_table(args.output, "--output")
     common.start_jax(args)
 
@@ -128,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
 def _answers(args: argparse.Namespace, run: Any) -> Iterator[Callable[[int, str, dict[str, Any]], None]]:
     """Yields a function that prints an answer, or adds it to the table in --output."""
     import jax
+
+    from vit_jax import records
 
     def to_stdout(_: int, name: str, answer: dict[str, Any]) -> None:
         line = json.dumps({run.modality.input_name: name, **answer}) if args.json else run.task.text(name, answer)
