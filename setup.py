@@ -49,6 +49,8 @@ setup(
         "kernels": ["tokamax>=0.0.8"],
         "parquet": ["pyarrow>=17,<30"],
         "launch": ["submitit>=1.5,<2"],  # Slurm
+        "parquet": ["pyarrow>=15"],
+        "wandb": ["wandb>=0.19,<1"],
         "test": [
             "beartype>=0.20,<1",
             "django>=5,<7",  # its catalogues: real text without a network

@@ -37,7 +37,12 @@ class Evaluator:
         return self._parallel.put_state(params)
 
     def evaluate(
-        self, params: PyTree, batches: Iterable[Batch], *, stop: Callable[[], bool] = lambda: False
+        self,
+        params: PyTree,
+        batches: Iterable[Batch],
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        keep: Callable[[Rows], None] | None = None,
     ) -> dict[str, Any] | None:
         """Scores every example of `batches`; returns what `task.score` returns.
 
@@ -46,11 +51,15 @@ class Evaluator:
 
         Args:
           stop: Called after every batch; when it returns True, evaluation ends and returns None.
+          keep: Called with the rows of every batch as `task.examine` returns them, and their labels.
         """
         assert self._task is not None
-        measure, done = getattr(self._task, "measure", None), []
-        for rows in self.rows(params, batches, measure, labels=measure is None):
-            done.append(rows)
+        bulky = getattr(self._task, "bulky", ())
+        measure, done = getattr(self._task, "examine" if keep else "measure", None), []
+        for rows in self.rows(params, batches, measure, labels=bool(keep) or measure is None):
+            if keep:
+                keep(rows)
+            done.append({name: values for name, values in rows.items() if name not in bulky})
             if stop():
                 return None
         return self._task.score(in_order(done))

@@ -39,6 +39,7 @@ class Pretrained:
     """A model with its parameters and everything it needs to predict.
 
     Attributes:
+      name: Family and variant: the one whose sizes the source has, else the default one of its format.
       model: The module.
       params: Its parameters: a nested dict of NumPy arrays.
       preprocessing: A `Preprocessing` for an image or one frame, or the `ClipPreprocessing` of a video run; None if the
@@ -47,6 +48,7 @@ class Pretrained:
       report: What was loaded, resized, replaced and skipped.
     """
 
+    name: str
     model: nn.Module
     params: Params
     preprocessing: Any
@@ -109,6 +111,7 @@ def from_pretrained(
     with contextlib.nullcontext() if preprocessing else naming(path):
         preprocess = _preprocessing(model, chain, encoder)
     return Pretrained(
+        name=name or stored.variant,
         model=model,
         params=params,
         preprocessing=preprocess,
@@ -235,6 +238,7 @@ def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stor
     stored = Stored(
         format="vit_jax",
         base=run.config.model.name,
+        variant=run.config.model.name,
         fields=fields,
         model=model,
         params=params,

@@ -1,15 +1,20 @@
 """Helpers of several commands: types of arguments, starting JAX, several processes, a progress bar."""
 
 import argparse
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from vit_jax.errors import Interrupted
 
 _MOST = 2**31 - 1  # sizes and counts are 32-bit integers on the devices
 
@@ -132,6 +137,23 @@ def _unraisable(what) -> None:
     """Calls Python's own hook, except for writes that Orbax has abandoned because another one failed."""
     if str(what.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(what)
+
+
+@contextlib.contextmanager
+def ending_at_sigterm() -> Iterator[None]:
+    """A context in which SIGTERM raises Interrupted, as Ctrl-C raises KeyboardInterrupt, so that files are closed."""
+
+    def interrupt(signum: int, _: Any) -> None:
+        raise Interrupted(signum, "interrupted")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def progress(items: Iterable, total: int | None, description: str) -> Iterator:

@@ -145,6 +145,11 @@ def get_modality(key: str) -> Modality:
     return importlib.import_module(f"vit_jax.data.{key}.modality").MODALITY
 
 
+def modality_of(model: Any) -> Any:
+    """Returns the modality of a model for images or clips."""
+    return get_modality("video" if hasattr(model, "num_frames") else "image")
+
+
 def load_encoder(described: dict[str, Any]) -> Any:
     """Rebuilds an encoder from what `describe_encoder` returned."""
     fields = dict(described)

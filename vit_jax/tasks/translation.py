@@ -105,7 +105,7 @@ class Translation:
             "tokens": weights.sum(axis=-1),
         }
 
-    measure = predict
+    measure = examine = predict
 
     def score(self, rows) -> dict[str, Any]:
         """Returns `bleu` and `chrf` in percent, with their signatures, and `loss`, `perplexity` and `examples`.
@@ -126,6 +126,19 @@ class Translation:
             {"translation": self.vocabulary.decode(tokens), "score": float(score)}
             for tokens, score in zip(rows["translation"], rows["score"], strict=True)
         ]
+
+    def row(self, answer) -> dict[str, Any]:
+        return answer
+
+    def record(self, rows, labels=()) -> dict[str, Any]:
+        """Returns the columns `reference`, `translation`, `score` and `nll` of every example of `rows`."""
+        answers = self.answers(rows)
+        return {
+            "reference": [self.vocabulary.decode(tokens) for tokens in rows["reference"]],
+            "translation": [answer["translation"] for answer in answers],
+            "score": [answer["score"] for answer in answers],
+            "nll": [float(value) for value in rows["nll"]],
+        }
 
     def text(self, name, answer) -> str:
         return answer["translation"]
