@@ -53,12 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option("--preprocessing", metavar="CHAIN", type=text, help="evaluation transforms, if IN does not state them")
     option("--trust", action="store_true", help="import code outside vit_jax that a workdir names")
+    option("--license", type=text, default="unknown", metavar="ID", help="of the model card (default: unknown)")
 
 
 def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     from rich.console import Console
 
+    from vit_jax.model_card import model_card
     from vit_jax.pretrained.save import check_absent
     from vit_jax.weights import from_pretrained, save_pretrained
 
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         trust=args.trust,
         **{name: value for name, value in fields.items() if value is not None},
     )
+    described = {"labels": loaded.labels, "encoder": loaded.preprocessing, "license": args.license}
     notes = save_pretrained(
         args.target,
         loaded.model,
@@ -81,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         args.format,
         labels=loaded.labels,
         preprocessing=loaded.preprocessing,
+        card=model_card(loaded.model, loaded.params, loaded.origin, **described),
     )
     table, console = loaded.report.table(), Console()
     console.width = max(console.width, console.measure(table).maximum)  # no parameter name is broken over two lines
