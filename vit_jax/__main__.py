@@ -18,7 +18,7 @@ from typing import Any
 import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
-COMMANDS = ("train", "evaluate", "predict", "convert", "data", "analyze", "reproduce")
+COMMANDS = ("train", "evaluate", "predict", "convert", "export", "data", "analyze", "reproduce")
 INTERRUPTED = "interrupted"
 
 
