@@ -9,7 +9,7 @@ import argparse
 import importlib
 
 HELP = "look inside a trained model"
-ANALYSES: tuple[str, ...] = ("attention",)
+ANALYSES: tuple[str, ...] = ("attention", "calibration", "corruptions", "mistakes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
