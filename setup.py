@@ -48,6 +48,9 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "kernels": ["tokamax>=0.0.8"],
+        "corruptions": ["imagecorruptions-imaug>=1.1.5,<2"],  # the photographs of frost; no code of it is imported
+        "onnx": ["jax2onnx>=0.17,<0.18", "onnxruntime>=1.24,<2"],  # jax2onnx needs orbax-checkpoint below 0.11.37
+        "export": ["flatbuffers>=24.3,<26"],  # jax.export serialises with it
         "test": [
             "beartype>=0.20,<1",
             "django>=5,<7",  # its catalogues: real text without a network

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -258,3 +259,21 @@ def test_bad_input_is_refused_in_one_line(workdir, tmp_path):
     assert "must be numbers from 1 to 5" in refused("analyze", "corruptions", workdir, out, "--severities=0,6")
     assert ".png" in refused("analyze", "calibration", workdir, "--out=x.jpg")
     assert "split" in refused("analyze", "mistakes", workdir, out, "--split=nothing")
+
+
+def test_the_table_of_the_docs_is_that_of_the_results():
+    root = pathlib.Path(__file__).parents[2]
+    rows = list(csv.DictReader((root / "experiments/results/analysis/digits_corruptions.csv").open()))
+    page = (root / "docs/analysis.md").read_text()
+    scores = [
+        corruptions.Score(
+            row["corruption"], int(row["severity"]), int(row["examples"]), float(row["accuracy"]), 0.0, 0.0
+        )
+        for row in rows
+    ]
+    assert {score.examples for score in scores} == {355}
+    for name in CORRUPTIONS:
+        cells = [f"{100 * score.accuracy:.1f}" for score in scores if score.corruption == name]
+        ece = sum(float(row["ece"]) for row in rows if row["corruption"] == name) / 5
+        assert f"| {name} | 355 | {' | '.join(cells)} | {100 * ece:.1f} |" in page
+    assert f"The mean corruption error is {100 * corruptions.mean_corruption_error(scores):.1f} %" in page

@@ -46,7 +46,7 @@ def plot_confusion(path: Any, confusion: np.ndarray, labels: Sequence[str]) -> N
     classes = len(confusion)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     width = COLUMN if classes <= _MOST_NUMBERS else PAGE
-    with figure(path, width, 0.97 * width) as drawing:
+    with figure(path, width, 0.83 * width) as drawing:
         axis = drawing.subplots()
         drawn = axis.imshow(share, cmap=SEQUENTIAL, vmin=0, vmax=1)
         axis.set(xlabel="predicted", ylabel="true")
