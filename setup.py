@@ -49,8 +49,10 @@ setup(
         "kernels": ["tokamax>=0.0.8"],
         "parquet": ["pyarrow>=17,<30"],
         "launch": ["submitit>=1.5,<2"],  # Slurm
-        "parquet": ["pyarrow>=15"],
         "wandb": ["wandb>=0.19,<1"],
+        "corruptions": ["imagecorruptions-imaug>=1.1.5,<2"],  # the photographs of frost; no code of it is imported
+        "onnx": ["jax2onnx>=0.17,<0.18", "onnxruntime>=1.24,<2"],  # jax2onnx needs orbax-checkpoint below 0.11.37
+        "export": ["flatbuffers>=24.3,<26"],  # jax.export serialises with it
         "test": [
             "beartype>=0.20,<1",
             "django>=5,<7",  # its catalogues: real text without a network

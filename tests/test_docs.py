@@ -169,7 +169,7 @@ def test_config_keys_exist(page):
     top = {name.partition(".")[0] for name in sections if name}
     for span in spans(page):
         match = re.match(r"(?:--)?(config\.)?((?:\w+\.)*\w+)(?:=|$)", span.partition(" ")[0])
-        if match is None or span.endswith((".py", ".json", ".safetensors")) or match[2] == "KEY":
+        if match is None or span.endswith((".py", ".json", ".safetensors", ".stablehlo", ".onnx")) or match[2] == "KEY":
             continue
         name = match[2]
         if match[1] or (name.partition(".")[0] in top and "." in name):

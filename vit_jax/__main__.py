@@ -19,8 +19,8 @@ import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
 COMMANDS = (
-    "train", "plan", "launch", "compare", "evaluate", "predict", "analyze", "convert", "data", "models", "configs",
-    "reproduce",
+    "train", "plan", "launch", "compare", "evaluate", "predict", "analyze", "convert", "export", "data", "models",
+    "configs", "reproduce",
 )  # fmt: skip
 INTERRUPTED = "interrupted"
 

@@ -19,6 +19,7 @@ from vit_jax.devices.parallel import Parallel, make_parallel
 from vit_jax.errors import UserError, counted
 from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.experiment import described_by, make_model, make_task
+from vit_jax.model_card import UNKNOWN_LICENSE, model_card, origin_of_run
 from vit_jax.workdir.checkpoint import average_checkpoints, best_checkpoint, load_checkpoint, load_meta, saved_steps
 
 PyTree = Any
@@ -50,6 +51,7 @@ class Run:
       encoder: Turns an image, clip or sentence into the model's input.
       config: The run's config.
       step: Number of updates done.
+      workdir: The workdir that the run was loaded from; None for one made in memory.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Run:
     encoder: Any
     config: Config
     step: int
+    workdir: epath.Path | None = None
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -308,11 +311,15 @@ class Run:
         """Returns the same run with a single view of each example."""
         return self.with_views(clips=1, crops=1) if getattr(self.encoder, "views", 1) > 1 else self
 
-    def export(self, path: epath.PathLike, format: str) -> tuple[str, ...]:
-        """Writes the weights in a foreign format: see `weights.save_pretrained`."""
+    def export(self, path: epath.PathLike, format: str, *, license: str = UNKNOWN_LICENSE) -> tuple[str, ...]:
+        """Writes the weights in a foreign format, with a model card: see `weights.save_pretrained`."""
         from vit_jax.weights import save_pretrained
 
-        return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
+        described = {"labels": self.labels, "encoder": self.encoder, "license": license}
+        card = model_card(self.model, self.params, origin_of_run(self), **described)
+        return save_pretrained(
+            path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder, card=card
+        )
 
 
 def _check(key: str, name: str, value: Any) -> None:
@@ -395,7 +402,12 @@ def load_run(
         config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
         encoder = load_encoder(meta["preprocessing"])
         model, task = make_model(config, encoder, labels), make_task(config, encoder, labels)
-    return Run(model, params, task, labels, encoder, config, meta["step"])
+    return Run(model, params, task, labels, encoder, config, meta["step"], _workdir(epath.Path(path)))
+
+
+def _workdir(path: epath.Path) -> epath.Path:
+    """Returns the workdir of a path that is one or `WORKDIR/checkpoints/STEP`."""
+    return path.parent.parent if path.parent.name == "checkpoints" else path
 
 
 def _check_path(path: epath.Path) -> None:

@@ -18,11 +18,12 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from vit_jax.architecture import check_exists, config_key, is_run, naming_init_from
+from vit_jax.architecture import check_exists, config_key, is_run, naming_init_from, title
 from vit_jax.data.image.geometry import CenterCrop, Resize
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.image.values import Normalize
 from vit_jax.errors import UserError
+from vit_jax.model_card import Origin, origin_of_run
 from vit_jax.models import build_model
 from vit_jax.models.from_image import image_model
 from vit_jax.models.timesformer import TimeSformer
@@ -46,6 +47,7 @@ class Pretrained:
         source does not state it.
       labels: Names of the classes, in the order of the logits; empty if the source does not list them.
       report: What was loaded, resized, replaced and skipped.
+      origin: Where the weights come from, for a model card.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Pretrained:
     preprocessing: Any
     labels: tuple[str, ...]
     report: Report
+    origin: Origin
 
 
 def from_pretrained(
@@ -117,7 +120,18 @@ def from_pretrained(
         preprocessing=preprocess,
         labels=stored.labels if model.num_classes == stored.model.num_classes else (),
         report=report,
+        origin=_origin(path, stored, run, model, report),
     )
+
+
+def _origin(path: epath.PathLike, stored: Stored, run: Any, model: nn.Module, report: Report) -> Origin:
+    """Describes weights for a model card. Scores are left out if parameters were resized or replaced."""
+    if run is None:
+        return Origin(title(stored.base, model), notes=(f"read from `{path}`, format `{stored.format}`", *report.notes))
+    origin, changed = origin_of_run(run), (*report.resized, *report.replaced)
+    if changed:
+        origin = dataclasses.replace(origin, metrics=(), notes=(f"resized or replaced since: {', '.join(changed)}",))
+    return origin
 
 
 def load_pretrained(
@@ -159,6 +173,7 @@ def save_pretrained(
     *,
     labels: Sequence[str] = (),
     preprocessing: Any = None,
+    card: str | None = None,
 ) -> tuple[str, ...]:
     """Writes parameters in a foreign format; `from_pretrained` reads exactly the same values back.
 
@@ -170,6 +185,7 @@ def save_pretrained(
       format: `npz`, `big_vision`, `timm` or `huggingface`; not every family supports every format.
       labels: Names of the classes, in the order of the logits.
       preprocessing: A `Preprocessing` or `ClipPreprocessing`.
+      card: Text of a model card, see `model_card.model_card`: `README.md` of a folder, `NAME.md` next to `NAME.npz`.
 
     Returns:
       Lines that name the labels or preprocessing if the format could not store them.
@@ -179,7 +195,7 @@ def save_pretrained(
         cannot be written.
     """
     chain = {} if preprocessing is None else {"transforms": preprocessing.transforms, "recipe": _recipe(preprocessing)}
-    return save(path, model, params, format, labels=labels, **chain)
+    return save(path, model, params, format, labels=labels, card=card, **chain)
 
 
 def start_from(

@@ -22,18 +22,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     foreign.add_arguments(parser)
     option("--num_classes", type=count, metavar="N", help="replace the head by a new one for N classes")
     option("--trust", action="store_true", help="import code outside vit_jax that a workdir names")
+    option("--license", type=text, default="unknown", metavar="ID", help="of the model card (default: unknown)")
 
 
 def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     from rich.console import Console
 
+    from vit_jax.model_card import model_card
     from vit_jax.pretrained.save import check_absent
     from vit_jax.weights import from_pretrained, save_pretrained
 
     check_absent(args.target)
     head = {} if args.num_classes is None else {"num_classes": args.num_classes}
     loaded = from_pretrained(args.source, trust=args.trust, **foreign.given(args), **head)
+    described = {"labels": loaded.labels, "encoder": loaded.preprocessing, "license": args.license}
     notes = save_pretrained(
         args.target,
         loaded.model,
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         args.format,
         labels=loaded.labels,
         preprocessing=loaded.preprocessing,
+        card=model_card(loaded.model, loaded.params, loaded.origin, **described),
     )
     table, console = loaded.report.table(), Console()
     console.width = max(console.width, console.measure(table).maximum)  # no parameter name is broken over two lines

@@ -9,7 +9,9 @@ import argparse
 import importlib
 
 HELP = "look inside a trained model"
-ANALYSES: tuple[str, ...] = ("attention", "distance", "rank", "positions", "embed", "cost")
+ANALYSES: tuple[str, ...] = (
+    "attention", "distance", "rank", "positions", "embed", "calibration", "corruptions", "mistakes", "cost",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
