@@ -93,8 +93,8 @@ from vit_jax import analysis
 from vit_jax.plots import PAGE, figure
 
 test = digits.open_split("test")
-rows = [test[i] for i in range(len(test))]
-images = np.stack([loaded.preprocessing(row["image"], None) for row in rows])
+rows = test.__getitems__(range(len(test)))
+images = np.stack([loaded.preprocessing.rows(row["image"], None)[0] for row in rows])
 labels = np.array([row["label"] for row in rows])
 with figure(start.FIGURES / "features.png", PAGE, 2.0) as drawing:
     for layer, axis in enumerate(drawing.subplots(1, loaded.model.num_layers)):

@@ -103,12 +103,11 @@ def strip(clip):
 
 
 shown = []  # picture, name, title, colour
-for query in (0, 1, 4):
-    asked = clips[query]
+for query, asked in zip((0, 1, 4), clips.__getitems__([0, 1, 4])):
     shown.append((strip(asked), "a test clip", labels[asked["label"]], GREY))
     for name in runs:
         rows, _ = nearest(train[name]["features"], test[name]["features"][query : query + 1], 1)
-        found = others[int(rows[0, 0])]
+        (found,) = others.__getitems__(rows[0].tolist())
         colour = GREEN if found["label"] == asked["label"] else RED
         shown.append((strip(found), f"nearest for {name}", labels[found["label"]], colour))
 contact_sheet(start.FIGURES / "nearest.png", *zip(*shown))
