@@ -186,8 +186,10 @@ def _show(axis: Any, picture: np.ndarray) -> None:
 def _colour_bar(drawing: Any, axes: Any, largest: float, **options: Any) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
 
     bar = drawing.colorbar(ScalarMappable(Normalize(0, max(largest, 1e-12)), _colour_map()), ax=axes, **options)
+    bar.locator = MaxNLocator(4)
     bar.ax.tick_params(labelsize=6, width=0.4, length=2)
     bar.outline.set_linewidth(0.4)
     bar.locator.set_params(nbins=5)
