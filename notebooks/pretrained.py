@@ -125,7 +125,7 @@ few({name: train[name][chosen] for name in ("features", "label")}, held_out, num
 # %%
 import pathlib
 
-from matplotlib import font_manager
+import matplotlib
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
@@ -143,7 +143,7 @@ def draw(letter, font):
     return canvas.rotate(rng.uniform(-15, 15), Pillow.Resampling.BICUBIC).resize((8, 8), Pillow.Resampling.BOX)
 
 
-folder = pathlib.Path(font_manager.get_data_path()) / "fonts" / "ttf"
+folder = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 fonts = {
     "train": ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono", "STIXGeneral"],
     "val": ["DejaVuSansMono-Bold", "DejaVuSerif-Italic", "STIXGeneralBol", "cmr10"],
