@@ -105,8 +105,9 @@ Image(start.FIGURES / "gradient.png", width=420)
 
 # %%
 batch = first_batch(clips)
-number = int(np.flatnonzero(batch["label"] == clips.labels.index("right"))[2])
-clip = batch["video"][number : number + 1]
+rightwards = batch["video"][batch["label"] == clips.labels.index("right")]
+middle = rightwards[:, :, 8:24].std(axis=1).mean(axis=(1, 2, 3))  # how much moves in the middle of the frames
+clip = rightwards[[middle.argmax()]]
 frames = as_pictures(clips.encoder, clip)[0]
 maps = np.asarray(analysis.attention_map(clips.model, clips.params, clip))[0]
 plot_clip(start.FIGURES / "clip.png", frames, maps, "a digit that moves to the right: rollout")
@@ -122,11 +123,12 @@ Image(start.FIGURES / "clip.gif", format="gif")
 # %% [markdown]
 # Temporal attention by itself: how much attention each frame receives at each place. Some heads look at particular
 # frames, whatever they show; others look at the frames in which the digit is at this place, so that their maps show its
-# path. This is the head whose attention is correlated most with the brightness of the patches, which the digit raises.
+# path. This is the head whose attention is correlated most with the difference between a patch and its median over the
+# frames, which is large where the digit is.
 
 # %%
 bright = frames.mean(axis=-1).reshape(8, 4, 8, 4, 8).mean(axis=(2, 4))  # of each patch: frames, rows, columns
-change = bright - bright.mean(axis=0)
+change = abs(bright - np.median(bright, axis=0))
 weights = np.asarray(analysis.attention(clips.model, clips.params, clip)["temporal"])[:, 0]
 layers, _, heads, _, _ = weights.shape  # layers, patches of a frame, heads, frames that attend, frames
 by_head = weights.mean(axis=-2).transpose(0, 2, 3, 1).reshape(layers, heads, 8, 4, 4)

@@ -29,11 +29,12 @@ start.begin()
 # %% [markdown]
 # ## Train
 #
-# The same command works in a terminal. If it is interrupted, it resumes when it is run again.
+# In a terminal this is `python -m vit_jax train --config=configs/quickstart.py --workdir=DIR`. If it is interrupted, it
+# resumes when it is run again.
 
 # %%
 RUN = "../runs/notebooks/digits"
-# !{start.PYTHON} -m vit_jax train --config=../configs/quickstart.py --workdir={RUN}
+start.vit_jax("train", "--config=../configs/quickstart.py", f"--workdir={RUN}")
 
 # %% [markdown]
 # The run's folder has its curves, predictions, metrics and checkpoints.
