@@ -7,10 +7,10 @@ Each notebook trains the models it needs when it is run for the first time. The 
 an interruption, the same command resumes them. With seed 0, on two CPU cores that were shared with other work (so that
 the times are upper bounds), the models reached on their test splits:
 
-  digits      97.75 % of 355 images        6 minutes
-  divided     97.20 % of 2,000 clips      19 minutes
-  space_only  16.85 % of 2,000 clips      18 minutes; chance is 16.7 %
-  messages    MESSAGES
+  digits      97.75 % of 355 images      6 minutes
+  divided     97.20 % of 2,000 clips    19 minutes
+  space_only  16.85 % of 2,000 clips    18 minutes (chance is 16.7 %)
+  messages    BLEU 21.0 on 356 pairs    22 minutes
 """
 
 import argparse
