@@ -18,31 +18,40 @@ import argparse
 import csv
 import datetime
 import functools
+import itertools
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
 from results import HERE
 
-from vit_jax.analysis import attention_map, received_attention
+from vit_jax.analysis import attention, attention_map, received_attention
 from vit_jax.data.sets.motion import CYCLE, Motion, MotionConfig, draw_clip
 from vit_jax.run import Run, load_run
 from vit_jax.workdir.metrics import read_metrics
 
 CSV = HERE / "results" / "analysis" / "attention_path.csv"
+METHODS = ("weights", "rollout", "gradient")
 NUM_OBJECTS, NUM_PHOTOS = 10_000, 6  # of the test split of motion/fashion
 
 
 def maps_of(run: Run, clips: np.ndarray) -> dict[str, np.ndarray]:
     """Returns maps `(clips, frames, rows, columns)` by name."""
-    functions = {
-        f"{method}": functools.partial(attention_map, run.model, method=method)
-        for method in ("weights", "rollout", "gradient")
-    }
-    for layer in range(run.model.num_layers):
-        received = functools.partial(received_attention, run.model, kind="temporal", layer=layer)
-        functions[f"temporal, layer {layer}"] = received
+    model, layers = run.model, range(run.model.num_layers)
+    functions = {method: functools.partial(attention_map, model, method=method) for method in METHODS}
+    for layer in layers:
+        functions[f"spatial of the class token, layer {layer}"] = functools.partial(by_class_token, model, layer=layer)
+    for layer, head in itertools.product(layers, range(model.num_heads)):
+        received = functools.partial(received_attention, model, kind="temporal", layer=layer, head=head)
+        functions[f"temporal, layer {layer}, head {head}"] = received
     return {name: np.asarray(jax.jit(function)(run.params, clips)) for name, function in functions.items()}
+
+
+def by_class_token(model: Any, params: Any, clips: Any, *, layer: int) -> Any:
+    """Returns the spatial attention of the class token in each frame, averaged over the heads."""
+    weights = attention(model, params, clips, layers=(layer,))["spatial"][0].mean(axis=-3)
+    return weights[:, :, 0, 1:].reshape(len(clips), model.num_frames, *model.grid)
 
 
 def is_object(config: MotionConfig, clips: int, grid: tuple[int, int]) -> np.ndarray:
@@ -89,7 +98,7 @@ def report(workdir: pathlib.Path, clips: int) -> None:
                 "date": datetime.date.today().isoformat(),
             }
         )
-        print(f"{name:20} {rows[-1]['ratio']:6.3f} {rows[-1]['shuffled']:6.3f}")
+        print(f"{name:40} {rows[-1]['ratio']:6.3f} {rows[-1]['shuffled']:6.3f}")
     CSV.parent.mkdir(parents=True, exist_ok=True)
     with CSV.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

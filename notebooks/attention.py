@@ -66,21 +66,19 @@ plot_images(start.FIGURES / "rollout.png", pictures, maps, [f"a {digits.labels[l
 Image(start.FIGURES / "rollout.png", width=420)
 
 # %% [markdown]
-# The weights of single heads: for the first digit, each layer is a row and each head a column. This model pools all
-# patches, so each map is the mean over the patches that attend.
+# `attention` returns the weights themselves, of all layers and heads. For the first digit, each layer is a row and each
+# head a column. This model pools all patches, so each map is the mean over the patches that attend.
 
 # %%
 from vit_jax.plots import PAGE, figure
 from vit_jax.plots.attention import blend
 
-layers, heads = digits.model.num_layers, digits.model.num_heads
+weights = np.asarray(analysis.attention(digits.model, digits.params, images[:1])["attention"])
+by_head = weights[:, 0].mean(axis=-2).reshape(4, 4, 4, 4)  # layers, heads, rows, columns
 with figure(start.FIGURES / "heads.png", 0.6 * PAGE, 0.6 * PAGE) as drawing:
-    for layer, row in enumerate(drawing.subplots(layers, heads)):
-        for head, axis in enumerate(row):
-            options = {"method": "weights", "layer": layer, "head": head}
-            weights = np.asarray(analysis.attention_map(digits.model, digits.params, images[:1], **options)[0])
-            axis.imshow(blend(pictures[0], weights, weights.max()))
-            axis.set(xticks=[], yticks=[], title=f"layer {layer}, head {head}")
+    for (layer, head), axis in np.ndenumerate(drawing.subplots(4, 4)):
+        axis.imshow(blend(pictures[0], by_head[layer, head], by_head[layer, head].max()))
+        axis.set(xticks=[], yticks=[], title=f"layer {layer}, head {head}")
 Image(start.FIGURES / "heads.png", width=600)
 
 # %% [markdown]
@@ -107,8 +105,9 @@ Image(start.FIGURES / "gradient.png", width=420)
 
 # %%
 batch = first_batch(clips)
-number = int(np.flatnonzero(batch["label"] == clips.labels.index("right"))[0])
-clip = batch["video"][number : number + 1]
+rightwards = batch["video"][batch["label"] == clips.labels.index("right")]
+middle = rightwards[:, :, 8:24].std(axis=1).mean(axis=(1, 2, 3))  # how much moves in the middle of the frames
+clip = rightwards[[middle.argmax()]]
 frames = as_pictures(clips.encoder, clip)[0]
 maps = np.asarray(analysis.attention_map(clips.model, clips.params, clip))[0]
 plot_clip(start.FIGURES / "clip.png", frames, maps, "a digit that moves to the right: rollout")
@@ -122,20 +121,26 @@ film(start.FIGURES / "clip.gif", frames, maps)
 Image(start.FIGURES / "clip.gif", format="gif")
 
 # %% [markdown]
-# Temporal attention by itself: the attention that each frame receives at each place, in the layer and head where it is
-# most concentrated. A place looks at the frames in which the digit is there, so that the maps show its path.
+# Temporal attention by itself: how much attention each frame receives at each place. Some heads look at particular
+# frames, whatever they show; others look at the frames in which the digit is at this place, so that their maps show its
+# path. This is the head whose attention is correlated most with the difference between a patch and its median over the
+# frames, which is large where the digit is.
 
 # %%
-received = {
-    (layer, head): np.asarray(
-        analysis.received_attention(clips.model, clips.params, clip, "temporal", layer=layer, head=head)
-    )[0]
-    for layer in range(clips.model.num_layers)
-    for head in range(clips.model.num_heads)
-}
-layer, head = max(received, key=lambda name: received[name].std(axis=0).mean())
-name = f"temporal attention of layer {layer}, head {head}"
-plot_clip(start.FIGURES / "temporal.png", frames, received[layer, head], name, label="attention received")
+bright = frames.mean(axis=-1).reshape(8, 4, 8, 4, 8).mean(axis=(2, 4))  # of each patch: frames, rows, columns
+change = abs(bright - np.median(bright, axis=0))
+weights = np.asarray(analysis.attention(clips.model, clips.params, clip)["temporal"])[:, 0]
+layers, _, heads, _, _ = weights.shape  # layers, patches of a frame, heads, frames that attend, frames
+by_head = weights.mean(axis=-2).transpose(0, 2, 3, 1).reshape(layers, heads, 8, 4, 4)
+received = {index: by_head[index] for index in np.ndindex(layers, heads)}
+follows = {name: np.corrcoef(values.ravel(), change.ravel())[0, 1] for name, values in received.items()}
+layer, head = max(follows, key=follows.get)
+for name, value in follows.items():
+    print(f"layer {name[0]}, head {name[1]}: correlation {value:5.2f}")
+
+# %%
+caption = f"temporal attention of layer {layer}, head {head}"
+plot_clip(start.FIGURES / "temporal.png", frames, received[layer, head], caption, label="attention received")
 Image(start.FIGURES / "temporal.png", width=500)
 
 # %% [markdown]

@@ -4,7 +4,13 @@ python notebooks/make_checkpoints.py                # all of them, one after ano
 python notebooks/make_checkpoints.py digits         # one of them
 
 Each notebook trains the models it needs when it is run for the first time. The runs are in `runs/notebooks/NAME`; after
-an interruption, the same command resumes them. See `MODELS` for what is trained.
+an interruption, the same command resumes them. With seed 0, on two CPU cores that were shared with other work (so that
+the times are upper bounds), the models reached on their test splits:
+
+  digits      97.75 % of 355 images      6 minutes
+  divided     97.20 % of 2,000 clips    19 minutes
+  space_only  16.85 % of 2,000 clips    18 minutes (chance is 16.7 %)
+  messages    BLEU 21.0 on 356 pairs    22 minutes
 """
 
 import argparse

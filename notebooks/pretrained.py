@@ -93,8 +93,8 @@ from vit_jax import analysis
 from vit_jax.plots import PAGE, figure
 
 test = digits.open_split("test")
-rows = [test[i] for i in range(len(test))]
-images = np.stack([loaded.preprocessing(row["image"], None) for row in rows])
+rows = test.__getitems__(range(len(test)))
+images = np.stack([loaded.preprocessing.rows(row["image"], None)[0] for row in rows])
 labels = np.array([row["label"] for row in rows])
 with figure(start.FIGURES / "features.png", PAGE, 2.0) as drawing:
     for layer, axis in enumerate(drawing.subplots(1, loaded.model.num_layers)):
@@ -120,12 +120,12 @@ few({name: train[name][chosen] for name in ("features", "label")}, held_out, num
 # ## Fine-tune on a folder
 #
 # The folder has `train/CLASS/*.png` and `val/CLASS/*.png`. For want of photographs, these are ten letters in the fonts
-# that Matplotlib has: 8 fonts for training, and others for validation.
+# that Matplotlib has: six fonts for training, and four others for validation.
 
 # %%
 import pathlib
 
-from matplotlib import font_manager
+import matplotlib
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
@@ -143,7 +143,7 @@ def draw(letter, font):
     return canvas.rotate(rng.uniform(-15, 15), Pillow.Resampling.BICUBIC).resize((8, 8), Pillow.Resampling.BOX)
 
 
-folder = pathlib.Path(font_manager.get_data_path()) / "fonts" / "ttf"
+folder = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 fonts = {
     "train": ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono", "STIXGeneral"],
     "val": ["DejaVuSansMono-Bold", "DejaVuSerif-Italic", "STIXGeneralBol", "cmr10"],
@@ -170,22 +170,27 @@ Image(start.FIGURES / "letters.png", width=700)
 # weights, the classes from the folder.
 
 # %%
-DATA = "--config.data.path=../runs/notebooks/letters --config.batch_size=40"
-RECIPE = '--config.duration="30 epochs" --config.optimizer.schedule.peak=0.03'
-REPORTS = '--config.log_every="10 epochs" --config.eval_every="5 epochs"'
-TRAIN = f"{start.PYTHON} -m vit_jax train --config=../configs/finetune.py {DATA} {RECIPE} {REPORTS}"
 TUNED, SCRATCH = "../runs/notebooks/letters-tuned", "../runs/notebooks/letters-scratch"
+OPTIONS = (
+    "--config=../configs/finetune.py",
+    "--config.data.path=../runs/notebooks/letters",
+    "--config.batch_size=40",
+    "--config.duration=80 epochs",
+    "--config.log_every=20 epochs",
+    "--config.eval_every=10 epochs",
+)
 for run in (TUNED, SCRATCH):
     shutil.rmtree(run, ignore_errors=True)
-# !{TRAIN} --workdir={TUNED} --config.init_from={WEIGHTS}
+start.vit_jax("train", *OPTIONS, f"--workdir={TUNED}", f"--config.init_from={WEIGHTS}")
 
 # %% [markdown]
 # The same model, data and recipe from random weights:
 
 # %%
 fields = {"name": "vit:Ti/2", "hidden_dim": 64, "mlp_dim": 256, "num_heads": 4, "num_layers": 4, "pool": "gap"}
-MODEL = " ".join(f"--config.model.{name}={value}" for name, value in fields.items())
-# !{TRAIN} --workdir={SCRATCH} --quiet {MODEL} --config.data.image_size=8,8 --config.data.channels=1
+model = [f"--config.model.{name}={value}" for name, value in fields.items()]
+model += ["--config.data.image_size=8,8", "--config.data.channels=1"]
+start.vit_jax("train", *OPTIONS, f"--workdir={SCRATCH}", "--quiet", *model)
 
 # %%
 from etils import epath

@@ -29,11 +29,12 @@ start.begin()
 # %% [markdown]
 # ## Train
 #
-# The same command works in a terminal. If it is interrupted, it resumes when it is run again.
+# In a terminal this is `python -m vit_jax train --config=configs/quickstart.py --workdir=DIR`. If it is interrupted, it
+# resumes when it is run again.
 
 # %%
 RUN = "../runs/notebooks/digits"
-# !{start.PYTHON} -m vit_jax train --config=../configs/quickstart.py --workdir={RUN}
+start.vit_jax("train", "--config=../configs/quickstart.py", f"--workdir={RUN}")
 
 # %% [markdown]
 # The run's folder has its curves, predictions, metrics and checkpoints.
@@ -64,7 +65,8 @@ run.evaluate("test")
 from PIL import Image as Pillow
 
 test = run.open_split("test")
-digit = Pillow.fromarray(test[0]["image"].squeeze())
+(first,) = test.__getitems__([0])
+digit = Pillow.fromarray(first["image"].squeeze())
 next(run.predict([digit], top=3))
 
 # %% [markdown]
@@ -83,7 +85,8 @@ wrong = np.flatnonzero(probabilities.argmax(-1) != rows["label"])
 wrong = wrong[np.argsort(-probabilities[wrong].max(-1))]
 names = [f"a {run.labels[rows['label'][i]]}" for i in wrong]
 titles = [f"{run.labels[probabilities[i].argmax()]}, {probabilities[i].max():.0%}" for i in wrong]
-images = [Pillow.fromarray(test[int(i)]["image"].squeeze()) for i in wrong]
+found = [example["image"] for example in test.__getitems__(wrong)]
+images = [Pillow.fromarray(image.squeeze()) for image in found]
 contact_sheet(start.FIGURES / "wrong.png", images, names, titles, [RED] * len(wrong))
 Image(start.FIGURES / "wrong.png")
 
@@ -98,7 +101,7 @@ from vit_jax import analysis
 from vit_jax.analysis.pictures import as_pictures
 from vit_jax.plots.attention import plot_images
 
-shown = np.stack([run.encoder(test[int(i)]["image"], None) for i in wrong[:3]])
+shown = np.stack([run.encoder.rows(image, None)[0] for image in found[:3]])
 maps = np.asarray(analysis.attention_map(run.model, run.params, shown))
 captions = [f"{name}, taken for {title}" for name, title in zip(names, titles)][:3]
 plot_images(start.FIGURES / "looks.png", as_pictures(run.encoder, shown), maps, captions)

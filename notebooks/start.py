@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-PYTHON = sys.executable  # for command lines in cells
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "runs" / "notebooks" / "figures"
 
@@ -32,3 +31,18 @@ def begin() -> None:
     import jax
 
     print(f"JAX {jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}")
+
+
+def vit_jax(*arguments: str) -> None:
+    """Runs `python -m vit_jax` with these arguments, and prints what it prints.
+
+    Raises:
+      SystemExit: The command failed.
+    """
+    command = [sys.executable, "-m", "vit_jax", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    if process.returncode:
+        sys.exit(process.returncode)

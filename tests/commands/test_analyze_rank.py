@@ -59,6 +59,12 @@ def test_rank(workdir, tmp_path):
     assert {"residual", "share_of_output", "top1_up_to_it"} < set(table[0])
     heads = rows("rank", workdir, "--what=heads", f"--out={tmp_path}/heads.png", "--examples=2")
     assert len(heads) == 2 * 4
+    lengths = [
+        row
+        for row in rows("rank", workdir, "--what=lengths", f"--out={tmp_path}/lengths.png")
+        if row["model"] == "this run"
+    ]
+    assert [row["share"] for row in lengths] == pytest.approx([1 / 25, 8 / 25, 16 / 25])
 
 
 def test_positions(workdir, tmp_path):

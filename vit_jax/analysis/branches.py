@@ -177,7 +177,7 @@ def run(stack: Stack, parts: Parts) -> list[Tokens]:
 def take_step(stack: Stack, step: tuple[Branch, ...], x: Tokens, parts: Parts) -> Tokens:
     """Returns the tokens after one step."""
     pre_norm = parts.norm and not stack.post_norm
-    y = sum(branch.function(layer_norm(branch, x) if pre_norm else x, None, None)[0] for branch in step)
+    y = np.sum([branch.function(layer_norm(branch, x) if pre_norm else x, None, None)[0] for branch in step], axis=0)
     x = x + y if parts.skip else with_class_token(step, y, x)
     return layer_norm(step[0], x) if parts.norm and stack.post_norm else x
 

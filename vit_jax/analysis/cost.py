@@ -94,7 +94,8 @@ def cost_by_size(model: nn.Module, sides: Sequence[int] = (), frames: Sequence[i
         for field, number, value in sizes:
             if field not in fields:
                 raise ValueError(f"{type(model).__name__} has no {field}, so its cost does not depend on it")
-            sized: Any = model.clone(**{field: value})
+            changed: Any = {field: value}
+            sized: Any = model.clone(**changed)
             sized.check()
             found.setdefault(axis, {})[number] = cost(sized)
     return found
@@ -136,9 +137,9 @@ def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
             return model.apply(variables, *inputs, train=False)
 
     own = count_macs(forward, variables, *inputs)
-    leaves = flatten_dict(variables["params"], sep="/").items()
+    leaves: dict[str, Any] = flatten_dict(variables["params"], sep="/")
     own_params: Counter[str] = Counter()
-    for path, leaf in leaves:
+    for path, leaf in leaves.items():
         own_params[path.rpartition("/")[0]] += math.prod(leaf.shape)
     return Cost(params, own.total(), _with_submodules(own), _with_submodules(own_params))
 

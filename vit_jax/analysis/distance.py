@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -91,7 +92,8 @@ def _places(
     places = np.stack(axes, axis=-1) * np.array([1, *pitch])
     both = np.concatenate([places, np.ones((*grid, 1))], axis=-1)[None]
     if isinstance(model, TimeSformer):
-        both = np.asarray(split_sequences(jnp.asarray(both, jnp.float32), kind)[0])[0]
+        with jax.ensure_compile_time_eval():  # under jit, too
+            both = np.asarray(split_sequences(jnp.asarray(both, jnp.float32), kind)[0])[0]
     else:
         both = both.reshape(1, math.prod(grid), 4)
     return both[..., :3], both[..., 3]

@@ -37,7 +37,7 @@ def project(features: Features, method: str = "tsne", seed: int = 0) -> Float[np
     features = np.asarray(features, np.float64)
     if method == "umap":
         try:
-            import umap
+            import umap  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("method='umap' needs the package umap-learn: pip install umap-learn") from None
         return np.asarray(umap.UMAP(random_state=seed).fit_transform(features))
@@ -110,7 +110,8 @@ def probe_accuracy(
     labels = _single(labels)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / l2, max_iter=2000))
     if test is not None:
-        return float((probe.fit(features, labels).predict(test[0]) == _single(test[1])).mean())
+        predicted = np.asarray(probe.fit(features, labels).predict(test[0]))
+        return float(np.mean(predicted == _single(test[1])))
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 5:
         raise UserError(

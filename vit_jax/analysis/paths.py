@@ -211,7 +211,7 @@ def _freeze(stack: Stack, parts: Parts) -> list[_Frozen]:
         deviations = tuple(deviation(branch, x) for branch in step) if pre_norm else ()
         after = None
         if parts.norm and stack.post_norm:
-            output = sum(y for y, _ in found)
+            output = np.sum([y for y, _ in found], axis=0)
             after = deviation(step[0], x + output if parts.skip else with_class_token(step, output, x))
         frozen.append(_Frozen(step, tuple(weights for _, weights in found), deviations, after, found[0][0]))
         x = take_step(stack, step, x, parts)

@@ -148,7 +148,8 @@ def _read_npz(path: epath.Path) -> dict[str, Any]:
 
 def _write_parquet(path: epath.Path, rows: Iterable[Rows], classes: tuple[str, ...]) -> int:
     arrow, parquet = _pyarrow(str(path))
-    writer, count = None, 0
+    writer: Any = None
+    count = 0
     with path.open("wb") as file:
         for batch in rows:
             columns = {name: arrow.array(batch[name]) for name in ("id", "label") if name in batch}

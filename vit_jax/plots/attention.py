@@ -150,7 +150,7 @@ def plot_distances(path: Any, distances: dict[str, np.ndarray]) -> None:
             title = "" if kind == "attention" else f"{kind} attention: "
             axis.set_title(f"{title}{heads} heads, and their mean (line)", loc="left")
             axis.set_ylabel(f"distance ({unit})")
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.08 * values.max())
             axis.grid(alpha=0.3, lw=0.4)
         axes[-1].set_xlabel("layer")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -186,10 +186,13 @@ def _show(axis: Any, picture: np.ndarray) -> None:
 def _colour_bar(drawing: Any, axes: Any, largest: float, **options: Any) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
 
     bar = drawing.colorbar(ScalarMappable(Normalize(0, max(largest, 1e-12)), _colour_map()), ax=axes, **options)
+    bar.locator = MaxNLocator(4)
     bar.ax.tick_params(labelsize=6, width=0.4, length=2)
     bar.outline.set_linewidth(0.4)
+    bar.locator.set_params(nbins=5)
     return bar
 
 

@@ -52,12 +52,13 @@ def plot_modules(path: Any, rows: Sequence[tuple[str, int, int]]) -> None:
     (_, all_params, all_macs), *modules = rows
     with figure(path, COLUMN, 0.26 * len(modules) + 0.75) as drawing:
         axis = drawing.subplots()
-        for i, (column, total, colour, label) in enumerate(
-            ((1, all_params, COLOURS[5], "parameters"), (2, all_macs, COLOURS[0], "multiply-accumulates"))
-        ):
-            places = [place + (i - 0.5) * 0.36 for place in range(len(modules))]
-            values = [100 * row[column] / max(total, 1) for row in modules]
-            axis.barh(places, values, height=0.34, color=colour, label=label)
+        bars = (
+            (-0.18, [params / max(all_params, 1) for _, params, _ in modules], COLOURS[5], "parameters"),
+            (0.18, [macs / max(all_macs, 1) for *_, macs in modules], COLOURS[0], "multiply-accumulates"),
+        )
+        for shift, shares, colour, label in bars:
+            places = [place + shift for place in range(len(modules))]
+            axis.barh(places, [100 * share for share in shares], height=0.34, color=colour, label=label)
         axis.set_yticks(range(len(modules)), [drawable(row[0]) for row in modules])
         axis.invert_yaxis()
         axis.set(xlabel="share of the model (%)", xlim=(0, 100))

@@ -109,7 +109,7 @@ def plot_paths(
 
 
 def plot_lengths(path: Any, shares: Mapping[str, np.ndarray]) -> None:
-    """Draws the share of paths of each length for several architectures, by relative length (the paper's Figure 4)."""
+    """Draws the share of paths of each length for several architectures (a figure of the paper)."""
     styles = ("-", "--", ":", "-.")
     with figure(path, COLUMN, 2.2) as drawing:
         axis = drawing.subplots()

@@ -119,7 +119,7 @@ def _scores(args: argparse.Namespace, found: dict[str, Any], path: str) -> dict[
 
     if (args.knn or args.probe) and "label" not in found:
         raise UserError(f"{path} has no labels, which --knn and --probe need")
-    scores = {"examples": len(found["id"])}
+    scores: dict[str, Any] = {"examples": len(found["id"])}
     if args.knn:
         scores[f"knn_{args.knn}"] = knn_accuracy(found["features"], found["label"], args.knn)
     if args.probe:

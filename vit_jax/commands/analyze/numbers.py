@@ -37,9 +37,7 @@ def write(args: argparse.Namespace, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _rounded(value: Any) -> Any:
     """Returns a float with six digits; infinity and NaN, which JSON does not have, as None."""
-    if not hasattr(value, "dtype") and not isinstance(value, float):
-        return value
     number = value.item() if hasattr(value, "item") else value
-    if isinstance(number, float):
-        return float(f"{number:.6g}") if abs(number) < float("inf") else None
-    return number
+    if not isinstance(number, float):
+        return number
+    return float(f"{number:.6g}") if abs(number) < float("inf") else None

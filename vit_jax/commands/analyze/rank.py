@@ -11,6 +11,7 @@
 - `paths`: the output as a sum over paths through the heads, by the length of the path; for a classifier also the
   accuracy from the paths up to each length.
 - `heads`: the heads as a grid, and the strongest short and long path through them.
+- `lengths`: the share of paths of each length in the run's model, and in the models of the papers.
 
 "Attention is not all you need: pure attention loses rank doubly exponentially with depth" (arXiv:2103.03404). For
 ViT, TimeSformer, and the encoder of a Transformer.
@@ -27,7 +28,7 @@ from vit_jax.commands.analyze import numbers
 from vit_jax.errors import UserError
 
 HELP = "draw how fast tokens become equal with depth"
-_WHAT = ("depth", "decay", "paths", "heads")
+_WHAT = ("depth", "decay", "paths", "heads", "lengths")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     run = checkpoints.load(args).one_view()
     inputs, labels = _examples(run, args.examples)
-    draw = {"depth": _depth, "decay": _decay, "paths": _paths, "heads": _heads}[args.what]
+    draw = {"depth": _depth, "decay": _decay, "paths": _paths, "heads": _heads, "lengths": _lengths}[args.what]
     numbers.write(args, draw(args, run, inputs, labels))
     return 0
 
@@ -166,3 +167,26 @@ def _heads(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
     plot_two_paths(args.out, share, [short, long], ["strongest path of length 1", "strongest head of every attention"])
     for (attention, head), value in np.ndenumerate(share):
         yield {"attention": attention, "head": head, "share_of_output": value}
+
+
+def _lengths(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
+    from vit_jax.analysis.branches import open_stack
+    from vit_jax.analysis.paths import heads_of, share_of_lengths
+    from vit_jax.models import transformer, vit
+    from vit_jax.plots.rank import plot_lengths
+
+    heads = heads_of(open_stack(run.model, run.params, *inputs))
+    sizes = {"this run": (len(heads), heads[0])}
+    for family, variants in (("ViT", vit.VARIANTS), ("Transformer", transformer.VARIANTS)):
+        sizes |= {f"{family}-{name}": (each["num_layers"], each["num_heads"]) for name, each in variants.items()}
+    shares = {name: share_of_lengths(*size) for name, size in sizes.items()}
+    plot_lengths(args.out, shares)
+    for name, values in shares.items():
+        for length, share in enumerate(values):
+            yield {
+                "model": name,
+                "attentions": sizes[name][0],
+                "heads": sizes[name][1],
+                "length": length,
+                "share": share,
+            }
