@@ -5,7 +5,6 @@ images through TensorFlow or OpenCV.
 """
 
 import dataclasses
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
