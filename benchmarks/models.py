@@ -211,7 +211,8 @@ class Bench:
                     "fastest": min(result.seconds[name]), "slowest": max(result.seconds[name]),
                     "examples_per_second": case.batch * row["devices"] / medians[name],
                     "peak_gib": result.peaks[name] / 2**30, "gmacs": macs and macs / 1e9,
-                    "utilisation": flops and flops / medians[name] / self.rates[case.dtype],
+                    "utilisation": flops / medians[name] / self.rates[case.dtype]
+                    if flops and not case.processor_time else None,
                     "ratio": medians[name] / medians["vit_jax"] if name != "vit_jax" and "vit_jax" in medians else None,
                 }  # fmt: skip
             self.csv.add(**row)
