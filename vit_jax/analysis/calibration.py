@@ -106,7 +106,8 @@ def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
         return float(np.exp(_LOG_RANGE))
     if slope(_LOG_RANGE) <= 0:
         return float(np.exp(-_LOG_RANGE))
-    return float(np.exp(-brentq(slope, -_LOG_RANGE, _LOG_RANGE, xtol=1e-9)))  # pyright: ignore[reportArgumentType]
+    root: Any = brentq(slope, -_LOG_RANGE, _LOG_RANGE, xtol=1e-9)
+    return float(np.exp(-root))
 
 
 def calibration(

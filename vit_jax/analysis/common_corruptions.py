@@ -199,7 +199,7 @@ def _moved(x, radius, sigma, degrees):
     return total
 
 
-def _zoomed(x, factor):
+def _zoomed(x, factor) -> Any:
     """Magnifies the centre of an image so that it keeps its size."""
     from scipy import ndimage
 

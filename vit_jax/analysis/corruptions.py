@@ -151,7 +151,8 @@ def _score(run, source, encoder, function, at, bins, batch_size, track) -> Score
     correct = rows["correct"][labelled]
     diagram = reliability(rows["confidence"][labelled], correct, bins)
     nll = float(np.mean(rows["nll"][labelled], dtype=np.float64))
-    return Score(*at, int(labelled.sum()), float(np.mean(correct)), diagram.ece, nll)
+    corruption, severity = at
+    return Score(corruption, severity, int(labelled.sum()), float(np.mean(correct)), diagram.ece, nll)
 
 
 def mean_corruption_error(scores: Sequence[Score], baseline: dict[str, float] | None = None) -> float:

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         for score in rows:
             scores.append(score)
             values = dataclasses.asdict(score)
-            if writer:
+            if writer and file:
                 writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in values.values())
                 file.flush()
             if args.json:
