@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
+from scipy.special import logsumexp
 
 from vit_jax.analysis.branches import Branch, Parts, Tokens, open_stack, run, softmax
 from vit_jax.errors import UserError
@@ -172,8 +173,7 @@ def _collapse(branch: Branch, common: Any, remaining: Any, real: Any) -> tuple[A
     shared = (of_common @ remaining[:, None].swapaxes(-1, -2))[:, :, 0] / np.sqrt(width)
     shared = softmax(np.where(real[:, None], shared, -np.inf))
     logits = remaining[:, None] @ w_qk @ remaining[:, None].swapaxes(-1, -2) / np.sqrt(width)
-    total = np.log1p((np.expm1(logits) * shared[:, :, None]).sum(axis=-1, keepdims=True))
-    differs = shared[:, :, None] * np.expm1(logits - total) * real[:, None, :, None]
+    differs = _difference(shared[:, :, None], logits) * real[:, None, :, None]
 
     new = (differs @ remaining[:, None] @ w_vo).sum(axis=1)
     averaged = common[:, None] + shared[:, :, None] @ remaining[:, None]
@@ -189,3 +189,17 @@ def _collapse(branch: Branch, common: Any, remaining: Any, real: Any) -> tuple[A
     low, high = np.where(pairs, logits, np.inf).min(axis=-1), np.where(pairs, logits, -np.inf).max(axis=-1)
     spread = np.where(real[:, None], high - low, 0.0).max(axis=(1, 2))
     return new_common, centred, 4 * gamma * beta * len(w_qk) / np.sqrt(width), spread
+
+
+def _difference(shared: Any, logits: Any) -> Any:
+    """Returns the softmax of log(shared) + logits, minus shared: with full precision where logits are small."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # of the branch that is not taken
+        log_shared = np.log(shared)
+        small = np.abs(logits).max(axis=-1, keepdims=True) < 1
+        total = np.where(
+            small,
+            np.log1p((np.expm1(logits) * shared).sum(axis=-1, keepdims=True)),
+            logsumexp(log_shared + logits, axis=-1, keepdims=True),
+        )
+        gap = logits - total
+        return np.where(small, shared * np.expm1(gap), np.exp(log_shared + gap) - shared)
