@@ -66,12 +66,15 @@ def _examples(run: Any, count: int) -> tuple[tuple[Any, ...], Any]:
     source = Subset(source, list(range(min(count, len(source)))))
     if not hasattr(run.task, "model_inputs"):
         raise UserError(f"the task {run.task.name} has no `model_inputs`, by which analyses find the model's inputs")
+    import jax.numpy as jnp
+
     inputs, labels = [], []
     for batch in run.batches(source)[0]:
         real = {name: values[batch["mask"] > 0] for name, values in batch.items()}
         inputs.append([np.asarray(x) for x in run.task.model_inputs(real)])
         labels.extend([real["label"]] if "label" in real else [])
-    return tuple(map(_joined, zip(*inputs, strict=True))), np.concatenate(labels) if labels else None
+    joined = tuple(jnp.asarray(_joined(arrays)) for arrays in zip(*inputs, strict=True))
+    return joined, np.concatenate(labels) if labels else None
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
