@@ -96,15 +96,16 @@ def residuals_by_depth(
 
 @dataclasses.dataclass(frozen=True)
 class Decay:
-    """How the residual of pure attention decays, beside the bound; logarithms to base 10 of composite norms.
+    """How the residual of pure attention decays, next to the bound; logarithms to base 10 of composite norms.
 
     Arrays have the shape (examples, layers + 1); entry l is after l layers.
 
     Attributes:
       residual: log10 ||res(X_l)||. -inf below about 10^-308, the smallest number of float64.
       step_bound: The bound of one layer, from the measured residual before it: log10(c_l ||res(X_l)||^3). NaN at 0.
-      bound: The bound of all layers, from the input: see the module. The same recursion from the first layer where it
-        can hold and shrink, NaN before: that is where `holds` is true and c_l ||res(X_l)||^2 < 1.
+      bound: The bound of all layers: the recursion b_{l+1} = c_l b_l^3. It starts with the residual before the first
+        layer where the condition holds and c_l ||res(X_l)||^2 < 1, and is NaN before that. The theorem starts at the
+        input, whose residual is too large in the models here.
       holds: Whether the condition on the logits holds in the layer before; True at 0.
     """
 
