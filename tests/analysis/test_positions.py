@@ -2,6 +2,7 @@
 
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,7 +35,9 @@ def test_stored_and_resampled_positions_in_space():
     stored = RNG.standard_normal((2, 3, 8)).astype(np.float32)
     learned = model(pos_embed="learned")
     np.testing.assert_array_equal(in_space(learned, {"pos_embed": stored}), stored)
-    np.testing.assert_array_equal(in_space(learned, {"pos_embed": stored}, (4, 5)), resample(stored, (4, 5)))
+    np.testing.assert_array_equal(
+        in_space(learned, {"pos_embed": stored}, (4, 5)), resample(jnp.asarray(stored), (4, 5))
+    )
     fixed = model(pos_embed="sincos2d", grid=(2, 3), hidden_dim=8)
     np.testing.assert_array_equal(in_space(fixed, {}), sincos2d((2, 3), 8))
     assert in_space(fixed, {}, (4, 4)).shape == (4, 4, 8)

@@ -24,8 +24,6 @@ def batches(sizes=(3, 4, 1), labels=True):
 @pytest.mark.parametrize("labels", [True, False])
 def test_rows_are_read_as_they_were_written(tmp_path, suffix, labels):
     path = tmp_path / f"features{suffix}"
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
     assert stored_features.write(path, batches(labels=labels), ("even", "odd")) == 8
     found = stored_features.read(path)
     np.testing.assert_array_equal(found["id"], np.arange(8))

@@ -145,7 +145,7 @@ class _Reached(Exception):
     """Ends a forward pass at the stack of blocks; its arguments are the stack and its input."""
 
 
-def outputs_from(model: nn.Module, params: PyTree, tokens: Tokens, *inputs: Array) -> Array:
+def outputs_from(model: nn.Module, params: PyTree, tokens: Tokens, *inputs: Array) -> Any:
     """Returns the model's outputs for `inputs` if its stack of blocks had returned `tokens`."""
 
     def replace(call, args, kwargs, context):

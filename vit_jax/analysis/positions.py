@@ -11,7 +11,7 @@ from vit_jax.models.positions import resample, sincos2d
 from vit_jax.models.transformer import sinusoids
 
 
-def similarity(embeddings: Float[np.ndarray, "*grid hidden_dim"]) -> Float[np.ndarray, "..."]:
+def similarity(embeddings: Float[np.ndarray, "*grid hidden_dim"]) -> Float[np.ndarray, "*grid_twice"]:
     """Returns the cosine similarity of every position with every other (ViT, Figure 7, centre).
 
         similarity[i, j] = e_i . e_j / (|e_i| |e_j|)

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
+from scipy.special import logsumexp
 
 from vit_jax.analysis.branches import Branch, Parts, Tokens, open_stack, run, softmax
 from vit_jax.errors import UserError
@@ -95,15 +96,16 @@ def residuals_by_depth(
 
 @dataclasses.dataclass(frozen=True)
 class Decay:
-    """How the residual of pure attention decays, beside the bound; logarithms to base 10 of composite norms.
+    """How the residual of pure attention decays, next to the bound; logarithms to base 10 of composite norms.
 
     Arrays have the shape (examples, layers + 1); entry l is after l layers.
 
     Attributes:
       residual: log10 ||res(X_l)||. -inf below about 10^-308, the smallest number of float64.
       step_bound: The bound of one layer, from the measured residual before it: log10(c_l ||res(X_l)||^3). NaN at 0.
-      bound: The bound of all layers, from the input: see the module. The same recursion from the first layer where it
-        can hold and shrink, NaN before: that is where `holds` is true and c_l ||res(X_l)||^2 < 1.
+      bound: The bound of all layers: the recursion b_{l+1} = c_l b_l^3. It starts with the residual before the first
+        layer where the condition holds and c_l ||res(X_l)||^2 < 1, and is NaN before that. The theorem starts at the
+        input, whose residual is too large in the models here.
       holds: Whether the condition on the logits holds in the layer before; True at 0.
     """
 
@@ -172,8 +174,7 @@ def _collapse(branch: Branch, common: Any, remaining: Any, real: Any) -> tuple[A
     shared = (of_common @ remaining[:, None].swapaxes(-1, -2))[:, :, 0] / np.sqrt(width)
     shared = softmax(np.where(real[:, None], shared, -np.inf))
     logits = remaining[:, None] @ w_qk @ remaining[:, None].swapaxes(-1, -2) / np.sqrt(width)
-    total = np.log1p((np.expm1(logits) * shared[:, :, None]).sum(axis=-1, keepdims=True))
-    differs = shared[:, :, None] * np.expm1(logits - total) * real[:, None, :, None]
+    differs = _difference(shared[:, :, None], logits) * real[:, None, :, None]
 
     new = (differs @ remaining[:, None] @ w_vo).sum(axis=1)
     averaged = common[:, None] + shared[:, :, None] @ remaining[:, None]
@@ -189,3 +190,17 @@ def _collapse(branch: Branch, common: Any, remaining: Any, real: Any) -> tuple[A
     low, high = np.where(pairs, logits, np.inf).min(axis=-1), np.where(pairs, logits, -np.inf).max(axis=-1)
     spread = np.where(real[:, None], high - low, 0.0).max(axis=(1, 2))
     return new_common, centred, 4 * gamma * beta * len(w_qk) / np.sqrt(width), spread
+
+
+def _difference(shared: Any, logits: Any) -> Any:
+    """Returns the softmax of log(shared) + logits, minus shared: with full precision where logits are small."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # of the branch that is not taken
+        log_shared = np.log(shared)
+        small = np.abs(logits).max(axis=-1, keepdims=True) < 1
+        total = np.where(
+            small,
+            np.log1p((np.expm1(logits) * shared).sum(axis=-1, keepdims=True)),
+            logsumexp(log_shared + logits, axis=-1, keepdims=True),
+        )
+        gap = logits - total
+        return np.where(small, shared * np.expm1(gap), np.exp(log_shared + gap) - shared)

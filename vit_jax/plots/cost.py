@@ -34,7 +34,7 @@ def plot_costs(path: Any, panels: Mapping[str, Mapping[str, Mapping[int, float]]
         (unit, letter) for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1, "")) if most >= unit
     )
     with figure(path, COLUMN, 2.2) as drawing:
-        axes = drawing.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        axes = drawing.subplots(1, len(panels), squeeze=False)[0]
         for axis, (name, curves) in zip(axes, panels.items(), strict=True):
             scaled = {model: {size: value / unit for size, value in points.items()} for model, points in curves.items()}
             draw_costs(axis, scaled)

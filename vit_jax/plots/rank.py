@@ -59,7 +59,12 @@ def plot_decay(path: Any, panels: Mapping[str, Any]) -> None:
             measured = np.where(np.isfinite(found.residual), found.residual, np.nan)
             lines = (
                 (measured, COLOURS[1], "o-", "pure attention"),
-                (found.step_bound, COLOURS[0], "v:", "bound, from the layer before"),
+                (
+                    np.where(np.isnan(measured), np.nan, found.step_bound),
+                    COLOURS[0],
+                    "v:",
+                    "bound, from the layer before",
+                ),
                 (found.bound, COLOURS[0], "s--", "bound, from where it holds"),
             )
             for values, colour, style, label in lines:
@@ -67,7 +72,8 @@ def plot_decay(path: Any, panels: Mapping[str, Any]) -> None:
                 points = [(depth, row.mean()) for depth, row in enumerate(rows) if len(row) == len(values)]
                 if points:
                     axis.plot(*zip(*points, strict=True), style, color=colour, label=label)
-            axis.set(title=title, xlabel="after block", ylim=(np.nanmin(measured) * 1.05, 30))
+            axis.set(title=title, xlabel="after block", ylim=(np.nanmin(measured) - 10, 20))
+            axis.set_xlim(-0.3, max(np.flatnonzero(np.isfinite(measured).all(axis=0))) + 1)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3, lw=0.4)
         axes[0].set_ylabel("log10 of the residual's norm")

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("models", nargs="+", metavar="MODEL", type=common.given, help="a model such as vit:B/16, or a run")
     option("--out", metavar="FILE", type=common.given, help="figure (.png, .pdf or .svg)")
-    depth = "names in the path of a module that are shown (default: 4; 2 in a figure)"
+    depth = "names in the path of a module that are shown (default: 4; 3 in a figure)"
     option("--depth", type=common.at_least(1), metavar="N", help=depth)
     tokens = "tokens of each sentence, for a Transformer (default: 64)"
     option("--tokens", type=common.at_least(1), default=64, metavar="N", help=tokens)
@@ -108,7 +108,7 @@ def _by_module(args: argparse.Namespace, one: tuple[Any, list[tuple[int, ...]]])
     found = cost(one[0], *one[1])
     rows = found.table(args.depth or 4)
     if args.out:
-        plot_modules(args.out, found.table(args.depth or 2))
+        plot_modules(args.out, found.table(args.depth or 3))
     if not args.json:
         print(f"{'module':<40} {'parameters':>16} {'':>7} {'multiply-accumulates':>22}")
     for module, params, macs in rows:

@@ -18,7 +18,7 @@ ViT, TimeSformer, and the encoder of a Transformer.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,25 @@ def _examples(run: Any, count: int) -> tuple[tuple[Any, ...], Any]:
 
     source = run.open_split()
     source = Subset(source, list(range(min(count, len(source)))))
-    batches, _ = run.batches(source)
-    batch = next(iter(batches))
-    real = batch["mask"] > 0
     if not hasattr(run.task, "model_inputs"):
         raise UserError(f"the task {run.task.name} has no `model_inputs`, by which analyses find the model's inputs")
-    inputs = run.task.model_inputs({name: values[real] for name, values in batch.items()})
-    return inputs, batch["label"][real] if "label" in batch else None
+    import jax.numpy as jnp
+
+    inputs, labels = [], []
+    for batch in run.batches(source)[0]:
+        real = {name: values[batch["mask"] > 0] for name, values in batch.items()}
+        inputs.append([np.asarray(x) for x in run.task.model_inputs(real)])
+        labels.extend([real["label"]] if "label" in real else [])
+    joined = tuple(jnp.asarray(_joined(arrays)) for arrays in zip(*inputs, strict=True))
+    return joined, np.concatenate(labels) if labels else None
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Joins batches; shorter sentences are padded with zeros, the token that is ignored."""
+    width = max(array.shape[1] for array in arrays)
+    return np.concatenate(
+        [np.pad(array, ((0, 0), (0, width - array.shape[1]), *((0, 0),) * (array.ndim - 2))) for array in arrays]
+    )
 
 
 def _initial(run: Any, inputs: tuple[Any, ...], seed: int) -> Any:
@@ -143,7 +155,7 @@ def _paths(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
         found["residual"],
         found["share"],
         counts,
-        None if accuracy is None else {"accuracy up to it": accuracy},
+        None if accuracy is None else {"accuracy, up to here": accuracy},
     )
     for length, count in enumerate(counts):
         row = {
