@@ -45,7 +45,12 @@ def maps_of(run: Run, clips: np.ndarray) -> dict[str, np.ndarray]:
     for layer, head in itertools.product(layers, range(model.num_heads)):
         received = functools.partial(received_attention, model, kind="temporal", layer=layer, head=head)
         functions[f"temporal, layer {layer}, head {head}"] = received
-    return {name: np.asarray(jax.jit(function)(run.params, clips)) for name, function in functions.items()}
+
+    @jax.jit
+    def compute(params, clips):
+        return {name: function(params, clips) for name, function in functions.items()}
+
+    return jax.tree.map(np.asarray, compute(run.params, clips))
 
 
 def by_class_token(model: Any, params: Any, clips: Any, *, layer: int) -> Any:

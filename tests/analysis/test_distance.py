@@ -32,7 +32,9 @@ def mean_distance(weights, places, prefix=0, renormalise=True):
 PIXELS = [(PATCH * row, PATCH * column) for row in range(GRID[0]) for column in range(GRID[1])]
 
 
-@pytest.mark.parametrize(("name", "renormalise"), [("vit", True), ("vit", False), ("gap", True)])
+@pytest.mark.parametrize(
+    ("name", "renormalise"), [("vit", True), ("vit", False), pytest.param("gap", True, marks=pytest.mark.slow)]
+)
 def test_distances_of_an_image_model(name, renormalise):
     found = distances(name, renormalise)
     assert list(found) == ["attention/pixels"]
@@ -42,6 +44,7 @@ def test_distances_of_an_image_model(name, renormalise):
         np.testing.assert_allclose(found["attention/pixels"][example, layer, head], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_distances_of_words_are_within_their_patch():
     found, weights = distances("tnt"), computed("tnt")["weights"]
     assert sorted(found) == ["inner/pixels", "outer/pixels"]
@@ -63,6 +66,7 @@ def test_distances_of_divided_attention_are_in_frames_and_in_pixels():
     np.testing.assert_allclose(found["spatial/pixels"][0, 1, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_distances_over_space_and_time_have_both_units():
     found, weights = distances("sparse_local_global"), computed("sparse_local_global")["weights"]
     assert sorted(found) == ["global/frames", "global/pixels", "local/frames", "local/pixels"]

@@ -7,6 +7,7 @@ import json
 
 import av
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import pyplot  # noqa: F401  here, before HOME is another and its fonts would be searched for again
@@ -45,7 +46,7 @@ def saved(workdir, name, encoder, labels, randomised, **fields):
     data = {} if isinstance(encoder, Vocabulary) else {"num_classes": len(labels)}
     model = build_model(name, **SIZES, **fields, **encoder.model_fields, **data)
     inputs = (
-        [np.zeros((1, 4), np.int32)] * 2 if isinstance(encoder, Vocabulary) else [np.zeros((1, *model.input_shape))]
+        [jnp.zeros((1, 4), jnp.int32)] * 2 if isinstance(encoder, Vocabulary) else [jnp.zeros((1, *model.input_shape))]
     )
     if isinstance(encoder, Vocabulary):
         config.update({"data": {"name": "text", "buckets": (12, 24)}, "task": {"name": "translation", "beam_size": 1}})
@@ -82,7 +83,7 @@ def files(tmp_path_factory):
 
 
 def rows_of(run, *paths):
-    return np.stack(
+    return jnp.stack(
         [run.encoder.rows(stored, None)[0] for _, stored in run.modality.read_inputs(paths, [], run.config)]
     )
 
@@ -203,7 +204,7 @@ def test_distances_of_a_split(runs, tmp_path, monkeypatch):
     monkeypatch.setattr("vit_jax.run.open_split", lambda config, split, **other: Images())
     out = [f"--out={tmp_path}/d.svg", "--examples=5", "--split=test"]
     found = json.loads(analyze("distance", runs["vit"], *out, "--json"))
-    chosen = np.stack([run.encoder(images[i], None) for i in (0, 2, 4, 6, 8)])
+    chosen = jnp.stack([run.encoder(images[i], None) for i in (0, 2, 4, 6, 8)])
     expected = attention_distance(run.model, run.params, chosen)["attention/pixels"].mean(0)
     assert found.pop("examples") == 5
     assert list(found) == ["attention/pixels"]

@@ -1,8 +1,10 @@
 """Attention weights, rollout and gradients of a ViT against timm, read by hooks: `pytest -m parity`."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.parity.peers import timm_model
 from vit_jax import from_pretrained
 from vit_jax.analysis import attention, attention_distance, attention_matrix
 
@@ -12,9 +14,9 @@ pytestmark = pytest.mark.parity
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """Weights of timm's model and their gradients, per layer `(batch, heads, tokens, tokens)`; ours; and images."""
-    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    peer = timm.create_model("vit_tiny_patch16_224", img_size=(48, 64), num_classes=5, depth=3).eval()
+    peer = timm_model("vit_tiny_patch16_224", img_size=(48, 64), num_classes=5).module
     with torch.no_grad():
         for parameter in peer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -29,12 +31,12 @@ def pair(tmp_path_factory):
         block.attn.attn_drop.register_forward_hook(keep)
     path = tmp_path_factory.mktemp("timm") / "vit.pth"
     torch.save(peer.state_dict(), path)
-    loaded = from_pretrained(path, "vit:Ti/16", image_size=(48, 64), num_layers=3, num_classes=5, gelu="exact")
+    loaded = from_pretrained(path, "vit:Ti/16", image_size=(48, 64), num_classes=5, gelu="exact")
     images = np.random.default_rng(0).standard_normal((2, 48, 64, 3)).astype(np.float32)
     logits = peer(torch.from_numpy(images.transpose(0, 3, 1, 2)))
     logits.max(dim=1).values.sum().backward()
     found = [(each.detach().numpy(), each.grad.numpy()) for each in weights]
-    return found, loaded.model, loaded.params, images
+    return found, loaded.model, loaded.params, jnp.asarray(images)
 
 
 def test_weights(pair):
