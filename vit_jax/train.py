@@ -27,6 +27,7 @@ from vit_jax.workdir.claim import check_same_run, write_config
 from vit_jax.workdir.diagnosis import prng_impl
 from vit_jax.workdir.lock import Lock
 from vit_jax.workdir.metrics import Metrics, Window
+from vit_jax.workdir.mirror import check_installed
 from vit_jax.workdir.trace import Trace
 
 
@@ -157,6 +158,7 @@ class _Training:
     def __init__(self, experiment: Experiment, workdir: epath.PathLike, stack: contextlib.ExitStack, *, quiet: bool):
         config, data, plan, self._parallel = experiment.config, experiment.data, experiment.plan, experiment.parallel
         self._data, self._plan, self._described = data, plan, experiment.describe()
+        check_installed(config.wandb)
         new = None
         if not has_checkpoints(workdir):  # before the workdir is created, so that a mistake does not leave an empty one
             new = states.start(experiment)
@@ -178,7 +180,12 @@ class _Training:
         self.first_step = int(self._parallel.fetch(self.state.step))
 
         self.metrics = Metrics(
-            workdir, first_step=self.first_step, total_steps=plan.total, quiet=quiet, kept=self.checkpoints.kept
+            workdir,
+            first_step=self.first_step,
+            total_steps=plan.total,
+            quiet=quiet,
+            kept=self.checkpoints.kept,
+            config=config,
         )
         stack.callback(self.metrics.close)
         num_params = sum(x.size for x in jax.tree.leaves(self.state.params))

@@ -25,8 +25,8 @@ SlurmctldPort=${SLURM_TEST_PORT:-16817}
 SlurmdPort=$((${SLURM_TEST_PORT:-16817} + 1))
 SlurmUser=root
 AuthType=auth/munge
-# a job that is requeued waits for this time and a second, by default two minutes
-AuthInfo=socket=$dir/munge/socket,cred_expire=3
+# a job that is requeued waits for two minutes
+AuthInfo=socket=$dir/munge/socket
 CredType=cred/munge
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool

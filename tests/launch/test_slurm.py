@@ -109,7 +109,8 @@ def cluster(tmp_path_factory):
 
 
 def call(*arguments, status=0):
-    command = [sys.executable, "-m", "vit_jax", "launch", *map(str, arguments)]
+    """Runs `launch`; the runs are those of `fake_train`, which saves after each step, as a run does on SIGTERM."""
+    command = [sys.executable, str(HERE / "launcher.py"), *map(str, arguments)]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == status, process.stdout + process.stderr
     return process.stdout if status == 0 else process.stderr
@@ -127,33 +128,48 @@ def until(condition, seconds=400):
         time.sleep(1)
 
 
+def saved(folder, run):
+    path = folder / run / "saved"
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def lives(folder, run):
+    return len((folder / run / "lives").read_text().splitlines())
+
+
+def steps_of(folder, run):
+    lines = (folder / "launch" / run / "output.log").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.startswith("step")]
+
+
 @pytest.mark.slow
-def test_a_sweep_on_slurm_whose_job_is_killed_and_requeued_resumes(cluster, tmp_path):
-    folder = tmp_path / "sweep"
-    flags = tiny.FLAGS | {
-        "duration": "600 steps", "checkpoint.every": "20 steps", "eval_every": "600 steps", "log_every": "10 steps",
-        "data.data_dir": tmp_path / "data", "compilation_cache": tmp_path / "cache",
-    }  # fmt: skip
+def test_a_sweep_on_slurm_whose_job_is_killed_and_requeued_resumes(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEP_SECONDS", "3")
+    folder, first, second = tmp_path / "sweep", "peak=1e-3", "peak=3e-3"
     arguments = (CONFIG, "--slurm", "--time=0:30", "--sweep", "optimizer.schedule.peak=1e-3,3e-3", folder)
-    arguments += tuple(f"--config.{key}={value}" for key, value in flags.items())
-    printed = call(*arguments)
-    assert printed.count("submitted as Slurm job") == 2
-    first = "peak=1e-3"
-    until(lambda: rows(folder)[first]["step"] >= 60)
+    assert call(*arguments).count("submitted as Slurm job") == 2
+    until(lambda: saved(folder, first) >= 2)
     assert f"{first}: running" in call(*arguments)  # the same command submits nothing twice
     number = json.loads((folder / "launch" / first / "job.json").read_text())["slurm"]
-    subprocess.run(["scancel", "--signal=KILL", "--full", number], check=False)  # as if the node had gone
-    subprocess.run(["scontrol", "requeue", number], check=False)
-    until(lambda: rows(folder)[first]["state"] != "running")
-    if rows(folder)[first]["state"] == "failed":  # killed before it could be requeued
-        assert "submitted as Slurm job" in call(*arguments)
+    subprocess.run(["scontrol", "requeue", number], check=True)  # kills the job, and puts it back
     until(lambda: all(row["state"] == "finished" for row in rows(folder).values()))
-    output = (folder / "launch" / first / "output.log").read_text()
-    resumed = [int(line.rpartition(" ")[2]) for line in output.splitlines() if line.startswith("resuming after step")]
-    assert len(resumed) == 1
-    assert resumed[0] >= 40
-    assert all(row["step"] == 600 for row in rows(folder).values())
+    assert (lives(folder, first), lives(folder, second)) == (2, 1)
+    assert steps_of(folder, first) == [f"{step}/10" for step in range(1, 11)]
     assert "finished" in call(*arguments)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_is_submitted_again_by_the_same_command(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEP_SECONDS", "3")
+    folder = tmp_path / "sweep"
+    call(CONFIG, "--slurm", folder)
+    until(lambda: saved(folder, "run") >= 2)
+    number = json.loads((folder / "launch" / "run" / "job.json").read_text())["slurm"]
+    subprocess.run(["scancel", "--signal=KILL", "--full", number], check=True)
+    until(lambda: rows(folder)["run"]["state"] not in ("running", "waiting"))
+    assert "submitted as Slurm job" in call(CONFIG, "--slurm", folder)
+    until(lambda: rows(folder)["run"]["state"] == "finished")
+    assert lives(folder, "run") == 2
 
 
 @pytest.mark.slow
@@ -165,13 +181,14 @@ def test_what_slurm_refuses_is_said_in_one_line(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_stop_ends_jobs_that_go_on_later(cluster, tmp_path):
+def test_stop_ends_jobs_that_go_on_later(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEP_SECONDS", "3")
     folder = tmp_path / "sweep"
-    flags = tiny.FLAGS | {"duration": "5000 steps", "log_every": "10 steps", "data.data_dir": tmp_path / "data"}
-    call(CONFIG, "--slurm", folder, *(f"--config.{key}={value}" for key, value in flags.items()))
-    until(lambda: rows(folder)["run"]["step"] >= 20)
+    call(CONFIG, "--slurm", folder)
+    until(lambda: saved(folder, "run") >= 2)
     assert "stopping run" in call("stop", folder)
     until(lambda: rows(folder)["run"]["state"] not in ("running", "waiting"))
-    row = rows(folder)["run"]
-    assert row["state"] == "stopped"
-    assert (folder / "run" / "checkpoints" / str(row["step"])).exists() or row["step"] > 0
+    assert rows(folder)["run"]["state"] == "stopped"
+    call(CONFIG, "--slurm", folder)
+    until(lambda: rows(folder)["run"]["state"] == "finished")
+    assert steps_of(folder, "run") == [f"{step}/10" for step in range(1, 11)]

@@ -287,6 +287,11 @@ SCHEMA = {
         Items(Whole(1), "(first, last)", length=2, or_empty=True, order=operator.le),
         affects_results=False,
     ),
+    "wandb": Key(
+        str,
+        "project of Weights & Biases to which metrics are mirrored; needs the extra wandb",
+        affects_results=False,
+    ),
     "compilation_cache": Key(
         "~/.cache/vit_jax/xla", "folder of compiled programs; '' disables the cache", affects_results=False
     ),
