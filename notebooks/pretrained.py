@@ -175,6 +175,8 @@ OPTIONS = (
     "--config=../configs/finetune.py",
     "--config.data.path=../runs/notebooks/letters",
     "--config.batch_size=40",
+    "--config.data.train_transforms=random_affine(degrees=10, shift=0.1)|resize|normalize(mean=0.5, std=0.5)",
+    "--config.optimizer.schedule.peak=0.01",
     "--config.duration=80 epochs",
     "--config.log_every=20 epochs",
     "--config.eval_every=10 epochs",

@@ -62,12 +62,9 @@ run.evaluate("test")
 # `predict` takes images as Pillow opens them. This one is the first of the test split.
 
 # %%
-from PIL import Image as Pillow
-
 test = run.open_split("test")
 (first,) = test.__getitems__([0])
-digit = Pillow.fromarray(first["image"].squeeze())
-next(run.predict([digit], top=3))
+next(run.predict([first["image"]], top=3))
 
 # %% [markdown]
 # `rows` gives the logits of every example. These are all the digits that the model gets wrong, the most certain first;
@@ -85,8 +82,7 @@ wrong = np.flatnonzero(probabilities.argmax(-1) != rows["label"])
 wrong = wrong[np.argsort(-probabilities[wrong].max(-1))]
 names = [f"a {run.labels[rows['label'][i]]}" for i in wrong]
 titles = [f"{run.labels[probabilities[i].argmax()]}, {probabilities[i].max():.0%}" for i in wrong]
-found = [example["image"] for example in test.__getitems__(wrong)]
-images = [Pillow.fromarray(image.squeeze()) for image in found]
+images = [example["image"] for example in test.__getitems__(wrong)]
 contact_sheet(start.FIGURES / "wrong.png", images, names, titles, [RED] * len(wrong))
 Image(start.FIGURES / "wrong.png")
 
@@ -101,7 +97,7 @@ from vit_jax import analysis
 from vit_jax.analysis.pictures import as_pictures
 from vit_jax.plots.attention import plot_images
 
-shown = np.stack([run.encoder.rows(image, None)[0] for image in found[:3]])
+shown = np.stack([run.encoder.rows(image, None)[0] for image in images[:3]])
 maps = np.asarray(analysis.attention_map(run.model, run.params, shown))
 captions = [f"{name}, taken for {title}" for name, title in zip(names, titles)][:3]
 plot_images(start.FIGURES / "looks.png", as_pictures(run.encoder, shown), maps, captions)

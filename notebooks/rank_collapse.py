@@ -13,9 +13,9 @@
 #
 # You will see the figures of "Attention is not all you need: pure attention loses rank doubly exponentially with depth"
 # (Dong, Cordonnier and Loukas, arXiv:2103.03404), redrawn with models of this project: how quickly all tokens become
-# equal if attention is all there is, below the paper's bound; that skip connections prevent it and MLPs slow it down,
-# in models at initialisation and after training, on images, clips and sentences; and which lengths of paths the output
-# consists of.
+# equal if attention is all there is, below the paper's bound; that skip connections prevent it, and that MLPs alone do
+# not, in models at initialisation and after training, on images, clips and sentences; and which lengths of paths the
+# output consists of.
 
 # %%
 import os

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "runs" / "notebooks" / "figures"
@@ -40,7 +41,9 @@ def vit_jax(*arguments: str) -> None:
       SystemExit: The command failed.
     """
     command = [sys.executable, "-m", "vit_jax", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    plain = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+    pipe: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env={**plain, "TERM": "dumb"}, **pipe) as process:  # without a progress bar
         assert process.stdout
         for line in process.stdout:
             print(line, end="", flush=True)

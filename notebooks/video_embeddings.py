@@ -44,11 +44,12 @@ for name, run in runs.items():
 #
 # ## Features
 #
-# The input of the head, for all 2,000 test clips and for 4,000 training clips.
+# The input of the head, for 1,000 test clips and 2,000 training clips.
 
 # %%
 train, test = (
-    {name: run.features(run.open_split(split)) for name, run in runs.items()} for split in ("train[:4000]", "test")
+    {name: run.features(run.open_split(split)) for name, run in runs.items()}
+    for split in ("train[:2000]", "test[:1000]")
 )
 {name: found["features"].shape for name, found in test.items()}
 
@@ -69,7 +70,7 @@ for name in runs:
 # %% [markdown]
 # ## t-SNE
 #
-# 1,000 test clips, coloured by motion. A motion and its reverse have two shades of one colour.
+# The test clips, coloured by motion. A motion and its reverse have two shades of one colour.
 
 # %%
 from IPython.display import Image
@@ -80,9 +81,9 @@ from vit_jax.plots import PAGE, figure
 labels = runs["divided"].labels
 with figure(start.FIGURES / "tsne.png", PAGE, 3.6) as drawing:
     for axis, name in zip(drawing.subplots(1, 2), runs):
-        points = project(test[name]["features"][:1000])
+        points = project(test[name]["features"])
         for motion, label in enumerate(labels):
-            chosen = points[test[name]["label"][:1000] == motion]
+            chosen = points[test[name]["label"] == motion]
             axis.scatter(*chosen.T, color=colormaps["tab20"].colors[motion], s=4, label=label)
         axis.set(title=name, xticks=[], yticks=[])
     drawing.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, markerscale=3)
@@ -94,15 +95,13 @@ Image(start.FIGURES / "tsne.png", width=800)
 # A test clip, and the training clip that each model finds most similar.
 
 # %%
-from PIL import Image as Pillow
-
 from vit_jax.plots import GREEN, GREY, RED, contact_sheet, film_strip
 
-clips, others = runs["divided"].open_split("test"), runs["divided"].open_split("train[:4000]")
+clips, others = runs["divided"].open_split("test"), runs["divided"].open_split("train[:2000]")
 
 
 def strip(clip):
-    return film_strip([Pillow.fromarray(frame.squeeze()).convert("RGB") for frame in clip["video"]])
+    return film_strip([frame.convert("RGB") for frame in clip["video"].read(range(8))])
 
 
 shown = []  # picture, name, title, colour

@@ -18,7 +18,7 @@ import execute  # noqa: E402
 NAMES = (
     "attention", "pretrained", "positions", "quickstart", "rank_collapse", "tables", "translation", "video_embeddings",
 )  # fmt: skip
-EXECUTED = ("tables",)
+EXECUTED = ("attention", "positions", "pretrained", "quickstart", "rank_collapse", "tables", "translation")
 MOST_BYTES = 1_500_000  # of a notebook: GitHub draws small ones at once
 each_notebook = pytest.mark.parametrize("name", execute.NAMES)
 
