@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 
 from benchmarks import records
-from vit_jax.commands.common import keep_freed_memory
+from vit_jax.commands.shared.common import keep_freed_memory
 from vit_jax.models.kernels import dot_product_attention
 
 COLUMNS = (

@@ -130,7 +130,7 @@ class Bench:
 
     def clips(self, name: str) -> None:
         """Measures reading and normalising a prepared set of clips."""
-        from vit_jax.data.pipeline import LoadBatch
+        from vit_jax.data.loading.pipeline import LoadBatch
         from vit_jax.data.source import open_source
         from vit_jax.data.video.clips import ClipPreprocessing
         from vit_jax.errors import UserError
@@ -157,8 +157,8 @@ class Bench:
     def _our_loader(self, folder: pathlib.Path, chain: str, workers: int) -> Callable[[], Any]:
         from vit_jax.data.image.folder import FolderSource
         from vit_jax.data.image.transforms import Preprocessing
-        from vit_jax.data.pipeline import train_batches
-        from vit_jax.data.workers import Workers
+        from vit_jax.data.loading.pipeline import train_batches
+        from vit_jax.data.loading.workers import Workers
 
         source, preprocessing = FolderSource(folder, "train"), Preprocessing(SIZE, 3, chain)  # not kept in memory
         return lambda: train_batches(

@@ -20,7 +20,7 @@ LEARNING_RATE = 1e-3
 def set_up() -> None:
     """Prepares a process for JAX; to be called before JAX is imported."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other sides need memory too
-    from vit_jax.commands.common import keep_freed_memory
+    from vit_jax.commands.shared.common import keep_freed_memory
 
     keep_freed_memory()
 

@@ -55,7 +55,7 @@ import numpy as np
 from IPython.display import Image
 
 from vit_jax import analysis
-from vit_jax.analysis.pictures import as_pictures
+from vit_jax.analysis.attention.pictures import as_pictures
 from vit_jax.plots.attention import film, plot_clip, plot_distances, plot_images
 
 batch = first_batch(digits)

@@ -94,7 +94,7 @@ Image(start.FIGURES / "wrong.png")
 
 # %%
 from vit_jax import analysis
-from vit_jax.analysis.pictures import as_pictures
+from vit_jax.analysis.attention.pictures import as_pictures
 from vit_jax.plots.attention import plot_images
 
 shown = np.stack([run.encoder.rows(image, None)[0] for image in images[:3]])

@@ -64,7 +64,7 @@ def initial(run, inputs):
 # %%
 from IPython.display import Image
 
-from vit_jax.analysis.rank_collapse import decay, residuals_by_depth
+from vit_jax.analysis.rank.collapse import decay, residuals_by_depth
 from vit_jax.plots.rank import plot_decay, plot_depth, plot_paths
 
 panels = {}
@@ -108,8 +108,8 @@ Image(start.FIGURES / "decay.png", width=420)
 # and the accuracy of the model if only paths up to this length count.
 
 # %%
-from vit_jax.analysis.branches import Parts, open_stack
-from vit_jax.analysis.paths import heads_of, outputs_by_length, paths_by_length, share_of_lengths, summary
+from vit_jax.analysis.rank.branches import Parts, open_stack
+from vit_jax.analysis.rank.paths import heads_of, outputs_by_length, paths_by_length, share_of_lengths, summary
 
 run = runs["images"]
 images, labels = some_inputs(run, count=128)

@@ -58,7 +58,7 @@ train, test = (
 # its reverse count as the same.
 
 # %%
-from vit_jax.analysis.embeddings import knn_accuracy, nearest, project
+from vit_jax.analysis.embedding.embeddings import knn_accuracy, nearest, project
 
 print(f"{'features':12} {'motion':>7} {'family':>7}")
 for name in runs:

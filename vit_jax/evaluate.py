@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from vit_jax.data.levels import as_floats
+from vit_jax.data.loading.levels import as_floats
 from vit_jax.devices.parallel import Parallel
 from vit_jax.tasks import Batch, Task
 

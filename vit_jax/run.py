@@ -19,7 +19,7 @@ from vit_jax.devices.parallel import Parallel, make_parallel
 from vit_jax.errors import UserError, counted
 from vit_jax.evaluate import Evaluator, in_order
 from vit_jax.experiment import described_by, make_model, make_task
-from vit_jax.model_card import UNKNOWN_LICENSE, model_card, origin_of_run
+from vit_jax.export.model_card import UNKNOWN_LICENSE, model_card, origin_of_run
 from vit_jax.workdir.checkpoint import average_checkpoints, best_checkpoint, load_checkpoint, load_meta, saved_steps
 
 PyTree = Any
@@ -295,7 +295,7 @@ class Run:
         Raises:
           UserError: The model has no such layer or kind.
         """
-        from vit_jax.analysis.features import features, inputs_of
+        from vit_jax.analysis.embedding.features import features, inputs_of
 
         source = self.open_split(source) if source is None or isinstance(source, str) else source
 

@@ -13,7 +13,7 @@ import optax
 from etils import epath
 
 from vit_jax import state as states
-from vit_jax.data.levels import as_floats
+from vit_jax.data.loading.levels import as_floats
 from vit_jax.devices.interrupts import Interrupts
 from vit_jax.devices.job import from_first
 from vit_jax.devices.parallel import micro_batches, sum_over

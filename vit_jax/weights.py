@@ -23,7 +23,7 @@ from vit_jax.data.image.geometry import CenterCrop, Resize
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.image.values import Normalize
 from vit_jax.errors import UserError
-from vit_jax.model_card import Origin, origin_of_run
+from vit_jax.export.model_card import Origin, origin_of_run
 from vit_jax.models import build_model
 from vit_jax.models.from_image import image_model
 from vit_jax.models.timesformer import TimeSformer

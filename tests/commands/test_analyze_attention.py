@@ -17,7 +17,7 @@ from saved import save_run
 from vit_jax import build_model, plots
 from vit_jax.__main__ import main
 from vit_jax.analysis import attention_distance, attention_map, received_attention, translation_attention
-from vit_jax.analysis.pictures import as_pictures
+from vit_jax.analysis.attention.pictures import as_pictures
 from vit_jax.config import default_config
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.text.vocabulary import Vocabulary

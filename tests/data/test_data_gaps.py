@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import pipeline
 from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.loading import pipeline
 from vit_jax.data.text import batches as text_batches
 from vit_jax.data.text.batches import TokenPairs, divide
 

@@ -2,7 +2,7 @@
 
 from harness import tiny_config, train, write_images
 
-from vit_jax.data.levels import Levels
+from vit_jax.data.loading.levels import Levels
 from vit_jax.devices.parallel import DataParallel
 
 

@@ -11,7 +11,7 @@ from vit_jax import config as schema
 from vit_jax import state as states
 from vit_jax.analysis.cost import count_macs, plain
 from vit_jax.config import Config
-from vit_jax.data.levels import as_floats
+from vit_jax.data.loading.levels import as_floats
 from vit_jax.data.modality import get_modality, open_data
 from vit_jax.data.unread import unread_data
 from vit_jax.devices.parallel import batch_shares

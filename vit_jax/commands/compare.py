@@ -14,7 +14,7 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 from vit_jax.errors import UserError, counted
 
 HELP = "compare runs: configs, scores, curves"

@@ -13,8 +13,8 @@ import json
 import pathlib
 import textwrap
 
-from vit_jax.commands import common
 from vit_jax.commands.models import add_folder
+from vit_jax.commands.shared import common
 from vit_jax.errors import UserError, nearest
 
 HELP = "list the recipes and their expected scores"

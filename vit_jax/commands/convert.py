@@ -9,7 +9,7 @@ The content of IN determines its format. What IN does not state must be given by
 
 import argparse
 
-from vit_jax.commands import common, foreign
+from vit_jax.commands.shared import common, foreign
 
 HELP = "convert weights: npz, timm, Hugging Face, the authors' files, a workdir"
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     from rich.console import Console
 
-    from vit_jax.model_card import model_card
+    from vit_jax.export.model_card import model_card
     from vit_jax.pretrained.save import check_absent
     from vit_jax.weights import from_pretrained, save_pretrained
 

@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from vit_jax.commands import checkpoints, common
+from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError
 
 HELP = "score a checkpoint, or weights of others, on a split"
@@ -149,7 +149,7 @@ def _evaluate(args: argparse.Namespace, run: Any, source: Any) -> Iterator[dict[
 
 
 def _breakdown(run: Any, source: Any) -> Any:
-    from vit_jax.analysis.breakdown import Breakdown
+    from vit_jax.analysis.robustness.breakdown import Breakdown
 
     if not source.labels:
         raise UserError(f"--per_class applies to data with classes; {source.name} has none")
@@ -184,7 +184,7 @@ def _row(args: argparse.Namespace, run: Any, result: dict[str, Any]) -> dict[str
 
 
 def _few_shot(args: argparse.Namespace, run: Any, test: Any) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.few_shot import evaluate_few_shot
+    from vit_jax.analysis.embedding.few_shot import evaluate_few_shot
 
     train_split = args.train_split or run.config.data.train_split
     train = run.open_split(train_split, name=args.data, path=args.path, data_dir=args.data_dir)

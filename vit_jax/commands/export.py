@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from vit_jax.commands import checkpoints, common
+from vit_jax.commands.shared import checkpoints, common
 
 HELP = "export a model for programs without vit_jax: StableHLO or ONNX"
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     from vit_jax.architecture import is_run
     from vit_jax.errors import UserError
-    from vit_jax.export import DEFAULT_PLATFORMS, export_run, serve
-    from vit_jax.model_card import model_card
+    from vit_jax.export.model_card import model_card
+    from vit_jax.export.stablehlo import DEFAULT_PLATFORMS, export_run, serve
 
     if args.platforms and args.format != "stablehlo":
         raise UserError(f"--platforms applies to --format=stablehlo, not to {args.format}")
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     """Loads a run; returns it with its task, encoder and origin."""
-    from vit_jax.model_card import origin_of_run
+    from vit_jax.export.model_card import origin_of_run
 
     run = checkpoints.load(args)
     origin = origin_of_run(run)

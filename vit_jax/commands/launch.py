@@ -18,7 +18,7 @@ import re
 import shlex
 from typing import Any
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 from vit_jax.errors import UserError, counted, nearest
 
 HELP = "train a config with many values of its keys"

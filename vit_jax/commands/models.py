@@ -11,7 +11,7 @@ import dataclasses
 import json
 import pathlib
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 
 HELP = "list the models and their costs"
 

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 
 HELP = "tell what a run needs: memory, batch size, hours"
 

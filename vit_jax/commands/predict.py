@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vit_jax.commands import checkpoints, common
+from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError, counted
 
 HELP = "classify images and videos, or translate text"

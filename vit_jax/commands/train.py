@@ -11,7 +11,7 @@ import argparse
 import textwrap
 from typing import Any
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 
 HELP = "train a model, or resume a run"
 

@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.config import Config
-from vit_jax.data import pipeline
 from vit_jax.data.layout import named, printable
+from vit_jax.data.loading import pipeline
+from vit_jax.data.loading.workers import Workers, choose_workers
 from vit_jax.data.modality import check_labels
 from vit_jax.data.pseudo_labels import with_pseudo_labels
 from vit_jax.data.unread import BlankSource
-from vit_jax.data.workers import Workers, choose_workers
 from vit_jax.devices.parallel import batch_shares, check_batch_size
 from vit_jax.errors import UserError, counted
 

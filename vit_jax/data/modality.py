@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 from vit_jax.config import Config
-from vit_jax.data.pipeline import Batches, Encoder
+from vit_jax.data.loading.pipeline import Batches, Encoder
 from vit_jax.data.source import in_order_of, open_split
 from vit_jax.errors import UserError, counted, nearest
 

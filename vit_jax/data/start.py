@@ -8,7 +8,7 @@ from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data.layout import SPLITS
-from vit_jax.data.pipeline import check_deterministic
+from vit_jax.data.loading.pipeline import check_deterministic
 from vit_jax.data.source import ROOTS, open_split
 from vit_jax.data.splits import Slice, overlap, parse_slice
 from vit_jax.errors import UserError

@@ -10,13 +10,13 @@ from flax.linen.dtypes import promote_dtype
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.models.hardware import generation
 from vit_jax.models.kernels import KERNELS as KERNELS
 from vit_jax.models.kernels import attention_weights, dot_product_attention, weigh
 from vit_jax.models.kernels.chunked import ATTENDED
+from vit_jax.models.kernels.hardware import generation
+from vit_jax.models.kernels.products import matrix_product
 from vit_jax.models.kernels.reference import causal_mask
 from vit_jax.models.layers import Dense, DenseParameters, TypedModule
-from vit_jax.models.products import matrix_product
 
 
 class KeyValues(NamedTuple):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from vit_jax.models.activations import GELU as GELU
-from vit_jax.models.products import matrix_product
+from vit_jax.models.kernels.activations import GELU as GELU
+from vit_jax.models.kernels.products import matrix_product
 
 
 def check_choices(model: nn.Module, **choices: Collection[str]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.analysis.branches import Parts
+from vit_jax.analysis.rank.branches import Parts
 from vit_jax.plots.figure import COLOURS, COLUMN, SEQUENTIAL, figure
 
 # Parts of a network -> (colour, marker, style of the line); without layer norms, lines are dashed

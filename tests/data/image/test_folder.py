@@ -162,7 +162,7 @@ def test_a_file_that_breaks_later_is_named(tmp_path, write_images):
 
 def test_a_folder_of_mixed_modes_feeds_the_pipeline(tmp_path):
     from vit_jax.data.image.transforms import Preprocessing
-    from vit_jax.data.pipeline import eval_batches
+    from vit_jax.data.loading.pipeline import eval_batches
 
     (tmp_path / "a").mkdir()
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):

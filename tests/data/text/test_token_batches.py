@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from vit_jax.data.loading.workers import Workers
 from vit_jax.data.text import batches as token_batches
 from vit_jax.data.text.batches import LoadTokens, TokenBatches, divide, encode_pairs, eval_batches, train_batches
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID, Vocabulary
-from vit_jax.data.workers import Workers
 from vit_jax.errors import UserError
 
 BUCKETS = (4, 8, 16)

@@ -1,7 +1,7 @@
 """Mutants of the command line and of the pictures."""
 
 MUTANTS = {
-    ("vit_jax/commands/common.py", "tests/commands/test_arguments.py"): [
+    ("vit_jax/commands/shared/common.py", "tests/commands/test_arguments.py"): [
         ("if not minimum <= number <= _MOST:", "if number > _MOST:"),
         ("if not minimum <= number <= _MOST:", "if minimum > number:"),
         ("if not text.strip():", "if not text:"),

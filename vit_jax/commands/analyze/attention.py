@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.commands import checkpoints, common
+from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError, counted, nearest
 
 HELP = "draw what a model attends to"
@@ -104,7 +104,7 @@ def _example(run: Any, number: int) -> tuple[str, Any]:
 
 
 def _draw_maps(run: Any, args: argparse.Namespace) -> None:
-    from vit_jax.analysis.pictures import as_pictures
+    from vit_jax.analysis.attention.pictures import as_pictures
     from vit_jax.plots.attention import FILMS, film, plot_clip, plot_images
 
     is_clip, is_film = len(run.model.input_shape) == 4, args.out.lower().endswith(FILMS)
@@ -164,7 +164,7 @@ def _maps(run: Any, rows: np.ndarray, args: argparse.Namespace) -> np.ndarray:
 
 
 def _draw_tokens(run: Any, args: argparse.Namespace) -> None:
-    from vit_jax.analysis.translations import PANELS, translation_attention
+    from vit_jax.analysis.attention.translations import PANELS, translation_attention
     from vit_jax.plots.attention import FILMS, plot_tokens
 
     if args.out.lower().endswith(FILMS):

@@ -12,7 +12,7 @@ import csv
 import json
 from typing import Any
 
-from vit_jax.commands import checkpoints, common
+from vit_jax.commands.shared import checkpoints, common
 
 HELP = "measure calibration: reliability diagram, ECE, temperature"
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     run = checkpoints.load(args)
 
-    from vit_jax.analysis.calibration import calibration, scores_of
+    from vit_jax.analysis.robustness.calibration import calibration, scores_of
 
     options = {"batch_size": args.batch_size, "track": checkpoints.tracked("scoring")}
     source = run.open_split(args.split)

@@ -13,8 +13,8 @@ import csv
 import dataclasses
 import json
 
-from vit_jax.commands import checkpoints, common
 from vit_jax.commands.analyze.calibration import add_bins, add_split
+from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import counted
 
 HELP = "measure robustness to common corruptions"
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     run = checkpoints.load(args)
 
-    from vit_jax.analysis import corruptions
+    from vit_jax.analysis.robustness import corruptions
 
     source = run.open_split(args.split)
     scores = []

@@ -17,8 +17,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vit_jax.commands import common
 from vit_jax.commands.analyze import numbers
+from vit_jax.commands.shared import common
 from vit_jax.errors import UserError
 
 HELP = "count multiply-accumulates by module and by size of the input"

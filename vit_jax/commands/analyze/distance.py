@@ -11,7 +11,7 @@ import argparse
 import csv
 import json
 
-from vit_jax.commands import checkpoints, common
+from vit_jax.commands.shared import checkpoints, common
 
 HELP = "draw how far every head looks, by depth"
 

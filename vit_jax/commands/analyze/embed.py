@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.commands import checkpoints, common
 from vit_jax.commands.analyze import numbers
+from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError
 
 HELP = "write or draw features, and measure how well they separate classes"
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _action(args: argparse.Namespace) -> Callable[[argparse.Namespace], Iterator[dict[str, Any]]]:
     """Returns what is to be done, after checking that the options fit together."""
-    from vit_jax.analysis import stored_features
+    from vit_jax.analysis.embedding import stored_features
     from vit_jax.plots import check_path
 
     to_file = args.out.endswith(stored_features.SUFFIXES)
@@ -96,7 +96,7 @@ def _load(args: argparse.Namespace, path: str, examples: int | None) -> tuple[An
 
 
 def _rows(args: argparse.Namespace, run: Any, source: Any, layer: int | str, kind: str | None) -> Iterator[Any]:
-    from vit_jax.analysis.stored_features import stream
+    from vit_jax.analysis.embedding.stored_features import stream
 
     kind = kind or ("pooled" if layer == "final" else "mean")
     return stream(run, source, layer=layer, kind=kind, track=checkpoints.tracked("computing features"))
@@ -104,7 +104,7 @@ def _rows(args: argparse.Namespace, run: Any, source: Any, layer: int | str, kin
 
 def _features(args: argparse.Namespace, path: str) -> dict[str, Any]:
     """Returns the features of a run, or of a file."""
-    from vit_jax.analysis import stored_features
+    from vit_jax.analysis.embedding import stored_features
     from vit_jax.evaluate import in_order
 
     if path.endswith(stored_features.SUFFIXES):
@@ -115,7 +115,7 @@ def _features(args: argparse.Namespace, path: str) -> dict[str, Any]:
 
 def _scores(args: argparse.Namespace, found: dict[str, Any], path: str) -> dict[str, Any]:
     """Returns the number of examples and, if asked for, the accuracies of neighbours and probe."""
-    from vit_jax.analysis.embeddings import knn_accuracy, probe_accuracy
+    from vit_jax.analysis.embedding.embeddings import knn_accuracy, probe_accuracy
 
     if (args.knn or args.probe) and "label" not in found:
         raise UserError(f"{path} has no labels, which --knn and --probe need")
@@ -128,7 +128,7 @@ def _scores(args: argparse.Namespace, found: dict[str, Any], path: str) -> dict[
 
 
 def _write(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis import stored_features
+    from vit_jax.analysis.embedding import stored_features
 
     (path,) = args.runs
     run, source = _load(args, path, args.examples)
@@ -141,7 +141,7 @@ def _write(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _map(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.embeddings import check_same_examples, project
+    from vit_jax.analysis.embedding.embeddings import check_same_examples, project
     from vit_jax.plots.embeddings import plot_map
 
     found = {path: _features(args, path) for path in args.runs}
@@ -168,7 +168,7 @@ def _map(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _cka(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.embeddings import check_same_examples, cka_matrix
+    from vit_jax.analysis.embedding.embeddings import check_same_examples, cka_matrix
     from vit_jax.evaluate import in_order
     from vit_jax.plots.embeddings import plot_cka
 
@@ -189,8 +189,8 @@ def _cka(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _nearest(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.embeddings import nearest
-    from vit_jax.analysis.pictures import as_pictures
+    from vit_jax.analysis.attention.pictures import as_pictures
+    from vit_jax.analysis.embedding.embeddings import nearest
     from vit_jax.evaluate import in_order
     from vit_jax.plots.embeddings import plot_nearest
 

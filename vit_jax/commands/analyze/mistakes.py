@@ -11,8 +11,8 @@ import csv
 import json
 from typing import Any
 
-from vit_jax.commands import checkpoints, common
 from vit_jax.commands.analyze.calibration import add_split
+from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import counted
 
 HELP = "show the worst mistakes, the confusion matrix and accuracy by class"
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     run = checkpoints.load(args)
 
-    from vit_jax.analysis import mistakes
-    from vit_jax.analysis.calibration import scores_of
+    from vit_jax.analysis.robustness import mistakes
+    from vit_jax.analysis.robustness.calibration import scores_of
 
     source = run.open_split(args.split)
     rows = scores_of(run, source, batch_size=args.batch_size, track=checkpoints.tracked("scoring"))
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw(args: argparse.Namespace, run: Any, source: Any, found: Any) -> None:
     """Draws the worst mistakes, with what was predicted, its probability and the true class."""
-    from vit_jax.analysis.mistakes import worst
+    from vit_jax.analysis.robustness.mistakes import worst
     from vit_jax.errors import UserError
     from vit_jax.plots import RED, contact_sheet
 

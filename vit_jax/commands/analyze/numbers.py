@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 from vit_jax.errors import UserError
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.commands import common
 from vit_jax.commands.analyze import numbers
+from vit_jax.commands.shared import common
 
 HELP = "draw position embeddings and patch filters"
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.commands import checkpoints, common
 from vit_jax.commands.analyze import numbers
+from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError
 
 HELP = "draw how fast tokens become equal with depth"
@@ -92,8 +92,8 @@ def _initial(run: Any, inputs: tuple[Any, ...], seed: int) -> Any:
 
 
 def _depth(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.branches import Parts
-    from vit_jax.analysis.rank_collapse import VARIANTS, residuals_by_depth
+    from vit_jax.analysis.rank.branches import Parts
+    from vit_jax.analysis.rank.collapse import VARIANTS, residuals_by_depth
     from vit_jax.plots.rank import plot_depth
 
     variants = [*VARIANTS, *(Parts(parts.skip, parts.mlp, norm=False) for parts in VARIANTS)]
@@ -117,7 +117,7 @@ def _depth(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
 
 
 def _decay(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.rank_collapse import decay
+    from vit_jax.analysis.rank.collapse import decay
     from vit_jax.plots.rank import plot_decay
 
     found = {
@@ -139,8 +139,8 @@ def _decay(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
 
 
 def _paths(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.branches import Parts, open_stack
-    from vit_jax.analysis.paths import heads_of, outputs_by_length, paths_by_length, share_of_lengths, summary
+    from vit_jax.analysis.rank.branches import Parts, open_stack
+    from vit_jax.analysis.rank.paths import heads_of, outputs_by_length, paths_by_length, share_of_lengths, summary
     from vit_jax.plots.rank import plot_paths
 
     stack = open_stack(run.model, run.params, *inputs)
@@ -169,8 +169,8 @@ def _paths(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
 
 
 def _heads(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.branches import open_stack
-    from vit_jax.analysis.paths import single_heads, strongest_path
+    from vit_jax.analysis.rank.branches import open_stack
+    from vit_jax.analysis.rank.paths import single_heads, strongest_path
     from vit_jax.plots.rank import plot_two_paths
 
     stack = open_stack(run.model, run.params, *inputs)
@@ -182,8 +182,8 @@ def _heads(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
 
 
 def _lengths(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
-    from vit_jax.analysis.branches import open_stack
-    from vit_jax.analysis.paths import heads_of, share_of_lengths
+    from vit_jax.analysis.rank.branches import open_stack
+    from vit_jax.analysis.rank.paths import heads_of, share_of_lengths
     from vit_jax.models import transformer, vit
     from vit_jax.plots.rank import plot_lengths
 

@@ -13,7 +13,7 @@ from vit_jax.data.image import chain, geometry, randaugment, values
 from vit_jax.data.image.arguments import Transform
 from vit_jax.data.image.reading import grey_of_floats, grey_of_integers
 from vit_jax.data.image.reduced import ReducedDecode
-from vit_jax.data.levels import Levels
+from vit_jax.data.loading.levels import Levels
 from vit_jax.errors import UserError
 
 TRANSFORMS: dict[str, type[Transform]] = {

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.assembly import Batch
-from vit_jax.data.pipeline import Batches
+from vit_jax.data.loading.assembly import Batch
+from vit_jax.data.loading.pipeline import Batches
+from vit_jax.data.loading.workers import Workers
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
-from vit_jax.data.workers import Workers
 from vit_jax.errors import UserError
 
 CHUNK = 100_000  # sentences encoded at once

@@ -11,13 +11,13 @@ import numpy as np
 from rich.console import Console
 
 from vit_jax.config import Config
-from vit_jax.data.pipeline import Batches, this_process
+from vit_jax.data.loading.pipeline import Batches, this_process
+from vit_jax.data.loading.workers import Workers, choose_workers
 from vit_jax.data.source import open_split
 from vit_jax.data.text import batches as token_batches
 from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource, decode_lines, read_lines
 from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, UnreadVocabulary, Vocabulary
-from vit_jax.data.workers import Workers, choose_workers
 from vit_jax.errors import UserError, counted
 
 WINDOW = 16  # batches of user input that are read ahead, so that sentences of similar length share a batch

@@ -14,8 +14,8 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from vit_jax.models.kernels.products import matrix_product
 from vit_jax.models.layers import Dense, TypedModule, torch_uniform
-from vit_jax.models.products import matrix_product
 
 KERNEL_SIZE = 7  # of the convolution that makes words
 INIT = nn.initializers.normal(0.02)  # the authors truncate it at -2 and 2, which is 100 standard deviations

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from vit_jax.models.hardware import GENERATIONS, generation
+from vit_jax.models.kernels.hardware import GENERATIONS, generation
 
 _HALVES = ("bfloat16", "float16")
 _MANY = (4097, float("inf"))
@@ -16,7 +16,7 @@ class Rule(NamedTuple):
     """A row of the table: where it applies, the kernel, and who measured it.
 
     Attributes:
-      devices: Generations of `vit_jax.models.hardware`.
+      devices: Generations of `vit_jax.models.kernels.hardware`.
       dtypes: Names of the dtypes of the queries.
       keys: Smallest and largest number of keys.
       weights: Smallest number of attention weights, of all sequences, heads, queries and keys.

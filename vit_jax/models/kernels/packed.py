@@ -23,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from vit_jax.models.hardware import generation
+from vit_jax.models.kernels.hardware import generation
 
 TILE = 64
 MOST_TOKENS = 32
@@ -45,7 +45,7 @@ def packed_attention(
 
     Args:
       query, key, value: Sequences of at most `MOST_TOKENS` tokens, of one width.
-      device: Generation of the device to compile for (see `vit_jax.models.hardware`); None for the default device.
+      device: Generation of the device to compile for (`vit_jax.models.kernels.hardware`); None for the default device.
     """
     *batch, tokens, heads, head_dim = query.shape
     slots = 2 ** math.ceil(math.log2(tokens))  # rows of a sequence: a tile holds a whole number of them

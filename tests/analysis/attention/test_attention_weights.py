@@ -1,0 +1,400 @@
+"""Attention weights and maps: the model computed from them again, the methods in NumPy, and a planted patch."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import build_model
+from vit_jax.analysis import attention, attention_map, attention_matrix, received_attention, sentence_attention
+from vit_jax.analysis.attention.weights import groups, last_kind, mix
+
+SIZES = {"image_size": (8, 12), "patch_size": (4, 4), "hidden_dim": 8, "mlp_dim": 8, "num_heads": 2, "num_layers": 2}
+WORDS = {"inner_hidden_dim": 4, "inner_mlp_dim": 4, "inner_num_heads": 2, "num_words": 4}
+VIDEO = {"num_frames": 3, "gelu": "tanh"}
+PATCHES = 6  # of an image or a frame, 2 x 3
+SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
+MODELS = {
+    "vit": ("vit:Ti/4", {}),
+    "gap": ("vit:Ti/4", {"pool": "gap", "num_registers": 1}),
+    "distilled": ("vit:Ti/4", {"distillation_token": True}),
+    "tnt": ("tnt:Ti/4", WORDS),
+    **{scheme: ("timesformer:B/4", VIDEO | {"attention_type": scheme}) for scheme in SCHEMES},
+    "parallel": ("timesformer:B/4", VIDEO | {"divided_order": "parallel"}),
+    "space_first": ("timesformer:B/4", VIDEO | {"divided_order": "space_first"}),
+    "cls_in_temporal": ("timesformer:B/4", VIDEO | {"cls_in_temporal_attention": True}),
+}
+# Models whose blocks are computed again below; TNT's have words, too
+PLAIN = [name for name in MODELS if name not in ("tnt", "distilled")]
+FAST = ("vit", "divided_space_time")
+METHODS = {"weights": {}, "head": {"head": 1}, "rollout": {"method": "rollout"}, "gradient": {"method": "gradient"}}
+METHODS = {name: {"method": "weights", **options} for name, options in METHODS.items()}
+
+
+def cases(*names):
+    """Returns names of models as cases of a test. Those that are not in `FAST` are slow, because they are compiled."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@functools.cache
+def made(name, **more):
+    """Returns a model, parameters without zeros and two inputs."""
+    variant, fields = MODELS[name]
+    model = build_model(variant, **{**SIZES, **fields, **more, "num_classes": 5})
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.standard_normal((2, *model.input_shape)), jnp.float32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), inputs, train=False))["params"]
+    return model, jax.tree.map(lambda leaf: (0.5 * rng.standard_normal(leaf.shape)).astype(np.float32), shapes), inputs
+
+
+@functools.cache
+def computed(name):
+    """Returns all that is compared for a model as NumPy arrays, compiled once.
+
+    `logits`; `embedded`, the tokens before the first block; `weights` by kind; `between`, the matrices between all
+    tokens by kind, `(layers, heads, batch, tokens, tokens)`; and `matrix` and `map` by method.
+    """
+    model, params, inputs = made(name)
+
+    def compute(params, inputs):
+        weights = attention(model, params, inputs)
+        silent = {**params, "encoder": jax.tree.map(jnp.zeros_like, params["encoder"])}  # blocks that change nothing
+        _, captured = model.apply({"params": silent}, inputs, train=False, capture=("tokens/0",))
+        tokens = captured["tokens/0"].reshape(len(inputs), -1, model.hidden_dim)
+        identity = jnp.broadcast_to(jnp.eye(tokens.shape[1]), (len(inputs), tokens.shape[1], tokens.shape[1]))
+        between = {
+            kind: jax.vmap(jax.vmap(lambda w, kind=kind: mix(model, kind, w, identity)))(
+                jnp.moveaxis(weights[kind], -3, 1)
+            )
+            for kind in itertools.chain(*groups(model))
+        }
+        return {
+            "logits": model.apply({"params": params}, inputs, train=False),
+            "embedded": tokens,
+            "weights": weights,
+            "between": between,
+            "matrix": {name: attention_matrix(model, params, inputs, **each) for name, each in METHODS.items()},
+            "map": {name: attention_map(model, params, inputs, **each) for name, each in METHODS.items()},
+        }
+
+    return jax.tree.map(np.asarray, jax.jit(compute)(params, inputs))
+
+
+def norm(x, params, epsilon=1e-6):
+    x = (x - x.mean(-1, keepdims=True)) / (x.var(-1, keepdims=True) + epsilon) ** 0.5
+    return x * params["scale"] + params["bias"]
+
+
+def logits_from(model, params, x, between):
+    """Computes the logits from tokens `x`, with matrices between all tokens in place of queries and keys."""
+    shape = (len(x), model.num_frames, -1, x.shape[-1]) if x.shape[1] == 3 * (1 + PATCHES) else x.shape
+    for layer in range(model.num_layers):
+        block = params["encoder"][f"block_{layer}"]
+        for group in groups(model):
+            given = x
+            for kind in group:
+                prefix = "" if kind == last_kind(model) else f"{kind}_"
+                own = block[f"{prefix}attention"]
+                y = norm(given, block[f"{prefix}norm" if prefix else "attention_norm"])
+                value = jnp.einsum("btc,chd->hbtd", y, own["value"]["kernel"]) + own["value"]["bias"][:, None, None]
+                y = jnp.einsum("hbtd,hdc->btc", between[kind][layer] @ value, own["out"]["kernel"]) + own["out"]["bias"]
+                if prefix:
+                    y = y @ block[f"{prefix}out"]["kernel"] + block[f"{prefix}out"]["bias"]
+                    y = y if model.cls_in_temporal_attention else y.at[:, 0].set(0)
+                x = x + y
+        mlp, y = block["mlp"], norm(x, block["mlp_norm"])
+        y = jax.nn.gelu(y @ mlp["in"]["kernel"] + mlp["in"]["bias"], approximate=True)
+        x = x + y @ mlp["out"]["kernel"] + mlp["out"]["bias"]
+    if getattr(model, "pool", "cls") == "gap":
+        pooled = norm(x, params["norm"])[:, model.num_prefix_tokens :].mean(1)
+    else:
+        x = x.reshape(shape)
+        pooled = norm(x[:, :, 0].mean(1) if x.ndim == 4 else x[:, 0], params["norm"])
+    return pooled @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+@pytest.mark.parametrize("name", cases(*PLAIN))
+def test_the_weights_are_those_with_which_the_model_computes(name):
+    model, params, _ = made(name)
+    found = computed(name)
+    again = jax.jit(functools.partial(logits_from, model))(params, found["embedded"], found["between"])
+    np.testing.assert_allclose(again, found["logits"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", cases("vit", "divided_space_time", "tnt"))
+def test_kernels_and_scanned_layers_have_the_same_weights_and_maps(name):
+    model, params, inputs = made(name)
+
+    def compute(model, params, inputs):
+        maps = attention_map(model, params, inputs, method="gradient")
+        return (
+            model.apply({"params": params}, inputs, train=False),
+            attention(model, params, inputs, layers=(-1,)),
+            maps,
+        )
+
+    for fields in ({"attention_kernel": "xla", "scan_layers": True}, {"attention_kernel": "reference"}):
+        other = functools.partial(compute, model.clone(**fields))
+        logits, weights, maps = jax.jit(other)(params, inputs)
+        np.testing.assert_allclose(logits, computed(name)["logits"], atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(maps, computed(name)["map"]["gradient"], atol=1e-5)
+        for kind, values in weights.items():
+            np.testing.assert_allclose(values[0], computed(name)["weights"][kind][1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", cases(*MODELS))
+def test_rows_sum_to_one_and_a_map_is_what_the_output_reads(name):
+    model, _, inputs = made(name)
+    found = computed(name)
+    for values in found["weights"].values():
+        np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
+    for method, matrix in found["matrix"].items():
+        if method != "gradient":
+            np.testing.assert_allclose(matrix.sum(-1), 1, atol=1e-5)
+        count = matrix.shape[-1]
+        rows = {"gap": np.arange(1, count), "distilled": [0, 1], "space_only": np.arange(0, count, 1 + PATCHES)}
+        read = (matrix - (np.eye(count) if method == "gradient" else 0))[:, rows.get(name, [0])].mean(1)
+        if name == "space_only":
+            expected = read.reshape(2, 3, 1 + PATCHES)[:, :, 1:]
+        else:
+            expected = read[:, model.num_prefix_tokens :]
+        assert found["map"][method].shape == (2, *inputs.shape[1:-3], 2, 3)
+        np.testing.assert_allclose(found["map"][method].reshape(expected.shape), expected, atol=1e-5, rtol=1e-4)
+
+
+def divided_matrices(weights):
+    """Composes temporal `(patches, frames, frames)` and spatial `(frames, tokens, tokens)` weights."""
+    patches, frames = weights["temporal"].shape[:2]
+    temporal, spatial = (np.zeros((1 + frames * patches,) * 2) for _ in range(2))
+    temporal[0, 0] = 1
+    for frame in range(frames):
+        for patch in range(patches):
+            here = 1 + frame * patches + patch
+            for other in range(frames):
+                temporal[here, 1 + other * patches + patch] = weights["temporal"][patch, frame, other]
+            spatial[here, 0] = weights["spatial"][frame, 1 + patch, 0]
+            spatial[0, here] = weights["spatial"][frame, 0, 1 + patch] / frames
+            for other in range(patches):
+                spatial[here, 1 + frame * patches + other] = weights["spatial"][frame, 1 + patch, 1 + other]
+        spatial[0, 0] += weights["spatial"][frame, 0, 0] / frames
+    return temporal, spatial
+
+
+@pytest.mark.parametrize("name", ["vit", "divided_space_time"])
+def test_matrices_are_those_of_the_formulas(name):
+    """For the first example: Abnar and Zuidema's product over the layers, and the weights of the last layer."""
+    found = computed(name)
+    weights = {kind: values[:, 0].mean(-3, dtype=np.float64) for kind, values in found["weights"].items()}
+    rollout = identity = np.eye(found["embedded"].shape[1])
+    for layer in range(2):
+        own, last = {kind: values[layer] for kind, values in weights.items()}, identity
+        for step in [own["attention"]] if name == "vit" else divided_matrices(own):
+            rollout = (step + identity) / 2 @ rollout
+            last = step @ last
+    np.testing.assert_allclose(found["matrix"]["rollout"][0], rollout, atol=1e-6)
+    np.testing.assert_allclose(found["matrix"]["weights"][0], last, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", cases("vit", "parallel"))
+def test_gradients_are_those_of_the_logit_by_the_weights(name):
+    """R = (I + G) R, with gradients of another way to compute the logits."""
+    model, params, inputs = made(name)
+    found, kinds = computed(name), list(itertools.chain(*groups(model)))
+    identity = np.broadcast_to(np.eye(found["embedded"].shape[1], dtype=np.float32), found["matrix"]["weights"].shape)
+
+    def logit(weights, classes):
+        def between(kind):
+            heads = [[mix(model, kind, w[..., head, :, :], identity) for head in range(2)] for w in weights[kind]]
+            return jnp.stack([jnp.stack(each) for each in heads])
+
+        logits = logits_from(model, params, found["embedded"], {kind: between(kind) for kind in kinds})
+        return jnp.take_along_axis(logits, classes[:, None], axis=1).sum()
+
+    @jax.jit
+    def expected(weights, classes):
+        gradients, tokens = jax.grad(logit)(weights, classes), identity
+        shares = {kind: jnp.maximum(weights[kind] * gradients[kind], 0).mean(-3) for kind in kinds}
+        for layer in range(2):
+            for group in groups(model):
+                mixed = [mix(model, kind, shares[kind][layer], tokens, are_shares=True) for kind in group]
+                tokens = tokens + sum(mixed)
+        return tokens
+
+    best = found["logits"].argmax(-1)
+    np.testing.assert_allclose(found["matrix"]["gradient"], expected(found["weights"], best), atol=1e-5, rtol=1e-4)
+    other = (best + 1) % 5
+    again = jax.jit(functools.partial(attention_matrix, model, method="gradient"))(params, inputs, classes=other)
+    np.testing.assert_allclose(again, expected(found["weights"], other), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", cases("vit", "divided_space_time", "axial"))
+def test_a_planted_patch_is_found(name):
+    """Keys are the brightness of a patch, queries a constant: every attention looks at the bright patch."""
+    model, params, inputs = made(name, pos_embed="none")
+    params = jax.tree.map(np.zeros_like, params)
+    params["patch_embed"]["kernel"][..., 0] = 1
+    params["patch_embed"]["bias"][1] = 1
+    params["cls_token"][2] = 1
+    for block in params["encoder"].values():
+        for part, leaves in block.items():
+            if part.endswith("norm"):
+                leaves["scale"][:] = 1
+            if part.endswith("attention"):
+                leaves["query"]["bias"][:, 0] = 30
+                leaves["key"]["kernel"][0, :, 0] = 1
+    place = (1, 1, 2) if inputs.ndim == 5 else (1, 2)  # of the bright patch: in frame 1, row 1, column 2
+    bright = np.zeros_like(inputs)
+    bright[(slice(None), *place[:-2], slice(4, 8), slice(8, 12))] = 1
+    compute = jax.jit(functools.partial(attention_map, model), static_argnames="method")
+    for method in ("weights", "rollout"):
+        values = np.asarray(compute(params, bright, method=method))[0]
+        assert np.unravel_index(values.argmax(), values.shape) == place
+        assert values[place] > 2 * np.sort(values.ravel())[-2]
+
+
+def received(name, kind, **options):
+    model, params, inputs = made(name)
+    compute = jax.jit(lambda params, inputs: received_attention(model, params, inputs, kind, **options))
+    return np.asarray(compute(params, inputs)), computed(name)["weights"][kind]
+
+
+@pytest.mark.slow
+def test_words_receive_attention_within_their_patch():
+    found, weights = received("tnt", "inner", layer=0, head=1)
+    for row, column, word_row, word_column in np.ndindex(2, 3, 2, 2):
+        expected = weights[0, 1, 3 * row + column, 1, :, 2 * word_row + word_column].mean()
+        np.testing.assert_allclose(found[1, 2 * row + word_row, 2 * column + word_column], expected, atol=1e-6)
+
+
+def test_temporal_attention_is_received_from_all_frames_at_a_place():
+    found, weights = received("divided_space_time", "temporal")
+    np.testing.assert_allclose(found.reshape(2, 3, 6), weights[1].mean((2, 3)).swapaxes(1, 2), atol=1e-6)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("vit", "attention"), ("divided_space_time", "spatial")])
+def test_class_tokens_neither_give_nor_receive(name, kind):
+    found, weights = received(name, kind)
+    expected = weights[1].mean(-3)[..., 1:, 1:].mean(-2)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_padding_neither_gives_nor_receives():
+    """Sequences of `global` are patches an even distance apart; with odd sizes, some are padded."""
+    found, weights = received("sparse_local_global", "global")
+    mean = weights[1].mean(-3)
+    first = mean[:, 0, 1:, 1:]  # frames 0 and 2, row 0, columns 0 and 2: nothing is padded
+    np.testing.assert_allclose(found[:, ::2, 0, ::2].reshape(2, 4), first.mean(-2), atol=1e-6)
+    last = mean[:, 7]  # frame 1, row 1, column 1, then padding
+    np.testing.assert_allclose(found[:, 1, 1, 1], last[:, 1, 1], atol=1e-6)
+
+
+def test_a_query_has_its_own_map():
+    model, params, inputs = made("divided_space_time")
+    compute = jax.jit(functools.partial(attention_map, model, query=(2, 1, 0)))
+    row = computed("divided_space_time")["matrix"]["rollout"][:, 1 + 2 * PATCHES + 3, 1:]
+    np.testing.assert_allclose(compute(params, inputs).reshape(2, -1), row, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("vit", {"layer": 2}, "layer=2: the model has layers 0 to 1, or -2 to -1"),
+        ("vit", {"method": "weights", "head": 2}, "head=2: the model has heads 0 to 1"),
+        ("vit", {"head": 0}, "head=0 applies to method=weights; rollout averages the heads"),
+        ("vit", {"method": "lrp"}, "method=lrp: must be one of weights, rollout, gradient"),
+        ("vit", {"classes": np.zeros(2, int)}, "class applies to method=gradient; rollout does not depend on it"),
+        ("vit", {"query": (2, 0)}, "query=2,0: the patches are a grid of 2 x 3, counted from 0"),
+        ("axial", {"query": (0, 0)}, "query=0,0: the patches are a grid of 3 x 2 x 3, counted from 0"),
+        ("vit", {"query": (0, 0), "method": "gradient"}, "query does not apply to method=gradient"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(name, arguments, message):
+    model, params, inputs = made(name)
+    with pytest.raises(ValueError, match=message):
+        attention_map(model, params, inputs, **arguments)
+
+
+def test_gradients_need_classes():
+    model, params, inputs = made("vit")
+    with pytest.raises(ValueError, match="method=gradient needs a model with classes"):
+        attention_map(model.clone(num_classes=None), params, inputs, method="gradient")
+
+
+# Sentences
+
+
+@functools.cache
+def translator(architecture="encoder_decoder"):
+    """Returns a Transformer, parameters without zeros and two sentences, or two pairs of them."""
+    sizes = {"hidden_dim": 8, "mlp_dim": 8, "num_heads": 2, "num_layers": 2, "vocab_size": 11}
+    model = build_model("transformer:base", architecture=architecture, **sizes)
+    rng = np.random.default_rng(0)
+    sentences = [jnp.asarray(rng.integers(1, 11, (2, length)), jnp.int32) for length in (5, 4)]
+    sentences = sentences if architecture == "encoder_decoder" else sentences[:1]
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *sentences, train=False))["params"]
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), jnp.float32), shapes)
+    return model, params, sentences
+
+
+def test_rollout_of_a_translation_is_that_of_the_formulas():
+    model, params, sentences = translator()
+
+    @jax.jit
+    def compute(params, *sentences):
+        found = attention(model, params, *sentences)
+        return sentence_attention(model, params, *sentences, method="rollout"), found
+
+    found, weights = jax.tree.map(np.asarray, compute(params, *sentences))
+    weights = {kind: values[:, 0].mean(-3) for kind, values in weights.items()}
+    encoder = np.eye(5)
+    for layer in range(2):
+        encoder = (np.eye(5) + weights["encoder"][layer]) / 2 @ encoder
+    state = np.concatenate([np.zeros((4, 5)), np.eye(4)], axis=1)  # what each target token has read: source, target
+    for layer in range(2):
+        state = (state + weights["decoder"][layer] @ state) / 2
+        state = (state + weights["cross"][layer] @ np.concatenate([encoder, np.zeros((5, 4))], axis=1)) / 2
+    np.testing.assert_allclose(found["encoder"][0], encoder, atol=1e-6)
+    np.testing.assert_allclose(found["cross"][0], state[:, :5], atol=1e-6)
+    np.testing.assert_allclose(found["decoder"][0], state[:, 5:], atol=1e-6)
+    np.testing.assert_allclose(found["cross"].sum(-1) + found["decoder"].sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["encoder_decoder", *(pytest.param(half, marks=pytest.mark.slow) for half in ("encoder", "decoder"))],
+)
+def test_weights_between_tokens_are_those_of_a_layer_and_a_head(architecture):
+    model, params, sentences = translator(architecture)
+    kinds = ["encoder", "decoder", "cross"] if architecture == "encoder_decoder" else [architecture]
+
+    @jax.jit
+    def compute(params, *sentences):
+        options = ({}, {"head": 1}, {"method": "rollout"})
+        found = [sentence_attention(model, params, *sentences, layer=0, **each) for each in options]
+        return attention(model, params, *sentences), *found
+
+    everything, mean, head, rollout = jax.tree.map(np.asarray, compute(params, *sentences))
+    for found in (everything, mean, head, rollout):
+        assert sorted(found) == sorted(kinds)
+    for kind in kinds:
+        np.testing.assert_allclose(mean[kind], everything[kind][0].mean(-3), atol=1e-6)
+        np.testing.assert_allclose(head[kind], everything[kind][0][:, 1], atol=1e-6)
+        np.testing.assert_allclose(everything[kind].sum(-1), 1, atol=1e-5)
+    if architecture != "encoder":
+        assert not np.triu(rollout["decoder"][0], 1).any()
+
+
+def test_sentences_and_pictures_are_not_confused():
+    model, params, sentences = translator()
+    with pytest.raises(ValueError, match="attention maps are of images and clips; use "):
+        attention_map(model, params, *sentences)
+    with pytest.raises(ValueError, match="method=gradient does not apply to sentences, which have no class"):
+        sentence_attention(model, params, *sentences, method="gradient")
+    model, params, images = made("vit")
+    with pytest.raises(ValueError, match="ViT does not take sentences; use "):
+        sentence_attention(model, params, images)
