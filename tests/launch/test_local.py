@@ -105,7 +105,7 @@ def test_an_interruption_lets_the_runs_save(tmp_path):
 
 def test_stop_and_status(tmp_path):
     folder = tmp_path / "s"
-    process = start(folder, "--seeds=2", seconds=0.2)
+    process = start(folder, "--seeds=2", seconds=1.5)
     until(lambda: saved(folder).get("seed=0", 0) >= 2)
     call = [sys.executable, "-m", "vit_jax", "launch"]
     status = subprocess.run([*call, "status", folder, "--json"], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -99,7 +99,9 @@ class Sweep:
         """
         path = folder / FILE
         before = load_sweep(folder) if path.exists() else None
-        if before is None and folder.is_dir() and any(folder.iterdir()):
+        # another launcher may be about to write the same sweep
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        if before is None and any(name != RESERVED and not name.startswith(FILE) for name in names):
             raise UserError(f"{folder} is not empty, and holds no sweep. Name another folder.")
         if before is not None:
             self._check_same(before, folder)

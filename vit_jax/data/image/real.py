@@ -69,7 +69,7 @@ def _read(path: str) -> list[list[int]]:
     except OSError as error:
         raise UserError(f"--real={path}: {error.strerror}") from None
     except ValueError:
-        found = None
+        found = []
     is_list = isinstance(found, list) and len(found) == IMAGES
     if not is_list or not all(isinstance(each, list) and all(i in range(CLASSES) for i in each) for each in found):
         raise UserError(f"--real={path} must be the authors' real.json: a list of 50,000 lists of numbers of classes")
