@@ -35,9 +35,7 @@ class Rule(NamedTuple):
     multiple: int = 1
     weights: int = 0
 
-    def applies(
-        self, device: str, dtype: str, keys: int, qk_head_dim: int, v_head_dim: int, weights: int = 0
-    ) -> bool:
+    def applies(self, device: str, dtype: str, keys: int, qk_head_dim: int, v_head_dim: int, weights: int = 0) -> bool:
         widths = (qk_head_dim, v_head_dim)
         return (
             device in self.devices
