@@ -41,7 +41,6 @@ def train_step(
     axis_name: str | None,
     accum_steps: int = 1,
     ema_decay: float = 0.0,
-    with_weights: Callable[[Callable], Callable] = lambda loss: loss,
 ) -> tuple[TrainState, dict[str, Sum]]:
     """Makes one update from a device's share of the global batch.
 
@@ -70,7 +69,7 @@ def train_step(
 
     def gradients_and_sums(index_and_micro_batch):
         index, micro_batch = index_and_micro_batch
-        return jax.grad(with_weights(loss_sum), has_aux=True)(state.params, micro_batch, index)
+        return jax.grad(loss_sum, has_aux=True)(state.params, micro_batch, index)
 
     total = sum_over(gradients_and_sums, (jnp.arange(accum_steps), micro_batches(batch, accum_steps, group_of(task))))
     gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)
@@ -244,7 +243,6 @@ def compile_step(experiment: Experiment) -> Callable[[TrainState, Batch], tuple[
         axis_name=experiment.parallel.axis_name,
         accum_steps=config.accum_steps,
         ema_decay=config.optimizer.ema_decay,
-        with_weights=experiment.parallel.with_weights,
     )
     return experiment.parallel.compile(step)
 

@@ -14,7 +14,6 @@ from vit_jax.config import Config
 from vit_jax.data.loading.levels import as_floats
 from vit_jax.data.modality import get_modality, open_data
 from vit_jax.data.unread import unread_data
-from vit_jax.devices.parallel import batch_shares
 from vit_jax.devices.recompute import compiler_options
 from vit_jax.errors import UserError
 from vit_jax.experiment import Experiment, complete
@@ -168,7 +167,7 @@ def step_memory(experiment: Experiment, batch_size: int) -> Memory:
     for batch in experiment.data.batch_shapes(batch_size):
         lowered = experiment.parallel.lower(compiled, state, batch)
         program = lowered.compile(compiler_options=compiler_options(experiment.config, jax.default_backend()))
-        found.append(memory_of(program, batch, batch_shares(experiment.config.sequence_devices)))
+        found.append(memory_of(program, batch, jax.device_count()))
     return max(found, key=lambda memory: memory.peak)
 
 

@@ -275,12 +275,6 @@ SCHEMA = {
         Choice(pmap="data parallel", fsdp="parameters and optimizer state are sharded as well"),
         affects_results=False,
     ),
-    "sequence_devices": Key(
-        1,
-        "fsdp: number of devices among which the tokens of an example are divided, for clips too long for one",
-        Whole(1, 65_536),
-        affects_results=False,
-    ),
     "profile": Key(
         (),
         "steps to trace into WORKDIR/profile",

@@ -18,7 +18,7 @@ from vit_jax.data.loading.workers import Workers, choose_workers
 from vit_jax.data.modality import check_labels
 from vit_jax.data.pseudo_labels import with_pseudo_labels
 from vit_jax.data.unread import BlankSource
-from vit_jax.devices.parallel import batch_shares, check_batch_size
+from vit_jax.devices.parallel import check_batch_size
 from vit_jax.errors import UserError, counted
 
 
@@ -30,9 +30,8 @@ class LabelledData:
     """
 
     def __init__(self, modality: "LabelledModality", config: Config, train: Any, evaluation: Any):
-        groups = {"sequence_devices": config.sequence_devices}
-        check_batch_size(config.batch_size, config.accum_steps, **groups)
-        check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size", **groups)
+        check_batch_size(config.batch_size, config.accum_steps)
+        check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
         data = config.data
         check_labels(train.labels, evaluation.labels, f"split {data.train_split}", f"split {data.eval_split}")
         self.modality, self.config, self.train, self.eval = modality, config, train, evaluation
@@ -47,7 +46,7 @@ class LabelledData:
 
     @property
     def batch_unit(self) -> int:
-        return batch_shares(self.config.sequence_devices) * self.config.accum_steps
+        return jax.device_count() * self.config.accum_steps
 
     def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches:
         """Yields this process's slice of the batches of updates `first_step + 1` to `last_step`."""
@@ -65,7 +64,7 @@ class LabelledData:
 
     def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
         """Returns the shapes and dtypes of a training batch, found by preparing a single example."""
-        check_batch_size(batch_size, self.config.accum_steps, sequence_devices=self.config.sequence_devices)
+        check_batch_size(batch_size, self.config.accum_steps)
         one = pipeline.train_batches(self.train, self.train_encoder, batch_size=1, seed=0, first_step=0, last_step=1)
         batch = next(one)
         one.close()

@@ -17,8 +17,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vit_jax.devices import job
-from vit_jax.devices.arrays import on_host
-from vit_jax.devices.sharded import FullySharded
 from vit_jax.errors import UserError, counted, nearest
 
 PyTree = Any
@@ -40,10 +38,6 @@ class Parallel(Protocol):
 
     def compile_predict(self, predict: Callable) -> Callable:
         """Compiles `predict(params, batch) -> rows`, whose arrays have one row per example; read them with `gather`."""
-        ...
-
-    def with_weights(self, loss: Callable) -> Callable:
-        """Returns `loss(params, *rest)` as a function of parameters that are placed as in the state."""
         ...
 
     def init_state(self, make: Callable[[], PyTree]) -> PyTree:
@@ -123,51 +117,32 @@ def initialize_distributed(coordinator: str | None = None, processes: int | None
     job.watch()
 
 
-def make_parallel(name: str, sequence_devices: int = 1) -> Parallel:
+def make_parallel(name: str) -> Parallel:
     """Returns the strategy called `name` over all devices: `pmap` (data parallel) or `fsdp` (fully sharded).
 
-    Args:
-      sequence_devices: Number of devices, of one process, among which `fsdp` divides the tokens of each example.
-
     Raises:
-      UserError: `name` is not a strategy, or it cannot divide the tokens so.
+      UserError: `name` is not a strategy.
     """
     strategies = {"pmap": DataParallel, "fsdp": FullySharded}
     if name not in strategies:
         raise UserError(f"unknown config.parallel {name!r}{nearest(name, strategies)}")
-    if sequence_devices == 1:
-        return strategies[name]()
-    if name != "fsdp":
-        raise UserError(f"config.sequence_devices={sequence_devices} needs config.parallel='fsdp', got {name!r}")
-    if jax.local_device_count() % sequence_devices:
-        devices = counted(jax.local_device_count(), "devices")
-        raise UserError(f"config.sequence_devices={sequence_devices} does not divide the {devices} of a process")
-    return FullySharded(sequence_devices)
+    return strategies[name]()
 
 
-def batch_shares(sequence_devices: int = 1) -> int:
-    """Returns the number of shares into which a global batch is divided: one for each device, or group of devices."""
-    return jax.device_count() // sequence_devices
-
-
-def check_batch_size(
-    batch_size: int, accum_steps: int, key: str = "batch_size", group: int = 1, sequence_devices: int = 1
-) -> None:
+def check_batch_size(batch_size: int, accum_steps: int, key: str = "batch_size", group: int = 1) -> None:
     """Checks that a global batch divides evenly over devices and micro-batches.
 
     Args:
       key: Key of the config that holds `batch_size`, for the message.
       group: Consecutive examples that must stay together; see `micro_batches`.
-      sequence_devices: Number of devices that share an example.
 
     Raises:
       UserError: It does not divide, or a share has a number of examples that is not a multiple of `group`.
     """
     if batch_size < 1 or accum_steps < 1:
         raise UserError(f"config.{key}={batch_size} and config.accum_steps={accum_steps} must be at least 1")
-    devices = batch_shares(sequence_devices)
-    parts = counted(devices, "devices" if sequence_devices == 1 else f"groups of {sequence_devices} devices")
-    parts += f" x {accum_steps} accum_steps" if accum_steps > 1 else ""
+    devices = jax.device_count()
+    parts = counted(devices, "devices") + (f" x {accum_steps} accum_steps" if accum_steps > 1 else "")
     shares = devices * accum_steps
     if batch_size % shares:
         whole = max(batch_size // shares, 1) * shares
@@ -231,15 +206,12 @@ class DataParallel:
     def compile_predict(self, predict):
         return jax.pmap(predict, axis_name=_AXIS, in_axes=(None, 0), out_axes=0)
 
-    def with_weights(self, loss):
-        return loss
-
     def init_state(self, make):
         return jax.jit(make, out_shardings=NamedSharding(self._local, P()))()
 
     def put_state(self, state):
         sharding = NamedSharding(self._local, P())
-        return jax.tree.map(lambda x: jax.device_put(on_host(x), sharding), state)
+        return jax.tree.map(lambda x: jax.device_put(_on_host(x), sharding), state)
 
     def put_batch(self, batch):
         devices = self._local.size
@@ -269,10 +241,90 @@ class DataParallel:
         return jax.tree.map(join, state)
 
     def fetch(self, tree):
-        return jax.tree.map(on_host, tree)
+        return jax.tree.map(_on_host, tree)
 
     def gather(self, rows):
         rows = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), rows)
         if jax.process_count() == 1:
             return rows
         return multihost_utils.process_allgather(rows, tiled=True)
+
+
+class FullySharded:
+    """The same step under `jax.jit` over a mesh: batch, parameters and optimizer state sharded over the devices.
+
+    This is ZeRO-3 (arXiv:1910.02054), or FSDP. Each array is split along its largest dimension that is divisible by the
+    number of devices; arrays of fewer than `smallest` elements stay replicated. The compiler inserts the sums over
+    devices, so `axis_name` is None.
+    """
+
+    axis_name = None
+    smallest = 2**14  # elements; sharding a smaller array costs more than it saves
+
+    def __init__(self):
+        self._mesh = Mesh(np.array(jax.devices()), (_AXIS,))
+
+    def compile(self, step):
+        def sharded(state, batch):  # without constraints, the compiler may choose another sharding for the new state
+            state, sums = step(state, batch)
+            constrain = jax.lax.with_sharding_constraint
+            return jax.tree.map(lambda x: constrain(x, self._sharding(x.shape)), state), sums
+
+        return jax.jit(sharded, donate_argnums=0)
+
+    def compile_predict(self, predict):
+        return jax.jit(predict, out_shardings=NamedSharding(self._mesh, P(_AXIS)))
+
+    def init_state(self, make):
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract(jax.eval_shape(make)))
+        return jax.jit(make, out_shardings=shardings)()
+
+    def put_state(self, state):
+        return jax.tree.map(lambda x, y: _distribute(x, y.sharding), state, self.abstract(state))
+
+    def put_batch(self, batch):
+        sharding = NamedSharding(self._mesh, P(_AXIS))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    def abstract(self, state):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding(x.shape)), state)
+
+    def lower(self, compiled, state, batch):
+        sharding = NamedSharding(self._mesh, P(_AXIS))
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch)
+        return compiled.lower(self.abstract(state), batch)
+
+    def globalise(self, state):
+        return state
+
+    def fetch(self, tree):
+        return jax.tree.map(_on_host, tree)
+
+    def gather(self, rows):
+        if jax.process_count() == 1:
+            return jax.tree.map(np.asarray, rows)
+        return multihost_utils.process_allgather(rows, tiled=True)
+
+    def _sharding(self, shape):
+        dims = [d for d, size in enumerate(shape) if size % self._mesh.size == 0]
+        if not dims or np.prod(shape) < self.smallest:
+            return NamedSharding(self._mesh, P())
+        largest = max(dims, key=lambda d: shape[d])
+        return NamedSharding(self._mesh, P(*(_AXIS if d == largest else None for d in range(len(shape)))))
+
+
+def _on_host(x: Any) -> np.ndarray:
+    """Copies a whole array to the host, including shards on other processes."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        if not x.is_fully_replicated:
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x.addressable_data(0))
+    return np.asarray(x)
+
+
+def _distribute(x: Any, sharding: NamedSharding) -> jax.Array:
+    """Places an array on the devices as `sharding` says; each process has the whole array."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

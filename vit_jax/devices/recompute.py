@@ -15,7 +15,7 @@ _PASSES, _BARRIER = "xla_disable_hlo_passes", "cse_barrier_expander"
 
 def recomputes(config: Any) -> bool:
     """Returns whether the training step of a config computes something again in its backward pass."""
-    return config.model.remat not in (None, "none") or config.parallel == "fsdp"
+    return config.model.remat not in (None, "none")
 
 
 def keep_barriers(config: Any) -> None:

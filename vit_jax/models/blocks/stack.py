@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from vit_jax.models.kernels.chunked import ATTENDED
-from vit_jax.models.placement import placed
 
 _DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _ATTENTION = jax.checkpoint_policies.save_only_these_names(ATTENDED)
@@ -62,7 +61,6 @@ class BlockStack(nn.Module):
         Args:
           capture: `tokens/i` is the output of layer i, `attention/i` its attention weights. Other names are ignored.
         """
-        x = placed(x)
         ramp = self.drop_path_rate / max(self.num_layers - 1, 1)
         rates = [ramp * i for i in range(self.num_layers)]
         if self.scan_layers and callable(self.block) and not capture and not self.is_initializing():
@@ -73,8 +71,7 @@ class BlockStack(nn.Module):
         for i, (block, rate) in enumerate(zip(blocks, rates, strict=True)):
 
             def call(block, x, i=i, rate=rate):
-                x, weights = block(x, rate, return_weights=f"attention/{i}" in capture, train=train)
-                return placed(x), weights
+                return block(x, rate, return_weights=f"attention/{i}" in capture, train=train)
 
             if self.remat != "none":
                 call = nn.remat(call, policy=REMAT[self.remat])
@@ -96,7 +93,7 @@ class BlockStack(nn.Module):
             params, rate, rng = layer
             rngs = None if rng is None else {"dropout": rng}
             x, _ = block.apply({"params": params}, x, 0.0 if rate is None else rate, train=train, rngs=rngs)
-            return placed(x), None
+            return x, None
 
         # A loop stores all that its backward pass needs once per layer, with nothing fused or shared. Element-wise
         # results are computed again instead: without this, scanning takes a third more memory than unrolled blocks.
