@@ -61,4 +61,4 @@ def translation_attention(
     given = list(ids.values())[: 1 if run.model.architecture != "encoder_decoder" else 2]
     found = compute(run.params, *(jnp.asarray([tokens], jnp.int32) for tokens in given))
     pieces = {side: [run.encoder.piece(token) for token in tokens] for side, tokens in ids.items()}
-    return {kind: np.asarray(values[0]) for kind, values in found.items()}, pieces
+    return {kind: np.asarray(found[kind][0]) for kind in PANELS if kind in found}, pieces  # jit sorts them
