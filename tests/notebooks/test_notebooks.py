@@ -18,7 +18,6 @@ import execute  # noqa: E402
 NAMES = (
     "attention", "pretrained", "positions", "quickstart", "rank_collapse", "tables", "translation", "video_embeddings",
 )  # fmt: skip
-EXECUTED = ("attention", "positions", "pretrained", "quickstart", "rank_collapse", "tables", "translation")
 MOST_BYTES = 1_500_000  # of a notebook: GitHub draws small ones at once
 each_notebook = pytest.mark.parametrize("name", execute.NAMES)
 
@@ -61,7 +60,7 @@ def test_code_compiles_and_imports_exist(name):
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-@pytest.mark.parametrize("name", EXECUTED)
+@each_notebook
 def test_outputs_are_committed_and_legible(name):
     notebook = committed(name)
     assert (HERE / f"{name}.ipynb").stat().st_size < MOST_BYTES
