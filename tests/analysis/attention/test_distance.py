@@ -112,4 +112,4 @@ def test_sentences_have_no_pixels():
 
     model, params, sentences = translator()
     with pytest.raises(ValueError, match="attention distance is of images and clips"):
-        attention_distance(model, params, *sentences)
+        attention_distance(model, params, sentences[0])
