@@ -86,7 +86,7 @@ def cost_by_size(model: nn.Module, sides: Sequence[int] = (), frames: Sequence[i
     Raises:
       ValueError: The model has no such size, or a patch does not fit into it.
     """
-    wanted = {"side": [("image_size", side, (side, side)) for side in sides]}
+    wanted: dict[str, list[tuple[str, int, Any]]] = {"side": [("image_size", side, (side, side)) for side in sides]}
     wanted["frames"] = [("num_frames", count, count) for count in frames]
     fields = {field.name for field in dataclasses.fields(model)}
     found: dict[str, dict[int, Cost]] = {}

@@ -102,7 +102,7 @@ class Train:
 
     def checkpoint(self) -> Any:
         """Called by submitit when the job is about to end: returns what is put back into the queue."""
-        from submitit.core.utils import DelayedSubmission
+        from submitit.core.utils import DelayedSubmission  # pyright: ignore[reportMissingImports]
 
         self._process.send_signal(signal.SIGTERM)
         self._end()
@@ -185,7 +185,7 @@ def _train(job: Job, sweep: Sweep) -> Train:
 
 
 def _executor(job: Job, resources: Resources) -> Any:
-    import submitit
+    import submitit  # pyright: ignore[reportMissingImports]
 
     check_cluster()
     executor = submitit.AutoExecutor(pathlib.Path(job.own, "slurm"), cluster="slurm", slurm_max_num_timeout=10_000)
@@ -195,7 +195,7 @@ def _executor(job: Job, resources: Resources) -> Any:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    from submitit.core.utils import FailedJobError
+    from submitit.core.utils import FailedJobError  # pyright: ignore[reportMissingImports]
 
     try:
         yield

@@ -1,7 +1,7 @@
 """Multi-head attention: Attention Is All You Need (arXiv:1706.03762), section 3.2.2."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -183,7 +183,7 @@ class MultiHeadAttention(TypedModule):
         return (y.reshape(*x.shape[:-1], self.num_heads, -1) for y in jnp.split(out, ends, axis=1))
 
     @nn.nowrap
-    def _dense(self, name, features, layer: type[Dense] | type[DenseParameters] = Dense, **fields):
+    def _dense(self, name, features, layer: Any = Dense, **fields) -> Any:
         return layer(
             features,
             use_bias=self.out_bias if name == "out" else self.qkv_bias,

@@ -95,9 +95,10 @@ def _linear_parameters(layer: Any, inputs: tuple[int, ...]) -> tuple[Array, Arra
     def init(rng, shape, dtype):
         return layer.kernel_init(rng, matrix, dtype).reshape(shape)
 
-    kernel = layer.param("kernel", init, (*inputs, *outputs), layer.param_dtype).reshape(matrix)
+    # parameters may be NumPy arrays, which promote types in another way
+    kernel = jnp.asarray(layer.param("kernel", init, (*inputs, *outputs), layer.param_dtype)).reshape(matrix)
     bias = layer.param("bias", layer.bias_init, outputs, layer.param_dtype) if layer.use_bias else None
-    return kernel, None if bias is None else bias.reshape(-1)
+    return kernel, None if bias is None else jnp.asarray(bias).reshape(-1)
 
 
 class Dense(TypedModule):

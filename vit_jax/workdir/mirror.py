@@ -44,7 +44,7 @@ class Mirror:
     """
 
     def __init__(self, workdir: epath.Path, project: str, config: dict[str, Any], written: Iterable[dict[str, Any]]):
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         path, self._sent = workdir / NAME, set()
         is_known = path.exists()

@@ -61,7 +61,7 @@ def sentence_attention(
 
 
 def _rollout(weights: dict[str, Float[Array, "layers batch queries keys"]]) -> dict[str, Array]:
-    memory = None
+    memory: Any = None
     if "encoder" in weights:
         memory = jnp.eye(weights["encoder"].shape[-1])
         for own in weights["encoder"]:
@@ -69,7 +69,7 @@ def _rollout(weights: dict[str, Float[Array, "layers batch queries keys"]]) -> d
     if "decoder" not in weights:
         return {"encoder": memory}
     target = jnp.eye(weights["decoder"].shape[-1])
-    source = None if memory is None else jnp.zeros((target.shape[0], memory.shape[-1]))
+    source: Any = None if memory is None else jnp.zeros((target.shape[0], memory.shape[-1]))
     for layer, own in enumerate(weights["decoder"]):
         target = (own @ target + target) / 2
         if memory is not None:

@@ -119,7 +119,7 @@ def probe_accuracy(
             f"{counts.min()}. Use more examples, or a training split."
         )
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return float((cross_val_predict(probe, features, labels, cv=folds) == labels).mean())
+    return float(np.mean(np.asarray(cross_val_predict(probe, features, labels, cv=folds)) == labels))
 
 
 def cka(x: Features, y: Float[np.ndarray, "examples other_dim"]) -> float:

@@ -200,7 +200,7 @@ def _difference(shared: Any, logits: Any) -> Any:
         total = np.where(
             small,
             np.log1p((np.expm1(logits) * shared).sum(axis=-1, keepdims=True)),
-            logsumexp(log_shared + logits, axis=-1, keepdims=True),
+            np.asarray(logsumexp(log_shared + logits, axis=-1, keepdims=True)),
         )
         gap = logits - total
         return np.where(small, shared * np.expm1(gap), np.exp(log_shared + gap) - shared)

@@ -50,8 +50,8 @@ def chunked_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     rank = query.ndim
     bias, mask = (None if x is None else x.reshape((1,) * (rank - x.ndim) + x.shape) for x in (bias, mask))
-    heads_first = (x.swapaxes(-3, -2) for x in (query, key, value))
-    return _attention(*heads_first, bias, mask, is_causal, scale, chunk).swapaxes(-3, -2)
+    query, key, value = (x.swapaxes(-3, -2) for x in (query, key, value))
+    return _attention(query, key, value, bias, mask, is_causal, scale, chunk).swapaxes(-3, -2)
 
 
 class _Blocks:
@@ -223,7 +223,7 @@ def _backward(is_causal, scale, chunk, saved, gradient):
         rows, zeros, (jnp.arange(blocks.row_blocks), query, gradient, largest, 1 / total, mean)
     )
     d_keys, d_values, d_biases = sums
-    d_bias = None if bias is None else blocks.join_pairs(d_biases).astype(bias.dtype)
+    d_bias = None if d_biases is None else blocks.join_pairs(d_biases).astype(bias.dtype)
     d_key, d_value = (blocks.join_columns(x) for x in (d_keys, d_values))
     return blocks.join_rows(d_query), d_key.astype(key.dtype), d_value.astype(value.dtype), d_bias, None
 

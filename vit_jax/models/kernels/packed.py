@@ -16,6 +16,7 @@ lowered for both, but not yet timed on either.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ def packed_attention(
         x = jnp.pad(x.reshape(sequences, tokens, heads, head_dim), padding)
         return x.reshape(-1, heads, head_dim)
 
-    out = _attention(rows(query), rows(key), rows(value), tokens, slots, device or generation())
+    out: Any = _attention(rows(query), rows(key), rows(value), tokens, slots, device or generation())
     return out.reshape(-1, slots, heads, head_dim)[:sequences, :tokens].reshape(query.shape)
 
 
@@ -84,7 +85,7 @@ def _call(kernel, arrays, num_outputs, tokens, slots, device):
     if device == "tpu":  # tiles of Mosaic are the last two axes, in full or in multiples of 8 x 128
         arrays = [x.swapaxes(0, 1) for x in arrays]
         spec = pl.BlockSpec((None, TILE, head_dim), lambda tile, head: (head, tile, 0))
-        options = {}
+        options: dict[str, Any] = {}
     else:  # the sizes of Triton's tiles are powers of 2; the heads stay where the projections write them
         width = max(_SMALLEST_WIDTH, 2 ** math.ceil(math.log2(head_dim)))
         spec = pl.BlockSpec((TILE, None, width), lambda tile, head: (tile, head, 0))
