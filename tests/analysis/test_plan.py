@@ -58,7 +58,7 @@ def test_the_products_of_a_batch_are_counted(plans):
 
 
 def test_remat_takes_less_memory_where_xla_for_cpus_would_undo_it(plans):
-    full, none = plans["image/fsdp"]["plan"]["layouts"]
+    full, none = plans["video/pmap"]["plan"]["layouts"]
     assert (full["remat"], none["remat"]) == ("full", "none")
     assert full["memory"]["temporary"] < none["memory"]["temporary"]
 
