@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from vit_jax.commands.shared import checkpoints, common
+from vit_jax.commands.shared import checkpoints, common, foreign
 
 HELP = "export a model for programs without vit_jax: StableHLO or ONNX"
 
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help="platforms of a StableHLO artefact, of cpu, cuda, rocm and tpu (default: cpu,cuda,tpu)",
     )
-    option("--name", metavar="FAMILY:VARIANT", type=common.given, help="model, if foreign weights do not state it")
     add_license(parser)
 
 
@@ -87,6 +86,6 @@ def _foreign(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from vit_jax.tasks.classification import Classification
     from vit_jax.weights import from_pretrained
 
-    loaded = from_pretrained(args.checkpoint, args.name)
+    loaded = from_pretrained(args.checkpoint, trust=args.trust, **foreign.given(args))
     task = Classification(num_classes=loaded.model.num_classes)  # pyright: ignore[reportAttributeAccessIssue]
     return loaded, task, loaded.preprocessing, loaded.origin

@@ -1,7 +1,5 @@
 """Scaled dot-product attention by any of the kernels."""
 
-import math
-
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.kernels.choice import choose
@@ -57,8 +55,7 @@ def dot_product_attention(
     if kernel == "packed" and not (plain and packable(query, key, value)):
         kernel = "auto"
     if kernel == "auto":
-        weights = math.prod(query.shape[:-1]) * key.shape[-3]
-        kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1], weights=weights)
+        kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1])
     if kernel == "summed" and not plain:
         kernel = "xla"
     if kernel == "packed":

@@ -19,7 +19,6 @@ class Rule(NamedTuple):
       devices: Generations of `vit_jax.models.kernels.hardware`.
       dtypes: Names of the dtypes of the queries.
       keys: Smallest and largest number of keys.
-      weights: Smallest number of attention weights, of all sequences, heads, queries and keys.
       head_dims: Smallest and largest width of a head, the wider of queries and values.
       multiple: Number that divides both widths.
       kernel: Name of the kernel.
@@ -33,14 +32,12 @@ class Rule(NamedTuple):
     keys: tuple[int, float] = (1, float("inf"))
     head_dims: tuple[int, float] = (1, float("inf"))
     multiple: int = 1
-    weights: int = 0
 
-    def applies(self, device: str, dtype: str, keys: int, qk_head_dim: int, v_head_dim: int, weights: int = 0) -> bool:
+    def applies(self, device: str, dtype: str, keys: int, qk_head_dim: int, v_head_dim: int) -> bool:
         widths = (qk_head_dim, v_head_dim)
         return (
             device in self.devices
             and dtype in self.dtypes
-            and self.weights <= weights
             and self.keys[0] <= keys <= self.keys[1]
             and self.head_dims[0] <= max(widths) <= self.head_dims[1]
             and not any(width % self.multiple for width in widths)
@@ -53,10 +50,6 @@ RULES = (
         ("cpu",), "chunked",
         "benchmarks/results/attention.csv: 1.1 to 1.3 of the processor time of reference, a tenth of its memory",
         dtypes=("float64", "float32", *_HALVES), keys=(1025, float("inf")),
-    ),
-    Rule(
-        ("cpu",), "chunked", "benchmarks/results/memory.csv: temporal attention of 512 frames",
-        dtypes=("float64", "float32", *_HALVES), keys=(129, float("inf")), weights=2**28,
     ),
     Rule(GENERATIONS, "chunked", _TOO_LARGE, dtypes=("float64",), keys=_MANY),
     Rule(GENERATIONS, "reference", "the softmax of the libraries is float32", dtypes=("float64",)),
@@ -86,14 +79,11 @@ RULES = (
 )  # fmt: skip
 
 
-def choose(
-    dtype: Any, keys: int, qk_head_dim: int, v_head_dim: int, device: str | None = None, weights: int = 0
-) -> str:
+def choose(dtype: Any, keys: int, qk_head_dim: int, v_head_dim: int, device: str | None = None) -> str:
     """Return the kernel of the first row of `RULES` that applies; `xla` if none does.
 
     Args:
-      weights: Number of attention weights, of all sequences, heads, queries and keys.
       device: One of `GENERATIONS`; None for that of the default device.
     """
-    given = (device or generation(), jnp.dtype(dtype).name, keys, qk_head_dim, v_head_dim, weights)
+    given = (device or generation(), jnp.dtype(dtype).name, keys, qk_head_dim, v_head_dim)
     return next((rule.kernel for rule in RULES if rule.applies(*given)), "xla")

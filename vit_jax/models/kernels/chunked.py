@@ -13,7 +13,6 @@ from vit_jax.models.layers import at_least_float32
 
 CHUNK = 256  # the largest number of queries, and of keys, in a block: the blocks of a head stay in a CPU's cache
 ATTENDED = "attended"  # name of outputs of attention, and of what their derivative needs, for policies of remat
-_LARGEST = 2**26  # weights of a block, of all sequences and heads together: 256 MiB in float32
 _ALIGNED = 16  # block sizes are multiples of it, for matrix units
 
 
@@ -62,11 +61,10 @@ class _Blocks:
       row_blocks, column_blocks: Numbers of blocks.
     """
 
-    def __init__(self, query: Array, key: Array, chunk: int, is_causal: bool):
-        self.queries, self.keys, self.is_causal = query.shape[-2], key.shape[-2], is_causal
-        self.column_blocks, self.columns = _division(self.keys, chunk)
-        fitting = _LARGEST // (math.prod(query.shape[:-2]) * self.columns)
-        self.row_blocks, self.rows = _division(self.queries, min(chunk, max(fitting, _ALIGNED)))
+    def __init__(self, queries: int, keys: int, chunk: int, is_causal: bool):
+        self.queries, self.keys, self.is_causal = queries, keys, is_causal
+        self.row_blocks, self.rows = _division(queries, chunk)
+        self.column_blocks, self.columns = _division(keys, chunk)
 
     def split_rows(self, x: Array, axis: int = -2) -> Array:
         """Split an axis of queries; the blocks become the leading axis. Padding is zeros."""
@@ -143,7 +141,7 @@ def _attention(query, key, value, bias, mask, is_causal, scale, chunk):
 
 def _forward(query, key, value, bias, mask, is_causal, scale, chunk):
     """Return the output, and what `_backward` needs."""
-    blocks = _Blocks(query, key, chunk, is_causal)
+    blocks = _Blocks(query.shape[-2], key.shape[-2], chunk, is_causal)
     wide = at_least_float32(query.dtype)
     biases, masks = blocks.split_pairs(bias), blocks.split_pairs(mask)
     columns = (jnp.arange(blocks.column_blocks), blocks.split_columns(key), blocks.split_columns(value))
@@ -181,7 +179,7 @@ def _backward(is_causal, scale, chunk, saved, gradient):
     dV = P^T dO,   dS = P * (dO V^T - rowsum(dO * O)),   dQ = scale dS K,   dK = scale dS^T Q,   dbias = dS
     """
     query, key, value, bias, mask, out, (largest, total) = saved
-    blocks = _Blocks(query, key, chunk, is_causal)
+    blocks = _Blocks(query.shape[-2], key.shape[-2], chunk, is_causal)
     wide = at_least_float32(query.dtype)
     biases, masks = blocks.split_pairs(bias), blocks.split_pairs(mask)
     mean = (out.astype(wide) * gradient.astype(wide)).sum(-1, keepdims=True)  # of the gradient of a row's weights
