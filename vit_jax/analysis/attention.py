@@ -48,7 +48,7 @@ def attention(
     if isinstance(model, Transformer):
         names = {kind: prefix for kind, prefix in _OF_TEXT.items() if model.architecture in ("encoder_decoder", kind)}
         capture = tuple(f"{prefix}/{layer}" for prefix in names.values() for layer in chosen)
-        _, captured = model.apply({"params": params}, *inputs, train=False, capture=capture)
+        captured: Any = model.apply({"params": params}, *inputs, train=False, capture=capture)[1]
         return {kind: jnp.stack([captured[f"{prefix}/{layer}"] for layer in chosen]) for kind, prefix in names.items()}
     capture = tuple(f"attention/{layer}" for layer in chosen)
     _, captured = model.apply({"params": params}, *inputs, train=False, capture=capture)

@@ -117,7 +117,7 @@ def distance_of_examples(
     if isinstance(run.model, Transformer):
         raise UserError(f"attention distance is of images and clips; this run is on {run.modality.inputs}")
     if examples is not None and examples < len(source):
-        source = Subset(source, np.linspace(0, len(source) - 1, examples).round().astype(int))
+        source = Subset(source, np.linspace(0, len(source) - 1, examples).round().astype(int).tolist())
 
     def of_batch(model, params, batch):
         return attention_distance(model, params, inputs_of(batch))
