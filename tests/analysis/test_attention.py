@@ -207,7 +207,7 @@ def test_gradients_are_those_of_the_logit_by_the_weights(name):
     """
     model, params, inputs = made(name, num_layers=1)
     found, kinds = computed(name, num_layers=1), list(itertools.chain(*groups(model)))
-    identity = np.broadcast_to(np.eye(found["embedded"].shape[1], dtype=np.float32), found["matrix"]["weights"].shape)
+    identity = jnp.broadcast_to(jnp.eye(found["embedded"].shape[1]), found["matrix"]["weights"].shape)
 
     def logit(weights, classes):
         def between(kind):
