@@ -110,6 +110,7 @@ def test_images_and_their_maps(runs, files, tmp_path):
     np.testing.assert_allclose([float(row[3]) for row in rows], expected.ravel(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_words_of_an_image(runs, files, tmp_path):
     run = load_run(runs["tnt"])
     printed = analyze("attention", runs["tnt"], files / "a.png", "--kind=inner", f"--out={tmp_path}/a.png", "--json")
@@ -118,7 +119,7 @@ def test_words_of_an_image(runs, files, tmp_path):
     assert Image.open(tmp_path / "a.png").width == pytest.approx(300 * plots.COLUMN, abs=1)
 
 
-def test_a_clip_as_a_strip_and_as_films(runs, files, tmp_path):
+def test_a_clip_as_a_strip(runs, files, tmp_path):
     run, clip = load_run(runs["clips"]), files / "clip"
     analyze("attention", runs["clips"], clip, f"--out={tmp_path}/a.png", f"--csv={tmp_path}/a.csv")
     expected = attention_map(run.model, run.params, rows_of(run, str(clip)))
@@ -126,8 +127,12 @@ def test_a_clip_as_a_strip_and_as_films(runs, files, tmp_path):
     assert header == ["input", "frame", "row", "column", "attention"]
     np.testing.assert_allclose([float(row[4]) for row in rows], expected.ravel(), rtol=1e-4)
     assert rows[-1][1:4] == ["2", "1", "1"]
+
+
+@pytest.mark.slow
+def test_a_clip_as_films(runs, files, tmp_path):
     for name in ("a.gif", "a.mp4"):
-        analyze("attention", runs["clips"], clip, "--kind=temporal", "--head=1", f"--out={tmp_path}/{name}")
+        analyze("attention", runs["clips"], files / "clip", "--kind=temporal", "--head=1", f"--out={tmp_path}/{name}")
     assert Image.open(tmp_path / "a.gif").n_frames == 3
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 3

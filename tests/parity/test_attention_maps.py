@@ -31,7 +31,7 @@ def pair(tmp_path_factory):
         block.attn.attn_drop.register_forward_hook(keep)
     path = tmp_path_factory.mktemp("timm") / "vit.pth"
     torch.save(peer.state_dict(), path)
-    loaded = from_pretrained(path, "vit:Ti/16", image_size=(48, 64), num_classes=5, gelu="exact")
+    loaded = from_pretrained(path, "vit:Ti/16", image_size=(48, 64), num_classes=5, gelu="exact", pool="cls")
     images = np.random.default_rng(0).standard_normal((2, 48, 64, 3)).astype(np.float32)
     logits = peer(torch.from_numpy(images.transpose(0, 3, 1, 2)))
     logits.max(dim=1).values.sum().backward()

@@ -86,8 +86,8 @@ def open_figure(width: float, height: float, style: dict[str, Any] | None = None
 
     installed = {font.name for font in fontManager.ttflist}
     fonts = ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
-    more = style or {}
-    with matplotlib.rc_context({"font.family": fonts, "text.parse_math": False, **more}):
+    settings: Any = {"font.family": fonts, "text.parse_math": False}
+    with matplotlib.rc_context(settings | (style or {})):
         yield Figure(figsize=(width, height), layout="constrained")
 
 

@@ -124,7 +124,7 @@ def test_the_weights_are_those_with_which_the_model_computes(name):
     np.testing.assert_allclose(again, found["logits"], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", cases("vit", "divided_space_time", "tnt"))
+@pytest.mark.parametrize("name", cases("vit", "parallel", "tnt"))
 def test_kernels_and_scanned_layers_have_the_same_weights_and_maps(name):
     model, params, inputs = made(name)
 
@@ -207,7 +207,7 @@ def test_gradients_are_those_of_the_logit_by_the_weights(name):
     """
     model, params, inputs = made(name, num_layers=1)
     found, kinds = computed(name, num_layers=1), list(itertools.chain(*groups(model)))
-    identity = np.broadcast_to(np.eye(found["embedded"].shape[1], dtype=np.float32), found["matrix"]["weights"].shape)
+    identity = jnp.broadcast_to(jnp.eye(found["embedded"].shape[1]), found["matrix"]["weights"].shape)
 
     def logit(weights, classes):
         def between(kind):
@@ -232,7 +232,7 @@ def test_gradients_are_those_of_the_logit_by_the_weights(name):
     np.testing.assert_allclose(again, expected(found["weights"], other), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", cases("vit", "divided_space_time", "axial"))
+@pytest.mark.parametrize("name", cases("vit", "joint_space_time", "axial"))
 def test_a_planted_patch_is_found(name):
     """Keys are the brightness of a patch, queries a constant: every attention looks at the bright patch."""
     model, params, inputs = made(name, pos_embed="none")

@@ -191,8 +191,8 @@ def _through(model: Any, layers: Sequence[Layer], method: str, tokens: Array) ->
     """Sends tokens through the layers, as their weights and the method do."""
     for weights in layers:
         for group in groups(model):
-            parts = [mix(model, kind, weights[kind], tokens, are_shares=method == "gradient") for kind in group]
-            mixed = functools.reduce(jnp.add, parts)
+            each = [mix(model, kind, weights[kind], tokens, are_shares=method == "gradient") for kind in group]
+            mixed = functools.reduce(jnp.add, each)
             if method == "weights":
                 tokens = mixed / len(group)
             else:

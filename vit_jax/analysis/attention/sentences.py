@@ -61,18 +61,20 @@ def sentence_attention(
 
 
 def _rollout(weights: dict[str, Float[Array, "layers batch queries keys"]]) -> dict[str, Array]:
-    memory: Any = None
+    found = {}
     if "encoder" in weights:
-        memory = jnp.eye(weights["encoder"].shape[-1])
+        found["encoder"] = jnp.eye(weights["encoder"].shape[-1])
         for own in weights["encoder"]:
-            memory = (own @ memory + memory) / 2
-    if "decoder" not in weights:
-        return {"encoder": memory}
-    target = jnp.eye(weights["decoder"].shape[-1])
-    source: Any = None if memory is None else jnp.zeros((target.shape[0], memory.shape[-1]))
-    for layer, own in enumerate(weights["decoder"]):
-        target = (own @ target + target) / 2
-        if memory is not None:
-            source = (own @ source + source) / 2
-            source, target = (weights["cross"][layer] @ memory + source) / 2, target / 2
-    return {"decoder": target} if memory is None else {"encoder": memory, "decoder": target, "cross": source}
+            found["encoder"] = (own @ found["encoder"] + found["encoder"]) / 2
+    if "decoder" in weights:
+        found["decoder"] = jnp.eye(weights["decoder"].shape[-1])
+        if "cross" in weights:
+            found["cross"] = jnp.zeros(weights["cross"].shape[-2:])
+        for layer, own in enumerate(weights["decoder"]):
+            for kind in ("decoder", "cross"):
+                if kind in found:
+                    found[kind] = (own @ found[kind] + found[kind]) / 2
+            if "cross" in found:
+                found["cross"] = (weights["cross"][layer] @ found["encoder"] + found["cross"]) / 2
+                found["decoder"] /= 2
+    return found

@@ -139,6 +139,7 @@ def _encoded(run: Any, name: str, stored: Any) -> np.ndarray:
 
 def _maps(run: Any, rows: np.ndarray, args: argparse.Namespace) -> np.ndarray:
     import jax
+    import jax.numpy as jnp
 
     from vit_jax.analysis import attention_map, received_attention
 
@@ -146,7 +147,7 @@ def _maps(run: Any, rows: np.ndarray, args: argparse.Namespace) -> np.ndarray:
     if args.label is not None:
         if args.label not in run.labels:
             raise UserError(f"--class={args.label}: no such class{nearest(args.label, run.labels)}")
-        classes = np.full(len(rows), run.labels.index(args.label))
+        classes = jnp.full(len(rows), run.labels.index(args.label))
     if args.kind and (args.method not in (None, "weights") or args.label):
         raise UserError(f"--kind={args.kind} applies to --method=weights, without --class")
 
