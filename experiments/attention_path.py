@@ -28,7 +28,8 @@ from results import HERE
 
 from vit_jax.analysis import attention, attention_map, received_attention
 from vit_jax.data.sets.motion import CYCLE, Motion, MotionConfig, draw_clip
-from vit_jax.run import Run, load_run
+from vit_jax.load import load_run
+from vit_jax.run import Run
 from vit_jax.workdir.metrics import read_metrics
 
 CSV = HERE / "results" / "analysis" / "attention_path.csv"

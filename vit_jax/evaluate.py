@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from vit_jax.data.loading.levels import as_floats
@@ -114,3 +115,9 @@ def in_order(batches_of_rows: Iterable[Rows]) -> Rows:
     rows = {name: np.concatenate([rows[name] for rows in done]) for name in done[0]}
     order = np.argsort(rows["id"], kind="stable")
     return {name: values[order] for name, values in rows.items()}
+
+
+def own_rows(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns this process's slice of a global batch."""
+    index, count = jax.process_index(), jax.process_count()
+    return jax.tree.map(lambda rows: rows[index * len(rows) // count :][: len(rows) // count], batch)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -13,14 +13,12 @@ from vit_jax import config as schema
 from vit_jax.config import Config, extensions
 from vit_jax.config.forms import refusal
 from vit_jax.data.labels import indices_of
-from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
+from vit_jax.data.modality import Modality, check_labels, get_modality
 from vit_jax.data.source import in_order_of, open_split
 from vit_jax.devices.parallel import Parallel, make_parallel
 from vit_jax.errors import UserError, counted
-from vit_jax.evaluate import Evaluator, in_order
-from vit_jax.experiment import described_by, make_model, make_task
+from vit_jax.evaluate import Evaluator, in_order, own_rows
 from vit_jax.export.model_card import UNKNOWN_LICENSE, model_card, origin_of_run
-from vit_jax.workdir.checkpoint import average_checkpoints, best_checkpoint, load_checkpoint, load_meta, saved_steps
 
 PyTree = Any
 Track = Callable[[Any, int], Iterable[Any]]  # (batches, their number) -> the same batches
@@ -111,7 +109,7 @@ class Run:
         _check("eval_batch_size", "batch_size", batch_size)
         task, settled, position = self.task_with(**options), {}, 0
         inputs = _of_this_kind(inputs, self.modality)
-        batches = map(_own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
+        batches = map(own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
         for rows in self.evaluator.rows(self.placed, batches, task.predict):
             positions = dict.fromkeys(rows["id"].tolist())  # without repetitions: the views of an input share its id
             settled.update(zip(positions, task.answers(rows, self.labels), strict=True))
@@ -329,12 +327,6 @@ def _check(key: str, name: str, value: Any) -> None:
         raise UserError(refusal(name, known.form, value))
 
 
-def _own_rows(batch: dict[str, Any]) -> dict[str, Any]:
-    """Returns this process's slice of a global batch."""
-    index, count = jax.process_index(), jax.process_count()
-    return jax.tree.map(lambda rows: rows[index * len(rows) // count :][: len(rows) // count], batch)
-
-
 def _of_this_kind(inputs: Any, modality: Modality) -> Iterator[Any]:
     """Yields the inputs. In place of one of another type, it yields the UserError that says so.
 
@@ -355,71 +347,3 @@ def _checked(answer: Any, on_error: str) -> Any:
     if isinstance(answer, UserError) and on_error == "raise":
         raise answer
     return answer
-
-
-def load_run(
-    path: epath.PathLike,
-    *,
-    average: int = 1,
-    best: bool = False,
-    trust: bool = False,
-    own: Collection[str] = (),
-    **foreign: Any,
-) -> Run:
-    """Loads the newest intact checkpoint of a workdir, or `WORKDIR/checkpoints/STEP`, or foreign weights.
-
-    Args:
-      average: Number of newest checkpoints whose parameters are averaged (Attention Is All You Need, section 6.1).
-      best: Load the best of the workdir's checkpoints, by the metric `config.checkpoint.best`, instead of the newest.
-      trust: Whether to import code outside vit_jax that the checkpoint names, which runs this code.
-      own: Import paths that need no trust, because the user's own config names them.
-      **foreign: What foreign weights do not state: see `foreign.foreign_run`.
-
-    Raises:
-      UserError: There is no intact checkpoint, there are fewer than `average`, its description is damaged, or it
-        names code that is not trusted; or none of the checkpoints was evaluated, and the best is asked for.
-    """
-    from vit_jax.foreign import foreign_run, is_foreign
-
-    if type(average) is not int or average < 1:
-        raise UserError(f"average must be a whole number of at least 1, got {average!r}")
-    if is_foreign(path):
-        if best or average > 1:
-            raise UserError(f"{path} is a single set of weights: best and average apply to the workdir of a run")
-        return foreign_run(path, **foreign)
-    _check_path(epath.Path(path))
-    if foreign:
-        raise UserError(f"{path} is a run, which states its model and labels itself: leave out {', '.join(foreign)}")
-    if best:
-        if average > 1:
-            raise UserError("best and average cannot be combined: the best checkpoint is a single one")
-        path = best_checkpoint(path)
-    with described_by(path):
-        if meta := load_meta(path):
-            extensions.check_trust(meta, trust, source=path, own=own)
-    params, meta = load_checkpoint(path) if average == 1 else average_checkpoints(path, average)
-    with described_by(path):
-        config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
-        encoder = load_encoder(meta["preprocessing"])
-        model, task = make_model(config, encoder, labels), make_task(config, encoder, labels)
-    return Run(model, params, task, labels, encoder, config, meta["step"], _workdir(epath.Path(path)))
-
-
-def _workdir(path: epath.Path) -> epath.Path:
-    """Returns the workdir of a path that is one or `WORKDIR/checkpoints/STEP`."""
-    return path.parent.parent if path.parent.name == "checkpoints" else path
-
-
-def _check_path(path: epath.Path) -> None:
-    """Raises UserError if a path can be neither a workdir nor a checkpoint; the message says what to name instead."""
-    if path.is_file():
-        raise UserError(
-            f"{path} is a file. Name a workdir, or WORKDIR/checkpoints/STEP; the command `predict` takes the workdir "
-            "before its inputs."
-        )
-    if path.name == "checkpoints" and (steps := saved_steps(path.parent)):
-        raise UserError(
-            f"{path} holds several checkpoints. Name one of them, such as {path}/{steps[0]}, or {path.parent}."
-        )
-    if not path.exists() and path.parent.name != "checkpoints":
-        raise UserError(f"{path}: no such workdir. Name one written by `python -m vit_jax train`.")

@@ -30,7 +30,7 @@ from vit_jax.models.timesformer import TimeSformer
 from vit_jax.pretrained.fit import fit, initial_values
 from vit_jax.pretrained.names import Params, Size, pair, shapes_of
 from vit_jax.pretrained.preprocessing import Recipe
-from vit_jax.pretrained.report import Report
+from vit_jax.pretrained.report import Report, brief
 from vit_jax.pretrained.save import save
 from vit_jax.pretrained.stored import Known, Stored, check_name, model_like, naming, open_stored
 
@@ -240,7 +240,7 @@ def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stor
     check_exists(path)
     if not is_run(path):
         return open_stored(path, known), None
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     run = load_run(path, trust=trust)
     model: Any = run.model
@@ -287,7 +287,7 @@ def _other_normalization(stored: Stored, model: Any, transforms: Mapping[str, st
     for key, chain in transforms.items():
         ours = _normalization(chain, model)
         if ours and theirs and not np.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-            numbers = [[_brief(x) for x in pair] for pair in (ours, theirs)]
+            numbers = [[brief(x) for x in pair] for pair in (ours, theirs)]
             lines.append(
                 f"config.data.{key} normalizes with mean={numbers[0][0]}, std={numbers[0][1]}, but the weights were "
                 f"trained with mean={numbers[1][0]}, std={numbers[1][1]}"
@@ -299,16 +299,7 @@ def _normalization(chain: str | None, model: Any) -> tuple[np.ndarray, np.ndarra
     """Returns mean and std of a chain, one number per channel; None if there is no chain."""
     if not chain or model.in_channels not in (1, 3):
         return None
-    steps = Preprocessing(model.image_size, model.in_channels, chain).steps
-    normalize = next(step for step in steps if isinstance(step, Normalize))
-    mean, std = (np.broadcast_to(x, model.in_channels) for x in (normalize.mean, normalize.std))
-    return mean, std
-
-
-def _brief(numbers: np.ndarray) -> str:
-    """Returns one number if all channels share it."""
-    values = [f"{x:.4g}" for x in numbers]
-    return values[0] if len(set(values)) == 1 else f"({', '.join(values)})"
+    return Preprocessing(model.image_size, model.in_channels, chain).normalization
 
 
 def _like(model: nn.Module) -> tuple[nn.Module, ...]:

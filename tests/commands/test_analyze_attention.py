@@ -22,8 +22,8 @@ from vit_jax.config import default_config
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.data.video.clips import ClipPreprocessing
+from vit_jax.load import load_run
 from vit_jax.plots import attention as figures
-from vit_jax.run import load_run
 
 pytestmark = pytest.mark.usefixtures("own_home")
 CHAIN = "normalize(mean=0.5, std=0.25)"

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from vit_jax.errors import UserError
-from vit_jax.run import load_run
-from vit_jax.workdir.checkpoint import best_checkpoint
+from vit_jax.load import best_checkpoint, load_run
 
 
 def write(workdir, best="top1", **metrics_by_step):

@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
     from vit_jax.config.extensions import import_paths
     from vit_jax.experiment import Experiment
+    from vit_jax.load import load_run
     from vit_jax.plots import plot_curves
-    from vit_jax.run import load_run
     from vit_jax.train import train_and_evaluate
     from vit_jax.workdir.metrics import read_metrics
     from vit_jax.workdir.provenance import recorded

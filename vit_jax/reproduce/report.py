@@ -70,8 +70,9 @@ def _provenance(rows: Rows) -> list[str]:
     times = list(dict.fromkeys(f"{each:,.0f}" for each in (min(seconds), max(seconds)))) if seconds else []
     time = f" A run took {' to '.join(times)} s." if times else ""
     return [
-        f"Mean and 95 % interval over seeds. Every run scored {distinct('examples')} examples and skipped {skipped or 'none'}.{time} "
-        f"Hardware: {distinct('hardware')}; JAX {distinct('jax')}; commit {distinct('commit')}."
+        f"Mean and 95 % interval over seeds. Every run scored {distinct('examples')} examples and skipped "
+        f"{skipped or 'none'}.{time} Hardware: {distinct('hardware')}; JAX {distinct('jax')}; "
+        f"commit {distinct('commit')}."
     ]
 
 

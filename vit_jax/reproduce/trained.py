@@ -190,7 +190,7 @@ def score(workdir: pathlib.Path, metric: str, scoring: Mapping[str, Any]) -> dic
     """
     import jax
 
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     options = dict(scoring)
     run = load_run(workdir, average=options.pop("average", 1))

@@ -10,6 +10,7 @@ import optax
 
 from vit_jax.errors import UserError, counted, nearest
 from vit_jax.tasks import Batch, Sum, weighted_sum
+from vit_jax.tasks.mixing import partners, random_box
 
 _AVERAGES = ("probabilities", "logits")
 
@@ -291,15 +292,15 @@ class Classification:
             jax.random.beta(key, alpha or 1.0, alpha or 1.0)
             for key, alpha in ((beta_m, self.mixup_alpha), (beta_c, self.cutmix_alpha))
         )
-        inside = _random_box(
+        inside = random_box(
             box, images.shape[-3], images.shape[-2], 1.0 - cut
         )  # True where pixels come from the partner
         share = jnp.where(use_cutmix, inside[..., None].astype(images.dtype), 1.0 - mixup)
         share *= jax.random.bernoulli(whether, self.mix_probability)
         weight = share.mean()  # weight of the partner, also exact for a box that is clipped at the border
         return (
-            images * (1 - share) + _partners(images, self.group) * share,
-            targets * (1 - weight) + _partners(targets, self.group) * weight,
+            images * (1 - share) + partners(images, self.group) * share,
+            targets * (1 - weight) + partners(targets, self.group) * weight,
         )
 
 
@@ -322,24 +323,6 @@ def _indices(label: Any) -> list[int]:
 def inputs_of(batch: Batch) -> jax.Array:
     """Returns the images or videos of a batch."""
     return batch["video"] if "video" in batch else batch["image"]
-
-
-def _partners(x: jax.Array, group: int) -> jax.Array:
-    """Exchanges the two halves of every group of consecutive rows."""
-    return x.reshape(-1, 2, group // 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
-
-
-def _random_box(rng: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
-    """Returns a mask `(height, width)` of a box that covers a share `area` of the image.
-
-    Its centre is uniformly distributed, and it is clipped at the border.
-    """
-    size = jnp.asarray((height, width))
-    centre = jax.random.uniform(rng, (2,)) * size
-    half = 0.5 * jnp.sqrt(area) * size
-    low, high = jnp.round(centre - half), jnp.round(centre + half)
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
-    return (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])
 
 
 def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -286,32 +286,6 @@ def average_checkpoints(workdir: epath.PathLike, count: int) -> tuple[PyTree, di
     return jax.tree.map(lambda x, dtype: x.astype(dtype), total, dtypes), {**meta, "averaged": steps}
 
 
-def best_checkpoint(workdir: epath.PathLike) -> epath.Path:
-    """Returns the path of the best checkpoint of a workdir, by the metric that its config names in `checkpoint.best`.
-
-    Only checkpoints that were saved at an evaluation are ranked; of two equal ones, the newer is the better.
-
-    Raises:
-      UserError: A single checkpoint is named, or none was saved at an evaluation.
-    """
-    path, named = _split(workdir)
-    if named is not None:
-        raise UserError(f"{workdir} is a single checkpoint. Name its workdir, {path}, for the best one.")
-    ranking, name = None, "top1"
-    for step in saved_steps(path):
-        with contextlib.suppress(OSError, ValueError):
-            meta = _read_meta(path / "checkpoints" / str(step))
-            name = meta["config"]["checkpoint"]["best"]
-            ranking = ranking or Best(1, name)
-            ranking.add(step, meta.get("metrics"))
-    if ranking is None or (step := ranking.first()) is None:
-        raise UserError(
-            f"no checkpoint in {path / 'checkpoints'} was saved at an evaluation with the metric {name}, so that none "
-            "is the best. Set config.checkpoint.every to the interval config.eval_every."
-        )
-    return path / "checkpoints" / str(step)
-
-
 def load_meta(workdir: epath.PathLike) -> dict[str, Any] | None:
     """Reads the `meta` of a workdir's newest checkpoint, or of `WORKDIR/checkpoints/STEP`.
 

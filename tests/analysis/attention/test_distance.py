@@ -6,8 +6,8 @@ import math
 import jax
 import numpy as np
 import pytest
-from test_attention_weights import computed, made
 
+from tests.analysis.attention.cases import computed, made, translator
 from vit_jax.analysis import attention_distance
 
 PATCH, GRID, FRAMES = 4, (2, 3), 3
@@ -108,7 +108,6 @@ def test_the_patches_of_a_hybrid_are_as_far_apart_as_the_pixels_that_they_cover(
 
 
 def test_sentences_have_no_pixels():
-    from test_attention_weights import translator
 
     model, params, sentences = translator()
     with pytest.raises(ValueError, match="attention distance is of images and clips"):

@@ -13,7 +13,7 @@ from vit_jax.data.image import geometry
 from vit_jax.data.image.randaugment import RandAug, RandAugNoisyStudent
 from vit_jax.data.modality import open_data
 from vit_jax.data.sets.digits import load_digits
-from vit_jax.run import load_run
+from vit_jax.load import load_run
 
 FILE = "noisy_student.py"
 load = recipes.load

@@ -170,9 +170,11 @@ MUTANTS = {
         ("position += 1", "position += 2"),
         ('on_error == "raise"', 'on_error != "raise"'),
         ("return make_parallel(self.config.parallel)", 'return make_parallel("pmap")'),
-        ("check_labels(self.labels, source.labels,", "check_labels(self.labels, self.labels,"),
+        ("check_labels(self.labels, labels,", "check_labels(self.labels, self.labels,"),
         ('self.with_views(clips=1, crops=1) if getattr(self.encoder, "views", 1) > 1 else self', "self"),
         ("task=dataclasses.replace(self.task, **fields)", "task=self.task"),
+    ],
+    ("vit_jax/load.py", "tests/test_run.py"): [
         ("load_checkpoint(path) if average == 1 else", "load_checkpoint(path) if average else"),
     ],
     ("vit_jax/evaluate.py", CADENCE + " tests/tasks/test_evaluator.py tests/commands/test_commands.py"): [

@@ -1,9 +1,11 @@
 """Mutants of the models, and of their analysis."""
 
 MUTANTS = {
-    ("vit_jax/models/attention.py", "tests/models/test_attention.py"): [
+    ("vit_jax/models/kernels/reference.py", "tests/models/test_attention.py"): [
         ("logits += bias", "logits -= bias"),
         ("jnp.finfo(logits.dtype).min)", "0.0)"),
+    ],
+    ("vit_jax/models/attention.py", "tests/models/test_attention.py"): [
         ("deterministic=not drop)", "deterministic=True)"),
     ],
     ("vit_jax/models/layers.py", "tests/models/test_layers.py tests/models/vit/test_vit.py"): [

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vit_jax.analysis.robustness.plasma import plasma
 from vit_jax.errors import UserError
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -210,9 +211,6 @@ def _zoomed(x, factor) -> Any:
     return large[top : top + x.shape[0], left : left + x.shape[1]]
 
 
-# ---- weather ----
-
-
 def _snow(x, c, rng):
     mean, spread, zoom, threshold, radius, sigma, share = c
     flakes = _zoomed(rng.normal(size=x.shape[:2], loc=mean, scale=spread)[..., None], zoom)
@@ -261,31 +259,9 @@ def frost_photographs(scale: float, size: tuple[int, int]) -> tuple[np.ndarray, 
 def _fog(x, c, rng):
     amount, decay = c
     side = 2 ** max(x.shape[0] - 1, x.shape[1] - 1, 1).bit_length()
-    fog = _plasma(side, decay, rng)[: x.shape[0], : x.shape[1], None]
+    fog = plasma(side, decay, rng)[: x.shape[0], : x.shape[1], None]
     brightest = x.max()
     return (x + amount * fog) * brightest / (brightest + amount)
-
-
-def _plasma(side: int, decay: float, rng: Any) -> np.ndarray:
-    """Returns a random height map from 0 to 1 by the diamond-square algorithm, `(side, side)`, on a torus."""
-    heights, step, wibble = np.zeros((side, side)), side, 100.0
-
-    def mean_of(total: np.ndarray) -> np.ndarray:
-        return total / 4 + wibble * rng.uniform(-wibble, wibble, total.shape)
-
-    while step >= 2:
-        half = step // 2
-        corners = heights[::step, ::step]
-        total = corners + np.roll(corners, -1, axis=0)
-        heights[half::step, half::step] = mean_of(total + np.roll(total, -1, axis=1))
-        centres = heights[half::step, half::step]
-        above = centres + np.roll(centres, 1, axis=0) + corners + np.roll(corners, -1, axis=1)
-        heights[::step, half::step] = mean_of(above)
-        beside = centres + np.roll(centres, 1, axis=1) + corners + np.roll(corners, -1, axis=0)
-        heights[half::step, ::step] = mean_of(beside)
-        step, wibble = half, wibble / decay
-    heights -= heights.min()
-    return heights / heights.max()
 
 
 def _luma(x):

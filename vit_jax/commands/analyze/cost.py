@@ -95,7 +95,7 @@ def _model(name: str, tokens: int) -> tuple[Any, list[tuple[int, ...]]]:
             raise UserError(str(error)) from error
         sides = 2 if getattr(model, "architecture", "") == "encoder_decoder" else 1
         return model, [model.input_shape] if hasattr(model, "input_shape") else [(tokens,)] * sides
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     run = load_run(name)
     return run.model, [x.shape[1:] for x in run.task.init_inputs(run.model)]

@@ -86,7 +86,7 @@ def _action(args: argparse.Namespace) -> Callable[[argparse.Namespace], Iterator
 def _load(args: argparse.Namespace, path: str, examples: int | None) -> tuple[Any, Any]:
     """Returns a run, and the examples asked for as a source."""
     from vit_jax.data.source import Subset
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     run = load_run(path, trust=args.trust)
     source = run.open_split(args.split)

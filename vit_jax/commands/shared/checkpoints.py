@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace) -> Any:
     """Loads the run, or the foreign weights, that the arguments name."""
     from vit_jax.data.labels import read_labels
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     options = foreign.given(args)
     if (name := options.get("name")) and name.partition(":")[0] not in FAMILIES:

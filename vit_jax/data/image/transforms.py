@@ -129,6 +129,13 @@ class Preprocessing:
         return (*self.image_size, self.channels)
 
     @property
+    def normalization(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of `normalize`, one number for each channel."""
+        normalize = next(step for step in self._chain if isinstance(step, values.Normalize))
+        mean, std = (np.broadcast_to(x, self.channels) for x in (normalize.mean, normalize.std))
+        return mean, std
+
+    @property
     def row_dtype(self) -> type:
         """The type of `batch_rows`: uint8 or float32."""
         return np.uint8 if isinstance(self._chain[-1], values.Normalize) else np.float32
