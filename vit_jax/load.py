@@ -84,10 +84,10 @@ def best_checkpoint(workdir: epath.PathLike) -> epath.Path:
     ranking, name = None, "top1"
     for step in saved_steps(path):
         with contextlib.suppress(OSError, ValueError, UserError):
-            meta = load_meta(path / "checkpoints" / str(step)) or {}
-            name = meta["config"]["checkpoint"]["best"]
-            ranking = ranking or Best(1, name)
-            ranking.add(step, meta.get("metrics"))
+            if meta := load_meta(path / "checkpoints" / str(step)):
+                name = meta["config"]["checkpoint"]["best"]
+                ranking = ranking or Best(1, name)
+                ranking.add(step, meta.get("metrics"))
     if ranking is None or (step := ranking.first()) is None:
         raise UserError(
             f"no checkpoint in {path / 'checkpoints'} was saved at an evaluation with the metric {name}, so that none "
