@@ -30,6 +30,7 @@ def plans(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_is_what_the_compiled_step_uses(plans, case):
     planned, used = plans[case]["plan"]["layouts"][0]["memory"], plans[case]["used"]
@@ -37,11 +38,13 @@ def test_the_plan_is_what_the_compiled_step_uses(plans, case):
     assert planned["peak"] >= planned["state"] + planned["batch"] + planned["temporary"]
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_the_next_does_not(plans):
     fits, does_not = plans["image/pmap"]["around"]
     assert fits <= LIMIT < does_not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_describes_the_run(plans, case):
     plan = plans[case]["plan"]
@@ -51,18 +54,21 @@ def test_the_plan_describes_the_run(plans, case):
     assert plan["rows_per_second"] == pytest.approx(plan["rows"] / plan["seconds_per_step"])
 
 
+@pytest.mark.slow
 def test_the_products_of_a_batch_are_counted(plans):
     """ViT with 16 patches of 192 values and a class token, a block of width 64 and MLP 256, 10 classes, 32 images."""
     block = 17 * (4 * 64 * 64 + 2 * 64 * 256) + 2 * 17 * 17 * 64
     assert plans["image/pmap"]["plan"]["macs"] == 32 * (16 * 192 * 64 + block + 64 * 10)
 
 
+@pytest.mark.slow
 def test_remat_takes_less_memory_where_xla_for_cpus_would_undo_it(plans):
     full, none = plans["video/pmap"]["plan"]["layouts"]
     assert (full["remat"], none["remat"]) == ("full", "none")
     assert full["memory"]["temporary"] < none["memory"]["temporary"]
 
 
+@pytest.mark.slow
 def test_a_sharded_state_takes_less_of_a_device(plans):
     pmap, fsdp = (plans[f"image/{name}"]["plan"]["layouts"][0]["memory"]["state"] for name in ("pmap", "fsdp"))
     assert pmap / DEVICES < fsdp < 0.7 * pmap  # kernels of the MLP are sharded, smaller ones are not

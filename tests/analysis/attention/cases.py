@@ -29,7 +29,7 @@ MODELS = {
 }
 # Models whose blocks are computed again below; TNT's have words, too
 PLAIN = [name for name in MODELS if name not in ("tnt", "distilled")]
-FAST = ("vit", "divided_space_time")
+FAST = ("vit",)
 METHODS = {"weights": {}, "head": {"head": 1}, "rollout": {"method": "rollout"}, "gradient": {"method": "gradient"}}
 METHODS = {name: {"method": "weights", **options} for name, options in METHODS.items()}
 
