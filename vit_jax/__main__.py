@@ -57,6 +57,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         message = re.sub(r"^argument (\S+): (?=must )", r"\1 ", message)
+        if choice := re.match(r"argument (--\S+): invalid choice: (.*) \(choose from (.*)\)$", message):
+            *others, last = choice[3].replace("'", "").split(", ")
+            message = f"{choice[1]} must be {', '.join(others)} or {last}, got {choice[2]}"
         hint = " See --help." if message.endswith("?") else "; see --help"
         self.exit(2, f"{self.prog}: {message}{hint}\n")
 
