@@ -110,15 +110,18 @@ class Lock:
         if not files.is_local(self._path):
             self._path.unlink(missing_ok=True)
             return
-        # Only one of several processes can rename the file. If another one has taken over since, its lock is put back.
-        aside = self._path.with_name(f"{NAME}.{self._lease['token']}.tmp")
-        try:
-            self._path.rename(aside)
-        except FileNotFoundError:
+        # Several processes may find the same dead holder. The one that creates this file removes its lock; no other
+        # lock can be in its place meanwhile, because a lock is only created where there is none.
+        claim = self._path.with_name(f"{NAME}.{holder['token']}.tmp")
+        if files.create(claim, json.dumps(self._lease)):
+            if self._path.exists() and _read(self._path)["token"] == holder["token"]:
+                self._path.unlink()
+            claim.unlink(missing_ok=True)
             return
-        if (moved := _read(aside))["token"] != holder["token"]:
-            files.create(self._path, json.dumps(moved))
-        aside.unlink()
+        taker = _read(claim)
+        if taker["machine"] == self._lease["machine"] and _started(taker["pid"]) != taker["started"]:  # killed
+            claim.unlink(missing_ok=True)
+        time.sleep(0.01)
 
     def _wait_for_change(self, holder: dict[str, Any]) -> dict[str, Any]:
         """Waits until the lock differs from `holder`, but not longer than `PATIENCE`; returns what it says then."""

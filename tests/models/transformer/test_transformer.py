@@ -232,7 +232,7 @@ def test_scan_and_remat_change_no_value_or_gradient(random_params):
 @pytest.mark.parametrize("norm", ["post", "pre"])
 def test_dropout_is_where_the_paper_has_it(norm, random_params):
     """With all of it dropped, only the layer norms and the logits remain."""
-    model = tiny(dropout_rate=1.0, norm=norm, num_layers=1)
+    model = tiny(norm=norm, num_layers=1).clone(dropout_rate=1.0)
     params = random_params(model)
     logits = run(model, params, *inputs_of(model), train=True, key=jax.random.key(0))
     x = np.zeros(8)
