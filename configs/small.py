@@ -10,7 +10,8 @@ The argument is DATASET[,tnt].
 - `fashion`: Fashion-MNIST, prepared by `python -m vit_jax data prepare fashion_mnist --path=DIR`.
 
 The model is a ViT of 0.1 M parameters with 16 or 49 patches, or with `tnt` a TNT whose patches have 16 words. All
-recipes use AdamW, a cosine schedule and light augmentation. Their scores are in docs/tables.md.
+recipes use AdamW, a cosine schedule and light augmentation. No table has been trained with them yet; scores will be in
+docs/tables.md.
 """
 
 from vit_jax.config import Config, default_config

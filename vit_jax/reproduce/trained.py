@@ -23,8 +23,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from vit_jax.errors import Interrupted, RunError, UserError
 from vit_jax.reproduce.comparison import Comparison, Trial
+from vit_jax.workdir import files
 from vit_jax.workdir.lock import Lock
 from vit_jax.workdir.metrics import read_metrics
 from vit_jax.workdir.provenance import read_runs
@@ -149,7 +152,9 @@ class Trials:
             row |= {"metric": self.comparison.metric, "command": self.command(trial, seed)}
             row |= {"identity": self.identity(trial, seed)}
             workdir.mkdir(parents=True, exist_ok=True)
-            _replace(workdir / "score.json", json.dumps({name: row[name] for name in COLUMNS}, indent=2) + "\n")
+            files.replace(
+                epath.Path(workdir / "score.json"), json.dumps({name: row[name] for name in COLUMNS}, indent=2) + "\n"
+            )
         return ""
 
 
@@ -266,12 +271,6 @@ def _forwarded(process: subprocess.Popen) -> Iterator[list[int]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _duration(seconds: float) -> str:
