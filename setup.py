@@ -25,7 +25,6 @@ setup(
         "chex>=0.1.90,<0.2",
         "etils[epath]>=1.12,<2",
         "flax>=0.12,<0.13",
-        "grain>=0.2.14,<0.3",
         "importlib_resources>=6",  # tensorflow-datasets imports it undeclared
         "jax>=0.10,<0.13",
         "jaxtyping>=0.3,<0.4",
@@ -48,6 +47,12 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "kernels": ["tokamax>=0.0.8"],
+        "parquet": ["pyarrow>=17,<30"],
+        "launch": ["submitit>=1.5,<2"],  # Slurm
+        "wandb": ["wandb>=0.19,<1"],
+        "corruptions": ["imagecorruptions-imaug>=1.1.5,<2"],  # the photographs of frost; no code of it is imported
+        "onnx": ["jax2onnx>=0.17,<0.18", "onnxruntime>=1.24,<2"],  # jax2onnx needs orbax-checkpoint below 0.11.37
+        "export": ["flatbuffers>=24.3,<26"],  # jax.export serialises with it
         "test": [
             "beartype>=0.20,<1",
             "django>=5,<7",  # its catalogues: real text without a network
@@ -57,6 +62,12 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.12,<1",
             "pre-commit>=4,<5",
+        ],
+        "notebooks": [
+            "ipykernel>=6.29,<8",
+            "jupytext>=1.16,<2",
+            "nbclient>=0.10,<1",
+            "nbformat>=5.10,<6",
         ],
         "docs": [
             "mkdocs>=1.6,<2",  # Material for MkDocs does not support 2

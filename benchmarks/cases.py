@@ -1,6 +1,7 @@
 """What is measured: the models, their batches per device, and tiny sizes of them for a try on any machine."""
 
 import dataclasses
+import time
 from typing import Any
 
 SCHEMES = ("divided_space_time", "joint_space_time", "space_only", "sparse_local_global", "axial")
@@ -47,6 +48,7 @@ class Case:
       overrides: Further fields of our model, such as `{"attention_kernel": "cudnn"}`.
       compile: Whether the torch peers are compiled with `torch.compile`.
       threads: Threads of torch on a CPU; JAX uses all cores.
+      processor_time: Whether to count the processor time of a side's process rather than wall time.
       google: Folder of a clone of google-research/vision_transformer, or "".
     """
 
@@ -59,6 +61,10 @@ class Case:
     compile: bool = False
     threads: int = 1
     google: str = ""
+    processor_time: bool = False
+
+    def clock(self) -> float:
+        return time.process_time() if self.processor_time else time.perf_counter()
 
     @property
     def family(self) -> str:

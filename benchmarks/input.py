@@ -1,4 +1,4 @@
-"""Measures how fast images and clips become batches, beside timm's transforms and torch's loader on the same files.
+"""Measures how fast images and clips become batches, beside timm's transforms and loader on the same files.
 
     python -m benchmarks.input                                  # generated JPEGs, PNGs and videos
     python -m benchmarks.input --path ~/imagenet/train --formats folder --workers 0 2 4
@@ -9,11 +9,16 @@ Two kinds of measurement, in turns:
 
 - One core (`workers` is empty in the CSV file): one thread reads, decodes and transforms one example after another.
 - The loader (--workers): batches as training gets them, prepared by worker processes; with 0 workers by threads of the
-  process; torch's loader has one. `worker_mib` is the largest memory a worker holds (its share of what it
-  shares with others included).
+  process; timm's loader (`timm.data.create_loader`) has one. `worker_mib` is the largest memory a worker holds (its
+  share of what it shares with others included).
 
-Generated images are of 500 x 375 pixels, cut from the two photographs that scikit-learn ships; generated videos are of
-340 x 256 pixels, H.264, 10 s of 30 frames each.
+timm is measured twice: `timm` makes normalized floats, and `timm uint8` leaves the normalization to a GPU, as its
+loader does with a prefetcher. Our batches leave it to the device.
+
+Rates per core come from the CPU time of all processes, so that what else runs on the machine matters little.
+
+Generated images are of 500 x 375 pixels, cut from the two photographs that scikit-learn ships (--size for others);
+generated videos are of 340 x 256 pixels, H.264, 10 s of 30 frames each.
 """
 
 import argparse
@@ -25,7 +30,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -34,7 +39,7 @@ from benchmarks import input_files, records
 
 COLUMNS = (
     "date", "commit", "device", "cores", "input", "chain", "side", "workers", "threads", "examples", "turns",
-    "per_second", "per_second_per_core", "worker_mib", "versions",
+    "per_second", "cpu_milliseconds", "per_second_per_core", "cores_for_10000", "ratio", "worker_mib", "versions",
 )  # fmt: skip
 NORMALIZE = "normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"
 CHAINS = {
@@ -42,6 +47,7 @@ CHAINS = {
     "augreg": "inception_crop|flip|randaug(2, 15)|normalize(mean=0.5, std=0.5)",
     "deit": f"random_resized_crop|flip|randaugment('rand-m9-mstd0.5-inc1')|{NORMALIZE}|random_erasing(0.25)",
     "eval": f"resize(256)|center_crop|{NORMALIZE}",
+    "reduced": f"reduced_decode|random_resized_crop|flip|{NORMALIZE}",
 }
 CLIP_CHAIN = "random_resize(256, 320)|random_crop|flip|normalize(mean=0.45, std=0.225)"  # of Kinetics
 _TIMM = {  # arguments of timm's create_transform; AugReg's operations are not in timm
@@ -51,6 +57,7 @@ _TIMM = {  # arguments of timm's create_transform; AugReg's operations are not i
         "auto_augment": "rand-m9-mstd0.5-inc1",
     },
     "eval": {"is_training": False, "interpolation": "bicubic", "crop_pct": 0.875},
+    "reduced": {"is_training": True, "color_jitter": None, "interpolation": "bicubic"},  # which decodes at full size
 }  # fmt: skip
 FORMATS = ("jpeg", "png", "folder", "video", "clips")
 SIZE = (224, 224)
@@ -62,7 +69,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, _cache_in(folder):
         for kind in args.formats:
             if kind in ("jpeg", "png", "folder"):
-                path = args.path or input_files.write_images(pathlib.Path(folder) / kind, kind, args.images)
+                made = pathlib.Path(folder) / kind
+                path = args.path or input_files.write_images(made, kind, args.images, tuple(args.size))
                 bench.images(kind, pathlib.Path(path))
             elif kind == "video":
                 bench.videos(input_files.write_videos(pathlib.Path(folder) / kind, args.videos, args.seconds))
@@ -78,7 +86,7 @@ class Bench:
         self.args, self.csv = args, records.Table(args.csv, COLUMNS)
         self.row = {
             "date": records.today(), "commit": records.commit(), "device": records.processor(),
-            "cores": records.cores(), "versions": records.versions((*records.PACKAGES, "grain", "av")),
+            "cores": records.cores(), "versions": records.versions((*records.PACKAGES, "av")),
         }  # fmt: skip
         print(f"{self.row['device']}, {self.row['cores']} cores\n{self.row['versions']}", flush=True)
         self.timm = _timm_transforms()
@@ -90,14 +98,20 @@ class Bench:
         name = f"{kind}, {sum(file.stat().st_size for file in files) / len(files) / 1000:.0f} kB"
         for chain in self.args.chains:
             sides: dict[str, Callable[[], int]] = {"vit_jax": _ours_one_by_one(files, CHAINS[chain])}
-            if self.timm and chain in _TIMM:
-                sides["timm"] = _timm_one_by_one(files, self.timm(chain))
+            for side, transform in self._timm(chain).items():
+                sides[side] = _timm_one_by_one(files, transform)
             self._turns(name, chain, sides)
         for workers, chain in itertools.product(self.args.workers, self.args.chains):
             loaders: dict[str, Callable[[], Any]] = {"vit_jax": self._our_loader(folder, CHAINS[chain], workers)}
-            if self.timm and chain in _TIMM:
-                loaders["timm"] = self._torch_loader(files, self.timm(chain), workers)
+            for side in self._timm(chain):
+                loaders[side] = self._timm_loader(files, chain, workers, as_levels=side == "timm uint8")
             self._loader_turns(name, chain, workers, loaders)
+
+    def _timm(self, chain: str) -> dict[str, Callable]:
+        """Returns timm's transforms that do what a chain does, by the name of the side; none without timm."""
+        if not self.timm or chain not in _TIMM:
+            return {}
+        return {"timm": self.timm(chain, False), "timm uint8": self.timm(chain, True)}
 
     def videos(self, files: list[pathlib.Path]) -> None:
         """Measures decoding 8 frames of a video, and Kinetics' transforms."""
@@ -108,7 +122,7 @@ class Bench:
 
         def run() -> int:
             for index, file in enumerate(files):
-                preprocessing.rows(VideoFile(file), np.random.default_rng(index))
+                preprocessing.batch_rows(VideoFile(file), np.random.default_rng(index))
             return len(files)
 
         name = f"H.264 340x256, {self.args.seconds:g} s"
@@ -116,7 +130,7 @@ class Bench:
 
     def clips(self, name: str) -> None:
         """Measures reading and normalising a prepared set of clips."""
-        from vit_jax.data.pipeline import LoadBatch
+        from vit_jax.data.loading.pipeline import LoadBatch
         from vit_jax.data.source import open_source
         from vit_jax.data.video.clips import ClipPreprocessing
         from vit_jax.errors import UserError
@@ -129,104 +143,127 @@ class Bench:
         (example,) = source.__getitems__([0])
         frames, height, width, channels = example["video"].frames.shape
         preprocessing = ClipPreprocessing(frames, (height, width), channels, "first", "normalize(mean=0.5, std=0.5)")
-        load, batches = LoadBatch(source, preprocessing, self.args.batch, 0, 1, seed=0), itertools.count()
+        load, batch = LoadBatch(source, preprocessing, self.args.batch, 0, 1, seed=0), self.args.batch
+        batches = itertools.count()
 
         def run() -> int:
-            steps = max(self.args.images // self.args.batch, 1)
-            for _ in range(steps):
-                load(next(batches))
-            return steps * self.args.batch
+            steps = max(self.args.images // batch, 1)
+            for _, step in zip(range(steps), batches, strict=False):
+                load(range(step * batch, (step + 1) * batch))
+            return steps * batch
 
         self._turns(f"{name}, {frames}x{height}x{width}", "normalize", {"vit_jax": run})
 
     def _our_loader(self, folder: pathlib.Path, chain: str, workers: int) -> Callable[[], Any]:
+        from vit_jax.data.image.folder import FolderSource
         from vit_jax.data.image.transforms import Preprocessing
-        from vit_jax.data.pipeline import train_batches
-        from vit_jax.data.source import open_source
+        from vit_jax.data.loading.pipeline import train_batches
+        from vit_jax.data.loading.workers import Workers
 
-        source, preprocessing = open_source("folder", "train", path=str(folder)), Preprocessing(SIZE, 3, chain)
+        source, preprocessing = FolderSource(folder, "train"), Preprocessing(SIZE, 3, chain)  # not kept in memory
         return lambda: train_batches(
             source, preprocessing, batch_size=self.args.batch, seed=0, first_step=0, last_step=10**6,
-            num_workers=workers, num_threads=self.args.threads,
+            workers=Workers(workers, self.args.threads),
         )  # fmt: skip
 
-    def _torch_loader(self, files: list[pathlib.Path], transform: Callable, workers: int) -> Callable[[], Any]:
+    def _timm_loader(self, files: list[pathlib.Path], chain: str, workers: int, *, as_levels: bool) -> Callable:
+        """Returns timm's loader; with `as_levels`, without the step that its prefetcher does on a GPU."""
         import torch
+        from timm.data import create_loader
 
-        data: Any = TimmFiles(files, transform)
-        loader = torch.utils.data.DataLoader(
-            data, self.args.batch, shuffle=True, num_workers=workers, drop_last=True,
+        arguments = dict(_TIMM[chain])
+        loader: Any = create_loader(
+            TimmFiles(files, None), (3, *SIZE), self.args.batch, num_workers=workers, use_prefetcher=as_levels,
+            persistent_workers=workers > 0, pin_memory=False, device=torch.device("cpu"), **arguments,
         )  # fmt: skip
+        loader = getattr(loader, "loader", loader)  # of levels, before they go to a device
         return lambda: itertools.chain.from_iterable(itertools.repeat(loader))
 
     def _turns(self, name: str, chain: str, sides: dict[str, Callable[[], int]], examples: int = 0) -> None:
         """Measures on one thread, in turns after one that does not count."""
-        rates: dict[str, list[float]] = {side: [] for side in sides}
+        turns: dict[str, list[Turn]] = {side: [] for side in sides}
         for turn in range(self.args.turns + 1):
             for side, run in sides.items():
-                started = time.perf_counter()
+                started, cpu = time.perf_counter(), time.process_time()
                 done = run()
                 if turn:
-                    rates[side].append(done / (time.perf_counter() - started))
-        for side, values in rates.items():
-            self._add(name, chain, side, values, examples=examples)
+                    turns[side].append(Turn(done, time.perf_counter() - started, time.process_time() - cpu))
+        self._add(name, chain, turns, examples=examples)
 
     def _loader_turns(self, name: str, chain: str, workers: int, loaders: dict[str, Callable[[], Any]]) -> None:
         """Measures loaders in turns, each from its second batch on; a loader's workers live for its turn only."""
-        rates: dict[str, list[float]] = {side: [] for side in loaders}
+        turns: dict[str, list[Turn]] = {side: [] for side in loaders}
         memory: dict[str, int] = {}
         for _ in range(self.args.turns):
             for side, start in loaders.items():
                 batches = start()
                 for _ in range(max(2 * workers, 2)):  # what the workers had ready
                     next(batches)
-                steps, started = max(self.args.images // self.args.batch, 1), time.perf_counter()
+                steps = max(self.args.images // self.args.batch, 1)
+                started, cpu = time.perf_counter(), input_files.cpu_seconds()
                 for _ in range(steps):
                     next(batches)
-                rates[side].append(steps * self.args.batch / (time.perf_counter() - started))
+                done = steps * self.args.batch
+                turns[side].append(Turn(done, time.perf_counter() - started, input_files.cpu_seconds() - cpu))
                 memory[side] = max(memory.get(side, 0), input_files.largest_child_bytes())
                 getattr(batches, "close", lambda: None)()
                 del batches
-        for side, values in rates.items():
-            threads = self.args.threads if side == "vit_jax" else 1
-            self._add(name, chain, side, values, workers=workers, threads=threads, memory=memory[side])
+        self._add(name, chain, turns, workers=workers, memory=memory)
 
-    def _add(self, name, chain, side, rates, *, workers=None, threads=1, memory=0, examples=0) -> None:
-        rate, cores = statistics.median(rates), min(max(workers or 0, 1) * threads, records.cores())
-        self.csv.add(
-            **self.row, input=name, chain=chain, side=side, workers=workers, threads=threads,
-            examples=examples or self.args.images, turns=len(rates), per_second=rate, per_second_per_core=rate / cores,
-            worker_mib=memory / 2**20 if memory else None,
-        )  # fmt: skip
-        how = "one core" if workers is None else f"{workers} workers, {threads} threads"
-        held = f", {memory / 2**20:,.0f} MiB a worker" if memory else ""
-        print(f"{name:32} {chain:10} {side:8} {how:22} {rate:10,.1f} a second{held}", flush=True)
+    def _add(self, name, chain, turns, *, workers=None, memory=None, examples=0) -> None:
+        """Adds a row for each side; `ratio` compares the CPU time with ours."""
+        cpu = {side: statistics.median(turn.cpu / turn.examples for turn in each) for side, each in turns.items()}
+        for side, each in turns.items():
+            threads = self.args.threads if side == "vit_jax" and workers is not None else 1
+            rate = statistics.median(turn.examples / turn.seconds for turn in each)
+            held = (memory or {}).get(side, 0) / 2**20
+            self.csv.add(
+                **self.row, input=name, chain=chain, side=side, workers=workers, threads=threads,
+                examples=examples or self.args.images, turns=len(each), per_second=rate,
+                cpu_milliseconds=1000 * cpu[side], per_second_per_core=1 / cpu[side],
+                cores_for_10000=10_000 * cpu[side], ratio=cpu[side] / cpu["vit_jax"], worker_mib=held or None,
+            )  # fmt: skip
+            how = "one core" if workers is None else f"{workers} workers, {threads} threads"
+            print(
+                f"{name:24} {chain:8} {side:10} {how:20} {rate:8,.1f} a second, {1 / cpu[side]:8,.1f} per core"
+                + (f", {held:,.0f} MiB a worker" if held else ""),
+                flush=True,
+            )
+
+
+class Turn(NamedTuple):
+    """One turn of a side: how many examples it prepared, in how many seconds and seconds of CPU time."""
+
+    examples: int
+    seconds: float
+    cpu: float
 
 
 class TimmFiles:
     """A data set for torch's loader, at the top of the module so that workers can be given it."""
 
-    def __init__(self, files: list[pathlib.Path], transform: Callable):
-        self.files, self.transform = files, transform
+    def __init__(self, files: list[pathlib.Path], transform: Callable | None):
+        self.files, self.transform = files, transform  # which `create_loader` sets
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Any:
+        assert self.transform is not None
         with Image.open(self.files[index]) as image:
             return self.transform(image.convert("RGB")), 0
 
 
 def _ours_one_by_one(files: list[pathlib.Path], chain: str) -> Callable[[], int]:
+    from vit_jax.data.image.reading import stored_image
     from vit_jax.data.image.transforms import Preprocessing
 
     preprocessing = Preprocessing(SIZE, 3, chain)
 
     def run() -> int:
         for index, file in enumerate(files):
-            rng = np.random.default_rng(index) if preprocessing.is_random else None
-            with Image.open(file) as image:
-                preprocessing.rows(image, rng)
+            rng = np.random.Generator(np.random.Philox(key=[0, index])) if preprocessing.is_random else None
+            preprocessing.batch_rows(stored_image(file, "cannot be read"), rng)
         return len(files)
 
     return run
@@ -243,8 +280,8 @@ def _timm_one_by_one(files: list[pathlib.Path], transform: Callable) -> Callable
     return run
 
 
-def _timm_transforms() -> Callable[[str], Callable] | None:
-    """Returns a function from the name of a chain to timm's transform, or None where timm cannot be imported."""
+def _timm_transforms() -> Callable[[str, bool], Callable] | None:
+    """Returns a function from a chain's name (and whether to give levels) to timm's transform; None without timm."""
     try:
         import torch
 
@@ -257,8 +294,8 @@ def _timm_transforms() -> Callable[[str], Callable] | None:
         return None
     torch.set_num_threads(1)
 
-    def transform(chain: str) -> Any:
-        return create_transform(SIZE[0], **_TIMM[chain])
+    def transform(chain: str, as_levels: bool) -> Any:
+        return create_transform(SIZE[0], use_prefetcher=as_levels, **_TIMM[chain])
 
     return transform
 
@@ -282,9 +319,10 @@ def _parse() -> argparse.Namespace:
     add("--formats", nargs="+", choices=FORMATS, default=["jpeg", "png", "video"], help="[jpeg png video]")
     add("--chains", nargs="+", choices=CHAINS, default=["crop", "augreg", "deit"], help="[crop augreg deit]")
     add("--images", type=int, default=1024, metavar="N", help="examples in a turn [1024]")
+    add("--size", type=int, nargs=2, default=input_files.IMAGE_SIZE, metavar=("W", "H"), help="of generated images")
     add("--path", help="folder of images with one sub-folder per class, instead of generated images")
     add("--workers", type=int, nargs="*", metavar="N", help="worker processes of the loader [0 2]")
-    add("--threads", type=int, default=2, help="threads of our loader, and of each of its workers [2]")
+    add("--threads", type=int, default=1, help="threads of our loader, and of each of its workers [1]")
     add("--batch", type=int, default=64, help="examples per batch of the loader [64]")
     add("--videos", type=int, default=16, metavar="N", help="generated videos in a turn [16]")
     add("--seconds", type=float, default=10.0, help="length of a generated video [10]")

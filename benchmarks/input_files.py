@@ -1,6 +1,8 @@
 """Files to read, made from the photographs that scikit-learn ships; and the memory of child processes."""
 
+import os
 import pathlib
+import time
 
 import numpy as np
 from PIL import Image
@@ -22,8 +24,11 @@ def photographs() -> list[Image.Image]:
     return [Image.fromarray(image) for image in load_sample_images().images]
 
 
-def write_images(folder: pathlib.Path, kind: str, count: int) -> pathlib.Path:
-    """Writes `count` JPEGs or PNGs, each another part of a photograph, into class folders; returns the folder."""
+def write_images(folder: pathlib.Path, kind: str, count: int, size: tuple[int, int] = IMAGE_SIZE) -> pathlib.Path:
+    """Writes `count` JPEGs or PNGs, each another part of a photograph, into class folders; returns the folder.
+
+    Larger images are enlarged parts.
+    """
     photos, rng = photographs(), np.random.default_rng(0)
     width, height = IMAGE_SIZE
     for index in range(count):
@@ -32,6 +37,7 @@ def write_images(folder: pathlib.Path, kind: str, count: int) -> pathlib.Path:
         image = photo.crop((left, top, left + width, top + height))
         if rng.random() < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image if size == IMAGE_SIZE else image.resize(size, Image.Resampling.BICUBIC)
         path = folder / "train" / f"class_{index % CLASSES}" / f"{index:05d}.{'jpg' if kind == 'jpeg' else kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=96)  # PNGs ignore it
@@ -76,3 +82,19 @@ def _proportional_bytes(pid: str) -> int:
         return 1024 * int(text.partition("\nPss:")[2].split()[0])
     except (OSError, IndexError):
         return 0
+
+
+def cpu_seconds() -> float:
+    """Returns the CPU time of this process and of its children, those that are still running included (Linux)."""
+    children = pathlib.Path("/proc/self/task").glob("*/children")
+    pids = {pid for file in children for pid in file.read_text().split()}
+    ended = os.times().children_user + os.times().children_system
+    return time.process_time() + ended + sum(map(_cpu_seconds, pids))
+
+
+def _cpu_seconds(pid: str) -> float:
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0.0

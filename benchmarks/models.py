@@ -94,7 +94,9 @@ class Bench:
         args = self.args
         batch = args.batch or (TINY_BATCH if args.tiny else BATCHES[model][self.on_cpu])
         compiled = {"always": True, "never": False, "auto": not self.on_cpu}[args.compile]
-        return Case(model, what, dtype, batch, args.tiny, args.set, compiled, args.threads, args.google)
+        return Case(
+            model, what, dtype, batch, args.tiny, args.set, compiled, args.threads, args.google, args.processor_time
+        )
 
     def measure(self, group: list[Case]) -> None:
         """Compiles the sides of all cases of a group, at once if there are several, then measures one by one."""
@@ -209,7 +211,8 @@ class Bench:
                     "fastest": min(result.seconds[name]), "slowest": max(result.seconds[name]),
                     "examples_per_second": case.batch * row["devices"] / medians[name],
                     "peak_gib": result.peaks[name] / 2**30, "gmacs": macs and macs / 1e9,
-                    "utilisation": flops and flops / medians[name] / self.rates[case.dtype],
+                    "utilisation": flops / medians[name] / self.rates[case.dtype]
+                    if flops and not case.processor_time else None,
                     "ratio": medians[name] / medians["vit_jax"] if name != "vit_jax" and "vit_jax" in medians else None,
                 }  # fmt: skip
             self.csv.add(**row)
@@ -268,6 +271,9 @@ def _parse() -> argparse.Namespace:
     add("--steps", type=int, help="timed steps in a turn [10; 2 on a CPU]")
     add("--compile", choices=("auto", "always", "never"), default="auto", help="torch.compile [auto: on a GPU]")
     add("--threads", type=int, default=records.cores(), help="threads of torch on a CPU; JAX takes all cores [all]")
+    add(
+        "--processor_time", action="store_true", help="measure processor time: for one core of a machine that is shared"
+    )
     add("--google", default="", metavar="DIR", help="clone of google-research/vision_transformer, another peer of ViT")
     add("--group", type=int, default=1, metavar="N", help="rows whose sides compile at the same time [1]")
     add("--fresh", action="store_true", help="end each process after its turn, so that one holds all the memory")

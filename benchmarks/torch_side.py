@@ -71,7 +71,7 @@ class Torch:
         import torch
 
         self._wait()
-        started = time.perf_counter()
+        started = self.case.clock()
         for _ in range(steps):
             if self.case.what == "train":
                 self._step()
@@ -79,7 +79,7 @@ class Torch:
                 with torch.inference_mode(), self._autocast():
                     self.call(self.batch)
         self._wait()
-        return time.perf_counter() - started
+        return self.case.clock() - started
 
     def peak_bytes(self) -> int:
         import torch

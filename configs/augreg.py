@@ -55,6 +55,18 @@ from vit_jax.config.recipes import (
 from vit_jax.errors import UserError
 
 FILE = "configs/augreg.py"
+ARGUMENTS = (
+    "Ti/16,imagenet2012",
+    "S/32,imagenet2012",
+    "S/16,imagenet2012",
+    "B/32,imagenet2012",
+    "B/16,imagenet2012",
+    "L/16,imagenet2012",
+    "R+Ti/16,imagenet21k",
+    "R26+S/32,imagenet21k",
+    "R50+L/32,imagenet21k",
+    "B/16,imagenet2012,384",
+)  # that `python -m vit_jax configs` lists
 
 # Section 3 and big_vision's configs/vit_i21k.py: RandAugment of two layers, alpha of mixup. With magnitude 0, some of
 # its operations still change the image.

@@ -23,6 +23,7 @@ from vit_jax.config.recipes import choose, deit_training, shrink
 from vit_jax.errors import UserError
 
 FILE = "configs/deit.py"
+ARGUMENTS = ("Ti", "S", "B", "B,384")  # that `python -m vit_jax configs` lists
 
 
 def get_config(arg: str = "S") -> Config:

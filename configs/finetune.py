@@ -17,6 +17,8 @@ lies in the middle of this range.
 from vit_jax.config import Config, default_config
 from vit_jax.errors import UserError
 
+ARGUMENTS = ("", "384")  # that `python -m vit_jax configs` lists
+
 
 def get_config(arg: str = "") -> Config:
     config = default_config()

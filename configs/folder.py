@@ -10,6 +10,8 @@ a trained model, add `--config.init_from=WORKDIR`.
 from vit_jax.config import Config, default_config
 from vit_jax.errors import UserError
 
+ARGUMENTS = ("B/16", "S/16", "Ti/16")  # that `python -m vit_jax configs` lists
+
 
 def get_config(arg: str = "") -> Config:
     variant, _, size = arg.partition(",")

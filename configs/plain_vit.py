@@ -25,6 +25,8 @@ eight cores had 128 images, and has 16 GiB of memory. Not run at full size.
 from vit_jax.config import Config, default_config
 from vit_jax.config.recipes import PRETRAINING_SETS, big_vision_images, choose, shrink, width
 
+ARGUMENTS = ("90ep", "150ep", "300ep")  # that `python -m vit_jax configs` lists
+
 EPOCHS = {"90ep": 90, "150ep": 150, "300ep": 300}
 ABLATIONS = ("no_aug", "learned", "4096", "cls", "linear")
 

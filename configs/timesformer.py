@@ -33,6 +33,19 @@ from collections.abc import Iterable
 from vit_jax.config import Config, default_config
 from vit_jax.errors import UserError, nearest
 
+ARGUMENTS = (
+    "k400",
+    "k400,hr",
+    "k400,l",
+    "k600",
+    "ssv2",
+    "diving48",
+    "howto100m",
+    "motion",
+    "motion,object",
+    "motion,frames",
+)  # that `python -m vit_jax configs` lists
+
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
 
 # Section 4 and the authors' configs: suffix of the model's name, number of frames, stride in frames (at 30 frames per
@@ -140,7 +153,6 @@ def _sgd(preset: str, frames: int, pixels: int) -> Config:
     # the authors' code sums the logits of the views, which gave their published numbers; the paper's text averages the
     # probabilities
     config.task.average_views = "logits"
-    config.data.num_workers = 8
 
     config.optimizer.name = "sgd"
     config.optimizer.momentum = 0.9

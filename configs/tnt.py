@@ -30,6 +30,7 @@ from vit_jax.config import Config, default_config
 from vit_jax.config.recipes import NORMALIZE, check_dataset, choose, deit_training, shrink
 
 FILE = "configs/tnt.py"
+ARGUMENTS = ("Ti", "S", "B", "S,cifar10,384")  # that `python -m vit_jax configs` lists
 
 # Table 9: epochs, and training and evaluation split. The paper states 64 epochs for CIFAR and 300 for fine-grained
 # sets; for ImageNet, these are DeiT's, whose training the paper adopts.

@@ -28,6 +28,14 @@ The argument is DATASET[,big]:
 from vit_jax.config import Config, default_config
 from vit_jax.errors import UserError, nearest
 
+ARGUMENTS = (
+    "wmt14_en_de",
+    "wmt14_en_de,big",
+    "wmt14_en_fr",
+    "wmt14_en_fr,big",
+    "messages",
+)  # that `python -m vit_jax configs` lists
+
 DATASETS = ("wmt14_en_de", "wmt14_en_fr", "messages", "runlocal")
 
 
@@ -63,7 +71,6 @@ def wmt14(languages: str, variant: str) -> Config:
     config.data.vocab_size = 37_000 if languages == "en_de" else 32_000
     # "batched together by approximate sequence length"; the paper states neither the lengths nor a maximum
     config.data.buckets = (16, 24, 32, 48, 64, 96, 128, 256)
-    config.data.num_workers = 4
 
     config.optimizer.b1, config.optimizer.b2, config.optimizer.eps = 0.9, 0.98, 1e-9
     config.optimizer.schedule.name = "noam"

@@ -59,6 +59,18 @@ from vit_jax.config.recipes import (
 )
 
 FILE = "configs/vit.py"
+ARGUMENTS = (
+    "B/16,imagenet2012",
+    "B/32,imagenet2012",
+    "L/16,imagenet2012",
+    "L/32,imagenet2012",
+    "H/14,imagenet2012",
+    "R50+B/16,jft",
+    "R50+B/32,jft",
+    "R50+L/16,jft",
+    "R50+L/32,jft",
+    "B/16,imagenet2012,384",
+)  # that `python -m vit_jax configs` lists
 
 # Table 3: epochs and peak learning rate. L/16 and R50+L/16 were also pre-trained for 7 epochs on JFT, and L/16 and L/32
 # for 30 on ImageNet-21k: config.duration.

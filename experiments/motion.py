@@ -92,7 +92,7 @@ def finished(runs: pathlib.Path, learned: str, scheme: str) -> list[pathlib.Path
 
 def score(workdir: pathlib.Path) -> dict[str, float]:
     """Scores the newest checkpoint on the test split of its run."""
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     run = load_run(workdir)
     rows = run.rows(run.task.predict, run.open_split())

@@ -34,7 +34,8 @@ from vit_jax.data.text.batches import encode_pairs
 from vit_jax.data.text.source import TextSource, open_text, text_splits
 from vit_jax.errors import UserError
 from vit_jax.experiment import make_task
-from vit_jax.run import Run, load_run
+from vit_jax.load import load_run
+from vit_jax.run import Run
 from vit_jax.tasks.translation import bleu_and_chrf
 from vit_jax.workdir.provenance import commit
 

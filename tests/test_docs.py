@@ -21,7 +21,7 @@ RUN = "<!-- run -->"  # marks a block of Python that the tests run
 
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
-FOLDERS = ("vit_jax", "configs", "docs", "experiments", "tests", "benchmarks", "requirements", "examples")
+FOLDERS = ("vit_jax", "configs", "docs", "experiments", "tests", "benchmarks", "requirements", "examples", "notebooks")
 IN_VIT_JAX = ("commands", "data", "tasks", "models", "workdir", "pretrained", "analysis")
 
 
@@ -169,7 +169,7 @@ def test_config_keys_exist(page):
     top = {name.partition(".")[0] for name in sections if name}
     for span in spans(page):
         match = re.match(r"(?:--)?(config\.)?((?:\w+\.)*\w+)(?:=|$)", span.partition(" ")[0])
-        if match is None or span.endswith((".py", ".json", ".safetensors")) or match[2] == "KEY":
+        if match is None or span.endswith((".py", ".json", ".safetensors", ".stablehlo", ".onnx")) or match[2] == "KEY":
             continue
         name = match[2]
         if match[1] or (name.partition(".")[0] in top and "." in name):

@@ -8,12 +8,13 @@ from vit_jax import plots
 from vit_jax.data.image.modality import MODALITY as IMAGES
 from vit_jax.data.video.decode import ArrayVideo
 from vit_jax.data.video.modality import MODALITY
+from vit_jax.plots import pictures
 
 
 def drawn(monkeypatch, draw, *arguments):
     """Returns the figure that a function draws, instead of writing it."""
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(pictures, "save", lambda figure, *_: figures.append(figure))
     draw(*arguments)
     (figure,) = figures
     return figure

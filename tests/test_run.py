@@ -20,7 +20,8 @@ from PIL import Image
 import vit_jax
 from vit_jax.__main__ import main
 from vit_jax.errors import UserError
-from vit_jax.run import Run, load_run
+from vit_jax.load import load_run
+from vit_jax.run import Run
 from vit_jax.workdir.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_home")

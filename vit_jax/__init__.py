@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from vit_jax.load import load_run as load_run
     from vit_jax.models import build_model as build_model
-    from vit_jax.run import load_run as load_run
     from vit_jax.weights import from_pretrained as from_pretrained
     from vit_jax.weights import load_pretrained as load_pretrained
     from vit_jax.weights import save_pretrained as save_pretrained
@@ -15,7 +15,7 @@ _LAZY = {
     "build_model": "vit_jax.models",
     "from_pretrained": "vit_jax.weights",
     "load_pretrained": "vit_jax.weights",
-    "load_run": "vit_jax.run",
+    "load_run": "vit_jax.load",
     "save_pretrained": "vit_jax.weights",
 }
 

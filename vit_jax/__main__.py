@@ -18,7 +18,10 @@ from typing import Any
 import vit_jax
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
-COMMANDS = ("train", "evaluate", "predict", "convert", "data", "reproduce")
+COMMANDS = (
+    "train", "plan", "launch", "compare", "evaluate", "predict", "analyze", "convert", "export", "data", "models",
+    "configs", "reproduce",
+)  # fmt: skip
 INTERRUPTED = "interrupted"
 
 

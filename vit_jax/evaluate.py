@@ -1,12 +1,13 @@
 """Evaluation: every example is scored exactly once."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
+from vit_jax.data.loading.levels import as_floats
 from vit_jax.devices.parallel import Parallel
 from vit_jax.tasks import Batch, Task
 
@@ -37,7 +38,12 @@ class Evaluator:
         return self._parallel.put_state(params)
 
     def evaluate(
-        self, params: PyTree, batches: Iterable[Batch], *, stop: Callable[[], bool] = lambda: False
+        self,
+        params: PyTree,
+        batches: Iterable[Batch],
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        keep: Callable[[Rows], None] | None = None,
     ) -> dict[str, Any] | None:
         """Scores every example of `batches`; returns what `task.score` returns.
 
@@ -46,11 +52,15 @@ class Evaluator:
 
         Args:
           stop: Called after every batch; when it returns True, evaluation ends and returns None.
+          keep: Called with the rows of every batch as `task.examine` returns them, and their labels.
         """
         assert self._task is not None
-        measure, done = getattr(self._task, "measure", None), []
-        for rows in self.rows(params, batches, measure, labels=measure is None):
-            done.append(rows)
+        bulky = getattr(self._task, "bulky", ())
+        measure, done = getattr(self._task, "examine" if keep else "measure", None), []
+        for rows in self.rows(params, batches, measure, labels=bool(keep) or measure is None):
+            if keep:
+                keep(rows)
+            done.append({name: values for name, values in rows.items() if name not in bulky})
             if stop():
                 return None
         return self._task.score(in_order(done))
@@ -72,7 +82,7 @@ class Evaluator:
             assert self._task is not None
             function = self._task.predict
         if function not in self._compiled:
-            self._compiled[function] = self._parallel.compile_predict(functools.partial(function, self._model))
+            self._compiled[function] = self._compile(function)
         compiled, pending = self._compiled[function], None
         for batch in batches:
             device_batch = self._parallel.put_batch(batch)
@@ -84,6 +94,9 @@ class Evaluator:
             pending = running
         if pending:
             yield self._real_rows(*pending)
+
+    def _compile(self, function: Function) -> Callable:
+        return self._parallel.compile_predict(lambda params, batch: function(self._model, params, as_floats(batch)))
 
     def _real_rows(self, given: dict[str, Any], computed: dict[str, Any]) -> Rows:
         """Copies the rows of a batch to the host, and drops the padding (mask 0) before anything is averaged."""
@@ -102,3 +115,9 @@ def in_order(batches_of_rows: Iterable[Rows]) -> Rows:
     rows = {name: np.concatenate([rows[name] for rows in done]) for name in done[0]}
     order = np.argsort(rows["id"], kind="stable")
     return {name: values[order] for name, values in rows.items()}
+
+
+def own_rows(batch: dict[str, Any]) -> dict[str, Any]:
+    """Returns this process's slice of a global batch."""
+    index, count = jax.process_index(), jax.process_count()
+    return jax.tree.map(lambda rows: rows[index * len(rows) // count :][: len(rows) // count], batch)

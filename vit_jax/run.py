@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -12,13 +12,13 @@ from etils import epath
 from vit_jax import config as schema
 from vit_jax.config import Config, extensions
 from vit_jax.config.forms import refusal
-from vit_jax.data.modality import Modality, check_labels, get_modality, load_encoder
+from vit_jax.data.labels import indices_of
+from vit_jax.data.modality import Modality, check_labels, get_modality
 from vit_jax.data.source import in_order_of, open_split
 from vit_jax.devices.parallel import Parallel, make_parallel
 from vit_jax.errors import UserError, counted
-from vit_jax.evaluate import Evaluator, in_order
-from vit_jax.experiment import described_by, make_model, make_task
-from vit_jax.workdir.checkpoint import average_checkpoints, load_checkpoint, load_meta, saved_steps
+from vit_jax.evaluate import Evaluator, in_order, own_rows
+from vit_jax.export.model_card import UNKNOWN_LICENSE, model_card, origin_of_run
 
 PyTree = Any
 Track = Callable[[Any, int], Iterable[Any]]  # (batches, their number) -> the same batches
@@ -45,10 +45,11 @@ class Run:
       model: The Flax module.
       params: The parameters as NumPy arrays; their moving average if the run has one.
       task: The task, which makes predictions and scores from the model's outputs.
-      labels: Class names; empty for text.
+      labels: Class names; empty for text, and for foreign weights that do not name them.
       encoder: Turns an image, clip or sentence into the model's input.
       config: The run's config.
       step: Number of updates done.
+      workdir: The workdir that the run was loaded from; None for one made in memory.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Run:
     encoder: Any
     config: Config
     step: int
+    workdir: epath.Path | None = None
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -99,12 +101,15 @@ class Run:
           **options: Fields of the task to change: `top` or `per_frame` for classification, `beam_size` for translation.
 
         Raises:
-          UserError: The task has no such field, or an input cannot be read or is of another kind (see `on_error`).
+          UserError: The task has no such field, or an input cannot be read or is of another kind (see `on_error`); or
+            the weights have no head.
         """
+        if getattr(self.task, "num_classes", 1) == 0:
+            raise UserError("the weights have no head, so they predict no classes. Use their features, or few-shot.")
         _check("eval_batch_size", "batch_size", batch_size)
         task, settled, position = self.task_with(**options), {}, 0
         inputs = _of_this_kind(inputs, self.modality)
-        batches = map(_own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
+        batches = map(own_rows, self.modality.input_batches(self, inputs, batch_size, settled))
         for rows in self.evaluator.rows(self.placed, batches, task.predict):
             positions = dict.fromkeys(rows["id"].tolist())  # without repetitions: the views of an input share its id
             settled.update(zip(positions, task.answers(rows, self.labels), strict=True))
@@ -154,8 +159,14 @@ class Run:
           **other: `name`, `path` and `data_dir` of another data set.
 
         Raises:
-          UserError: The data set or the split does not exist, or belongs to another modality.
+          UserError: The data set or the split does not exist, or belongs to another modality; or none is named, and
+            the run has none of its own.
         """
+        for option, value, known in (("data", other.get("name"), "name"), ("split", split, "eval_split")):
+            if not value and not self.config.data[known]:
+                raise UserError(
+                    f"foreign weights have no {option} of their own. Give --{option}, or it as an argument."
+                )
         source = open_split(self.config, split or self.config.data.eval_split, **other)
         if source.kind != self.encoder.key:
             raise UserError(f"{source.name} holds {source.kind} data; this run was trained on {self.encoder.key} data")
@@ -172,24 +183,86 @@ class Run:
         return self.modality.eval_batches(self.config, source, self.encoder, batch_size)
 
     def evaluate(
-        self, source: Any = None, *, batch_size: int | None = None, track: Track = _untracked
+        self,
+        source: Any = None,
+        *,
+        batch_size: int | None = None,
+        track: Track = _untracked,
+        keep: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
         """Scores every example of a split exactly once; returns the scores, `examples` and `skipped`.
+
+        The classes of the data are found among those of the run by name. If they are only some of them, the others
+        cannot be predicted, and the result has `classes`, the number of classes, and `outputs`, that of the run.
 
         Args:
           source: Name of a split, or a source from `open_split`; by default the evaluation split.
           batch_size: Rows per batch, or tokens per side for text; by default that of the config.
           track: Called with the batches and their number; returns the same batches, to show progress.
+          keep: Called after every batch with columns that describe its examples, such as `id`, `file`, `label` and
+            `classes`; see the task's `record`.
 
         Raises:
-          UserError: The split does not exist, or its classes are not those of the run.
+          UserError: The split does not exist, or it has classes that the run has not.
         """
         source = self.open_split(source) if source is None or isinstance(source, str) else source
-        check_labels(self.labels, source.labels, "the checkpoint", f"{source.name} {source.split}")
-        batches, skipped = self.batches(source, batch_size)
-        result = self.evaluator.evaluate(self.placed, track(batches, len(batches)))
+        run = self.for_classes(source.labels, f"{source.name} {source.split}")
+        batches, skipped = run.batches(source, batch_size)
+        record = None if keep is None else run.recorder(source, keep)
+        result = run.evaluator.evaluate(run.placed, track(batches, len(batches)), keep=record)
         assert result is not None  # None only if `stop` is given
-        return {**result, "skipped": skipped}
+        subset = {} if run.outputs == self.outputs else {"classes": run.outputs, "outputs": self.outputs}
+        return {**result, "skipped": skipped, **subset}
+
+    @property
+    def outputs(self) -> int:
+        """The number of classes that are distinguished; 0 for text."""
+        return getattr(self.task, "num_classes", 0)
+
+    def for_classes(self, labels: tuple[str, ...], whose: str = "the data") -> "Run":
+        """Returns the run with those of its classes that have these names, in this order.
+
+        Labels that name a class in different ways, such as "n01440764" and "n01440764 tench", agree. Outputs without
+        names are taken to be these classes, if their numbers agree.
+
+        Args:
+          whose: Whose labels they are, for messages.
+
+        Raises:
+          UserError: The run lacks a class.
+        """
+        if self.labels == tuple(labels):
+            return self
+        if not self.labels and self.outputs:
+            if len(labels) != self.outputs:
+                raise UserError(
+                    f"the {self.outputs:,} outputs of the weights have no names, so that the "
+                    f"{counted(len(labels), 'classes')} of {whose} are not found among them. Name them with --labels."
+                )
+            return dataclasses.replace(self, labels=tuple(labels))
+        chosen = indices_of(labels, self.labels) if labels and hasattr(self.task, "outputs") else None
+        if chosen is None:
+            check_labels(self.labels, labels, "the checkpoint", whose)
+            return self
+        task = dataclasses.replace(self.task, outputs=chosen, num_classes=len(chosen))
+        return dataclasses.replace(self, labels=tuple(labels), task=task)
+
+    def recorder(self, source: Any, keep: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+        """Returns a function that turns rows of the task's `examine` into columns, and passes them to `keep`.
+
+        Raises:
+          UserError: The task does not say what to record.
+        """
+        if not hasattr(self.task, "record"):
+            raise UserError(f"the task {self.task.name} has no method `record`, so its predictions cannot be kept")
+        files = getattr(source, "files", None)
+
+        def record(rows: dict[str, Any]) -> None:
+            ids = [int(i) for i in rows["id"]]
+            names = [str(files[i]) if files else "" for i in ids]
+            keep({"id": ids, "file": names, **self.task.record(rows, self.labels)})
+
+        return record
 
     def rows(
         self,
@@ -220,7 +293,7 @@ class Run:
         Raises:
           UserError: The model has no such layer or kind.
         """
-        from vit_jax.analysis.features import features, inputs_of
+        from vit_jax.analysis.embedding.features import features, inputs_of
 
         source = self.open_split(source) if source is None or isinstance(source, str) else source
 
@@ -236,11 +309,15 @@ class Run:
         """Returns the same run with a single view of each example."""
         return self.with_views(clips=1, crops=1) if getattr(self.encoder, "views", 1) > 1 else self
 
-    def export(self, path: epath.PathLike, format: str) -> tuple[str, ...]:
-        """Writes the weights in a foreign format: see `weights.save_pretrained`."""
+    def export(self, path: epath.PathLike, format: str, *, license: str = UNKNOWN_LICENSE) -> tuple[str, ...]:
+        """Writes the weights in a foreign format, with a model card: see `weights.save_pretrained`."""
         from vit_jax.weights import save_pretrained
 
-        return save_pretrained(path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder)
+        described = {"labels": self.labels, "encoder": self.encoder, "license": license}
+        card = model_card(self.model, self.params, origin_of_run(self), **described)
+        return save_pretrained(
+            path, self.model, self.params, format, labels=self.labels, preprocessing=self.encoder, card=card
+        )
 
 
 def _check(key: str, name: str, value: Any) -> None:
@@ -248,12 +325,6 @@ def _check(key: str, name: str, value: Any) -> None:
     known = schema.keys().get(key)
     if known and not known.form.accepts(value):
         raise UserError(refusal(name, known.form, value))
-
-
-def _own_rows(batch: dict[str, Any]) -> dict[str, Any]:
-    """Returns this process's slice of a global batch."""
-    index, count = jax.process_index(), jax.process_count()
-    return {name: rows[index * len(rows) // count :][: len(rows) // count] for name, rows in batch.items()}
 
 
 def _of_this_kind(inputs: Any, modality: Modality) -> Iterator[Any]:
@@ -276,44 +347,3 @@ def _checked(answer: Any, on_error: str) -> Any:
     if isinstance(answer, UserError) and on_error == "raise":
         raise answer
     return answer
-
-
-def load_run(path: epath.PathLike, *, average: int = 1, trust: bool = False, own: Collection[str] = ()) -> Run:
-    """Loads the newest intact checkpoint of a workdir, or `WORKDIR/checkpoints/STEP`.
-
-    Args:
-      average: Number of newest checkpoints whose parameters are averaged (Attention Is All You Need, section 6.1).
-      trust: Whether to import code outside vit_jax that the checkpoint names, which runs this code.
-      own: Import paths that need no trust, because the user's own config names them.
-
-    Raises:
-      UserError: There is no intact checkpoint, there are fewer than `average`, its description is damaged, or it
-        names code that is not trusted.
-    """
-    _check_path(epath.Path(path))
-    if type(average) is not int or average < 1:
-        raise UserError(f"average must be a whole number of at least 1, got {average!r}")
-    with described_by(path):
-        if meta := load_meta(path):
-            extensions.check_trust(meta, trust, source=path, own=own)
-    params, meta = load_checkpoint(path) if average == 1 else average_checkpoints(path, average)
-    with described_by(path):
-        config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
-        encoder = load_encoder(meta["preprocessing"])
-        model, task = make_model(config, encoder, labels), make_task(config, encoder, labels)
-    return Run(model, params, task, labels, encoder, config, meta["step"])
-
-
-def _check_path(path: epath.Path) -> None:
-    """Raises UserError if a path can be neither a workdir nor a checkpoint; the message says what to name instead."""
-    if path.is_file():
-        raise UserError(
-            f"{path} is a file. Name a workdir, or WORKDIR/checkpoints/STEP; the command `predict` takes the workdir "
-            "before its inputs."
-        )
-    if path.name == "checkpoints" and (steps := saved_steps(path.parent)):
-        raise UserError(
-            f"{path} holds several checkpoints. Name one of them, such as {path}/{steps[0]}, or {path.parent}."
-        )
-    if not path.exists() and path.parent.name != "checkpoints":
-        raise UserError(f"{path}: no such workdir. Name one written by `python -m vit_jax train`.")

@@ -13,6 +13,7 @@ import optax
 from etils import epath
 
 from vit_jax import state as states
+from vit_jax.data.loading.levels import as_floats
 from vit_jax.devices.interrupts import Interrupts
 from vit_jax.devices.job import from_first
 from vit_jax.devices.parallel import micro_batches, sum_over
@@ -26,6 +27,7 @@ from vit_jax.workdir.claim import check_same_run, write_config
 from vit_jax.workdir.diagnosis import prng_impl
 from vit_jax.workdir.lock import Lock
 from vit_jax.workdir.metrics import Metrics, Window
+from vit_jax.workdir.mirror import check_installed
 from vit_jax.workdir.trace import Trace
 
 
@@ -62,7 +64,7 @@ def train_step(
     def loss_sum(params, micro_batch, index):
         dropout = jax.random.fold_in(jax.random.fold_in(step_rng, shard), index)
         rngs = {"dropout": dropout, "mix": jax.random.fold_in(step_rng, 2**31 - 1)}
-        loss, metrics = task.loss(model, params, micro_batch, rngs=rngs, train=True)
+        loss, metrics = task.loss(model, params, as_floats(micro_batch), rngs=rngs, train=True)
         return loss.value, {"loss": loss, **metrics}
 
     def gradients_and_sums(index_and_micro_batch):
@@ -79,9 +81,19 @@ def train_step(
     if ema is not None:
         ema = jax.tree.map(lambda average, new: ema_decay * average + (1 - ema_decay) * new, ema, params)
     # if one of these norms is not finite, the run stops and this update is not saved
-    sums["gradient_norm"] = Sum(optax.tree.norm(gradients), jnp.float32(1))
-    sums["parameter_norm"] = Sum(optax.tree.norm(params), jnp.float32(1))
+    sums["gradient_norm"] = Sum(norm(gradients), jnp.float32(1))
+    sums["parameter_norm"] = Sum(norm(params), jnp.float32(1))
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), sums
+
+
+def norm(tree: Any) -> jax.Array:
+    """Returns the square root of the sum of the squares of all elements, in float32.
+
+    The sum of an array is its product with itself over all axes. On a CPU, XLA computes this several times faster than
+    the sum of squares of `optax.tree.norm`, which takes a tenth of a train step with a small batch.
+    """
+    squares = (jnp.tensordot(x, x, x.ndim, preferred_element_type=jnp.float32) for x in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet: bool = False) -> dict[str, float]:
@@ -97,6 +109,7 @@ def train_and_evaluate(experiment: Experiment, workdir: epath.PathLike, *, quiet
     """
     data, plan, parallel = experiment.data, experiment.plan, experiment.parallel
     with contextlib.ExitStack() as stack:
+        stack.callback(data.close)
         run = _Training(experiment, workdir, stack, quiet=quiet)
         first_step, result = run.first_step, run.metrics.last("eval")
         if first_step and (first_step % plan.eval_every == 0 or first_step == plan.total):
@@ -144,6 +157,7 @@ class _Training:
     def __init__(self, experiment: Experiment, workdir: epath.PathLike, stack: contextlib.ExitStack, *, quiet: bool):
         config, data, plan, self._parallel = experiment.config, experiment.data, experiment.plan, experiment.parallel
         self._data, self._plan, self._described = data, plan, experiment.describe()
+        check_installed(config.wandb)
         new = None
         if not has_checkpoints(workdir):  # before the workdir is created, so that a mistake does not leave an empty one
             new = states.start(experiment)
@@ -165,7 +179,12 @@ class _Training:
         self.first_step = int(self._parallel.fetch(self.state.step))
 
         self.metrics = Metrics(
-            workdir, first_step=self.first_step, total_steps=plan.total, quiet=quiet, kept=self.checkpoints.kept
+            workdir,
+            first_step=self.first_step,
+            total_steps=plan.total,
+            quiet=quiet,
+            kept=self.checkpoints.kept,
+            config=config,
         )
         stack.callback(self.metrics.close)
         num_params = sum(x.size for x in jax.tree.leaves(self.state.params))

@@ -18,18 +18,19 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
-from vit_jax.architecture import check_exists, config_key, is_run, naming_init_from
+from vit_jax.architecture import check_exists, config_key, is_run, naming_init_from, title
 from vit_jax.data.image.geometry import CenterCrop, Resize
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.data.image.values import Normalize
 from vit_jax.errors import UserError
+from vit_jax.export.model_card import Origin, origin_of_run
 from vit_jax.models import build_model
 from vit_jax.models.from_image import image_model
 from vit_jax.models.timesformer import TimeSformer
 from vit_jax.pretrained.fit import fit, initial_values
 from vit_jax.pretrained.names import Params, Size, pair, shapes_of
 from vit_jax.pretrained.preprocessing import Recipe
-from vit_jax.pretrained.report import Report
+from vit_jax.pretrained.report import Report, brief
 from vit_jax.pretrained.save import save
 from vit_jax.pretrained.stored import Known, Stored, check_name, model_like, naming, open_stored
 
@@ -39,19 +40,23 @@ class Pretrained:
     """A model with its parameters and everything it needs to predict.
 
     Attributes:
+      name: Family and variant: the one whose sizes the source has, else the default one of its format.
       model: The module.
       params: Its parameters: a nested dict of NumPy arrays.
       preprocessing: A `Preprocessing` for an image or one frame, or the `ClipPreprocessing` of a video run; None if the
         source does not state it.
       labels: Names of the classes, in the order of the logits; empty if the source does not list them.
       report: What was loaded, resized, replaced and skipped.
+      origin: Where the weights come from, for a model card.
     """
 
+    name: str
     model: nn.Module
     params: Params
     preprocessing: Any
     labels: tuple[str, ...]
     report: Report
+    origin: Origin
 
 
 def from_pretrained(
@@ -109,12 +114,24 @@ def from_pretrained(
     with contextlib.nullcontext() if preprocessing else naming(path):
         preprocess = _preprocessing(model, chain, encoder)
     return Pretrained(
+        name=name or stored.variant,
         model=model,
         params=params,
         preprocessing=preprocess,
         labels=stored.labels if model.num_classes == stored.model.num_classes else (),
         report=report,
+        origin=_origin(path, stored, run, model, report),
     )
+
+
+def _origin(path: epath.PathLike, stored: Stored, run: Any, model: nn.Module, report: Report) -> Origin:
+    """Describes weights for a model card. Scores are left out if parameters were resized or replaced."""
+    if run is None:
+        return Origin(title(stored.base, model), notes=(f"read from `{path}`, format `{stored.format}`", *report.notes))
+    origin, changed = origin_of_run(run), (*report.resized, *report.replaced)
+    if changed:
+        origin = dataclasses.replace(origin, metrics=(), notes=(f"resized or replaced since: {', '.join(changed)}",))
+    return origin
 
 
 def load_pretrained(
@@ -156,6 +173,7 @@ def save_pretrained(
     *,
     labels: Sequence[str] = (),
     preprocessing: Any = None,
+    card: str | None = None,
 ) -> tuple[str, ...]:
     """Writes parameters in a foreign format; `from_pretrained` reads exactly the same values back.
 
@@ -167,6 +185,7 @@ def save_pretrained(
       format: `npz`, `big_vision`, `timm` or `huggingface`; not every family supports every format.
       labels: Names of the classes, in the order of the logits.
       preprocessing: A `Preprocessing` or `ClipPreprocessing`.
+      card: Text of a model card, see `model_card.model_card`: `README.md` of a folder, `NAME.md` next to `NAME.npz`.
 
     Returns:
       Lines that name the labels or preprocessing if the format could not store them.
@@ -176,7 +195,7 @@ def save_pretrained(
         cannot be written.
     """
     chain = {} if preprocessing is None else {"transforms": preprocessing.transforms, "recipe": _recipe(preprocessing)}
-    return save(path, model, params, format, labels=labels, **chain)
+    return save(path, model, params, format, labels=labels, card=card, **chain)
 
 
 def start_from(
@@ -221,7 +240,7 @@ def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stor
     check_exists(path)
     if not is_run(path):
         return open_stored(path, known), None
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     run = load_run(path, trust=trust)
     model: Any = run.model
@@ -235,6 +254,7 @@ def _open(path: epath.PathLike, known: Known, trust: bool = False) -> tuple[Stor
     stored = Stored(
         format="vit_jax",
         base=run.config.model.name,
+        variant=run.config.model.name,
         fields=fields,
         model=model,
         params=params,
@@ -267,7 +287,7 @@ def _other_normalization(stored: Stored, model: Any, transforms: Mapping[str, st
     for key, chain in transforms.items():
         ours = _normalization(chain, model)
         if ours and theirs and not np.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-            numbers = [[_brief(x) for x in pair] for pair in (ours, theirs)]
+            numbers = [[brief(x) for x in pair] for pair in (ours, theirs)]
             lines.append(
                 f"config.data.{key} normalizes with mean={numbers[0][0]}, std={numbers[0][1]}, but the weights were "
                 f"trained with mean={numbers[1][0]}, std={numbers[1][1]}"
@@ -279,16 +299,7 @@ def _normalization(chain: str | None, model: Any) -> tuple[np.ndarray, np.ndarra
     """Returns mean and std of a chain, one number per channel; None if there is no chain."""
     if not chain or model.in_channels not in (1, 3):
         return None
-    steps = Preprocessing(model.image_size, model.in_channels, chain).steps
-    normalize = next(step for step in steps if isinstance(step, Normalize))
-    mean, std = (np.broadcast_to(x, model.in_channels) for x in (normalize.mean, normalize.std))
-    return mean, std
-
-
-def _brief(numbers: np.ndarray) -> str:
-    """Returns one number if all channels share it."""
-    values = [f"{x:.4g}" for x in numbers]
-    return values[0] if len(set(values)) == 1 else f"({', '.join(values)})"
+    return Preprocessing(model.image_size, model.in_channels, chain).normalization
 
 
 def _like(model: nn.Module) -> tuple[nn.Module, ...]:

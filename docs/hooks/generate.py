@@ -2,7 +2,10 @@
 
 - `docs/reference/config.md`: `<!-- generated: config -->` becomes a table for each section of the config's schema.
 - `docs/reference/commands.md`: `<!-- generated: commands -->` becomes the help of every command.
-- `CHANGELOG.md` and the figures of `experiments/results/` become files of the site; links to them are rewritten.
+- `docs/reference/catalogue.md`: `<!-- generated: models -->` and `<!-- generated: configs -->` become the models with
+  their costs, and the recipes with their expected scores.
+- `CHANGELOG.md`, the figures of `experiments/results/` and the notebooks become files of the site; links to them are
+  rewritten.
 
 `generated` needs no MkDocs, so that the tests can check what it returns.
 """
@@ -17,7 +20,11 @@ from unittest import mock
 
 ROOT = pathlib.Path(__file__).parents[2]
 # a link in docs/*.md, which works in a checkout -> the same link within the site
-MOVED = {"../CHANGELOG.md": "changelog.md", "../experiments/results/": "figures/"}
+MOVED = {
+    "../CHANGELOG.md": "changelog.md",
+    "../experiments/results/": "figures/",
+    "../notebooks/": "notebooks/",
+}
 HELP_WIDTH = 100  # columns
 
 
@@ -28,6 +35,7 @@ def on_files(files: Any, config: Any) -> Any:
     outside = {"changelog.md": ROOT / "CHANGELOG.md"}
     results = ROOT / "experiments" / "results"
     outside |= {f"figures/{file.relative_to(results)}": file for file in sorted(results.rglob("*.png"))}
+    outside |= {f"notebooks/{file.name}": file for file in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     for name, source in outside.items():
         files.append(File.generated(config, name, abs_src_path=str(source)))
     return files
@@ -92,9 +100,23 @@ def command_reference() -> str:
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """Returns the parsers of a command's own actions, as of `data prepare`."""
+    """Returns the parsers of a command's own actions, as of `data prepare` and `analyze attention`."""
     actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return [child for action in actions for child in action.choices.values()]
 
 
-GENERATORS = {"config": config_reference, "commands": command_reference}
+def models() -> str:
+    """Returns a table of the models, with their costs, recipes and formats."""
+    from vit_jax.analysis import catalogue
+
+    return catalogue.models_table(list(catalogue.models(folder=ROOT / "configs")))
+
+
+def configs() -> str:
+    """Returns a section for each recipe, with its expected scores."""
+    from vit_jax.analysis import catalogue
+
+    return catalogue.recipes_text(catalogue.recipes(ROOT / "configs"))
+
+
+GENERATORS = {"config": config_reference, "commands": command_reference, "models": models, "configs": configs}

@@ -5,6 +5,7 @@ The paper prints no numbers for this figure, so the cells have none to agree wit
 
 from collections.abc import Sequence
 
+from vit_jax.plots.cost import draw_costs
 from vit_jax.reproduce.tables import Cell, Column, Row, Table
 
 TERA = Column("multiply-accumulates (T)", lambda row, found: found.macs / 1e12)
@@ -24,14 +25,15 @@ def plot(figure, cells: Sequence[Cell]) -> None:
     cost = {cell.row: cell.computed for cell in cells}
     panels = zip(figure.subplots(1, 2), (RESOLUTIONS, FRAMES), ("side of the frames, in pixels", "frames"), strict=True)
     for axis, clips, label in panels:
-        for scheme, colour, marker in (("joint", "#b3302c", "s"), ("divided", "#2a7d3c", "o")):
-            points = [(size, cost[f"{scheme}, {clip}"]) for size, clip in clips.items() if f"{scheme}, {clip}" in cost]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=True), color=colour, marker=marker, label=f"{scheme} space-time attention"
-                )
-        axis.set(xlabel=label, ylabel="multiply-accumulates of a clip (T)", xticks=list(clips), ylim=(0, None))
-        axis.grid(alpha=0.3)
+        rows = {scheme: {size: f"{scheme}, {clip}" for size, clip in clips.items()} for scheme in SCHEMES}
+        draw_costs(
+            axis,
+            {
+                f"{scheme} space-time attention": {size: cost[row] for size, row in sizes.items() if row in cost}
+                for scheme, sizes in rows.items()
+            },
+        )
+        axis.set(xlabel=label, ylabel="multiply-accumulates of a clip (T)", xticks=list(clips))
         axis.legend(frameon=False)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vit_jax import build_model
-from vit_jax.analysis import cost
+from vit_jax.analysis import cost, cost_by_size
 from vit_jax.analysis.cost import count_macs
 
 
@@ -220,8 +220,8 @@ def test_timesformer(preset, frames, patches, published):
     [
         ("space_only", sequences(8, 197), 8),
         ("joint_space_time", sequences(1, 1569), 1),
-        # local computes every pair and masks those out of the window; global has 8 sequences of 4 x 7 x 7
-        ("sparse_local_global", sequences(1, 1568) + 1568 * 768**2 + sequences(8, 197), 1),
+        # local has a window of 8 x 7 x 7 = 392 patches for each of 1568; global has 8 sequences of 4 x 7 x 7
+        ("sparse_local_global", 1568 * (5 * 768**2 + 2 * 392 * 768) + sequences(8, 197), 1),
         ("axial", sequences(196, 8) + sequences(112, 14) + 2 * 1568 * 768**2 + sequences(112, 15), 1),
     ],
 )
@@ -294,3 +294,36 @@ def test_the_smallest_model_counts_its_parameters():
 def test_a_model_without_a_shape_of_its_own_needs_one():
     with pytest.raises(ValueError, match="Transformer has no input_shape"):
         cost(build_model("transformer:base"))
+
+
+# ---- tables by module and by size ----
+
+
+def test_the_table_has_every_module_once_and_all_layers_in_one_row():
+    model = build_model("vit:Ti/16", image_size=(32, 32), num_layers=3, hidden_dim=12, mlp_dim=20, num_heads=2)
+    found = cost(model)
+    table = {row.module: row for row in found.table()}
+    assert (table[""].params, table[""].macs) == (found.params, found.macs)
+    assert table["encoder/block_*/mlp/in"] == ("encoder/block_*/mlp/in", 3 * (12 * 20 + 20), 3 * 5 * 12 * 20)
+    assert table["encoder/block_*/mlp_norm"].params == 3 * 2 * 12
+    assert table["encoder/block_*/mlp_norm"].macs == 0
+    assert table["patch_embed"] == ("patch_embed", 16 * 16 * 3 * 12 + 12, 4 * 16 * 16 * 3 * 12)
+    own = 5 * 12 + 12  # positions and class token belong to no submodule
+    children = [row for name, row in table.items() if name and "/" not in name]
+    assert sum(row.params for row in children) == found.params - own
+    assert [row.module for row in found.table(depth=1)] == ["", *(row.module for row in children)]
+
+
+def test_costs_at_other_sizes_are_those_of_models_built_for_them():
+    sizes = {"num_layers": 1, "hidden_dim": 12, "mlp_dim": 20, "num_heads": 2, "num_classes": 5}
+    model = build_model("timesformer:B/16", image_size=(32, 32), num_frames=2, **sizes)
+    found = cost_by_size(model, sides=(48, 64), frames=(4,))
+    assert {name: list(costs) for name, costs in found.items()} == {"side": [48, 64], "frames": [4]}
+    expected = build_model("timesformer:B/16", image_size=(48, 48), num_frames=2, **sizes)
+    assert found["side"][48].macs == cost(expected).macs
+    expected = build_model("timesformer:B/16", image_size=(32, 32), num_frames=4, **sizes)
+    assert found["frames"][4].macs == cost(expected).macs
+    with pytest.raises(ValueError, match="ViT has no num_frames"):
+        cost_by_size(build_model("vit:Ti/16"), frames=(2,))
+    with pytest.raises(ValueError, match="no patch of patch_size"):
+        cost_by_size(model, sides=(8,))

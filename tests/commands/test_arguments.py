@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("own_home")
             "'--batch_size'; did you mean --config.batch_size?",
         ),
         (["train", "--config=c.py", "--workdir=w", "--peak=3"], "did you mean --config.optimizer.schedule.peak? See"),
-        (["train", "--config=c.py", "--workdir=w", "--path=3"], "did you mean --config.data.path?"),
+        (["train", "--config=c.py", "--workdir=w", "--path=3"], "did you mean --config.data.path"),
         (["evaluate", "w", "--batch=3"], "'--batch'"),
         (["evaluate", "w", "--config.batch_size=3"], "'--config.batch_size'"),
         (["evaluate", "w", "more"], "unrecognized arguments: more"),
@@ -70,6 +70,10 @@ COMMAND_LINES = {
     "predict": ["predict", "w"],
     "convert": ["convert", "in", "out", "--format=npz"],
     "reproduce": ["reproduce", "--all"],
+    "launch": ["launch", "--config=c.py", "d"],
+    "compare": ["compare", "r"],
+    "models": ["models"],
+    "configs": ["configs"],
 }
 VALUED = [
     (command, option.option_strings[0], option.metavar)
@@ -103,6 +107,7 @@ def test_no_option_may_be_empty(command, option, metavar):
         (["predict", "w", "i.png", ""], "INPUT"),
         (["convert", "", "out", "--format=npz"], "IN"),
         (["convert", "in", "", "--format=npz"], "OUT"),
+        (["compare", ""], "RUN"),
         (["data", "check", ""], "PATH"),
         (["data", "info", ""], "NAME"),
         (["data", "prepare", ""], "NAME"),
@@ -133,7 +138,7 @@ def test_the_version(capsys):
 
 def test_help_shows_what_is_unset_and_every_default_in_one_way(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "1000")
-    for command in ("train", "evaluate", "predict", "convert", "reproduce"):
+    for command in ("train", "evaluate", "predict", "convert", "reproduce", "launch", "compare", "models"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         text = " ".join(capsys.readouterr().out.split())

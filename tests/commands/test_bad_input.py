@@ -161,7 +161,7 @@ def test_a_missing_checkpoint(trained):
 
 
 def test_labels_that_do_not_match(trained, folder):
-    line = refused("evaluate", trained, "--name=folder", f"--path={folder}", "--split=train")
+    line = refused("evaluate", trained, "--data=folder", f"--path={folder}", "--split=train")
     assert "label names do not match: the checkpoint has 10 classes, folder train has 2" in line
     assert "only in folder train: ['black', 'white']" in line
 

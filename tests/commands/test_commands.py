@@ -119,7 +119,7 @@ def test_help_names_every_command_flag_and_config_key():
     assert all(name in help_of() for name in COMMANDS)
     flags = {
         ("train",): ("--config", "--workdir", "--quiet", "--coordinator", *keys()),
-        ("evaluate",): ("WORKDIR", "--name", "--path", "--split", "--few_shot", "--seed", "--clips", "--crops"),
+        ("evaluate",): ("WORKDIR", "--data", "--path", "--split", "--few_shot", "--seed", "--clips", "--crops"),
         ("predict",): ("WORKDIR", "INPUT", "--top", "--contact_sheet", "--per_frame", "--text", "--attention"),
         ("data", "prepare"): ("NAME", "--path", "--data_dir"),
         ("data", "info"): ("NAME", "--path", "--data_dir", "--full", "--json"),
@@ -215,7 +215,7 @@ def test_any_split_and_any_folder_with_the_same_classes(workdir, images):
     assert (whole["examples"], whole["skipped"]) == (TRAIN_SIZE, 2)
     assert min(first["examples"], second["examples"]) >= TRAIN_SIZE // 2 - 1
     assert first["examples"] + second["examples"] == TRAIN_SIZE
-    elsewhere = evaluate(workdir, "--name=folder", f"--path={images / 'val'}", "--split=train")
+    elsewhere = evaluate(workdir, "--data=folder", f"--path={images / 'val'}", "--split=train")
     assert elsewhere["loss"] == evaluate(workdir)["loss"]
 
 

@@ -38,7 +38,7 @@ def test_every_row_resolves_to_an_experiment(name, monkeypatch):
     comparison = COMPARISONS[name]
     trials = [*comparison.preparation, *comparison.trials]
     for recipe in filter(None, (trial.recipe(scale) for trial in trials for scale in comparison.scales)):
-        _, path, *overrides = recipe.command(0)
+        _, path, *overrides, _ = recipe.commands(0)[-1]
         config = schema.load_config(path.removeprefix("--config="), overrides)
         encoder = get_modality("video" if config.model.name.startswith("timesformer") else "image").make_encoder(
             config, train=False
@@ -100,7 +100,6 @@ def commands(monkeypatch):
         ran.append(list(arguments))
         if arguments[0] == "train":
             workdir = pathlib.Path(arguments[-1].removeprefix("--workdir="))
-            workdir.mkdir(parents=True)
             (workdir / "runs.jsonl").write_text(json.dumps({"status": "finished"}) + "\n")
         return 0
 
@@ -137,7 +136,7 @@ def test_rows_are_trained_after_what_they_need_and_only_once(comparison, command
         rows = {(row["row"], row["seed"]): row for row in csv.DictReader(file)}
     assert len(rows) == 6
     assert rows["b averaged", "1"]["score"] == "3"
-    assert rows["a", "0"]["command"].endswith("'--config.init_from={image model}' --config.seed=0")
+    assert rows["a", "0"]["command"].endswith("'--config.init_from={image model}' --config.seed=0 --workdir={workdir}")
     assert trials.run(comparison.trials, [0, 1]) == []
     assert len(commands) == 7  # nothing was missing
 
@@ -179,9 +178,9 @@ def test_what_fails_is_reported_and_the_rest_is_done(comparison, commands, tmp_p
     monkeypatch.setattr(trained, "run_command", lambda words: 1 if "configs/quickstart.py" in words[1] else work(words))
     problems = trials_of(comparison, tmp_path).run(comparison.trials[:2], [0])
     assert problems == [
-        "image model, seed 0: training ended with status 1",
+        "image model, seed 0: the command train ended with status 1",
         "a, seed 0: image model is not finished",
-        "b, c = 2, seed 0: training ended with status 1",
+        "b, c = 2, seed 0: the command train ended with status 1",
     ]
 
 

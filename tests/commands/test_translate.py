@@ -132,7 +132,7 @@ def test_a_beam_beyond_its_range_is_refused(run):
 
 
 def test_a_terminal_is_told_that_sentences_are_read_from_it(run, stdin, monkeypatch, capsys, own_home):
-    monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
+    monkeypatch.setattr("vit_jax.load.load_run", lambda *_, **__: run)
     for is_terminal in (True, False):
         stdin(b"page\n")
         monkeypatch.setattr("sys.stdin.isatty", lambda is_terminal=is_terminal: is_terminal)
@@ -166,7 +166,7 @@ def stdin(monkeypatch):
 
 
 def test_files_and_standard_input_are_sentences_line_by_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
-    monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
+    monkeypatch.setattr("vit_jax.load.load_run", lambda *_, **__: run)
     (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfsave\r\n\r\n")
     for inputs, typed, sentences in (
         ([str(tmp_path / "x.txt"), "-"], b"page\r\n", ["save", "", "page"]),
@@ -181,7 +181,7 @@ def test_files_and_standard_input_are_sentences_line_by_line(run, stdin, tmp_pat
 
 
 def test_invalid_utf8_is_named_by_its_line(run, stdin, tmp_path, monkeypatch, capsys, own_home):
-    monkeypatch.setattr("vit_jax.run.load_run", lambda *_, **__: run)
+    monkeypatch.setattr("vit_jax.load.load_run", lambda *_, **__: run)
     (tmp_path / "x.txt").write_bytes(b"save\n\xe9\n")
     stdin(b"\xff")
     for inputs, message in (

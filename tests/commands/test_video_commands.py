@@ -19,7 +19,8 @@ from vit_jax.data.modality import get_modality
 from vit_jax.data.video.decode import FrameFolder, VideoFile
 from vit_jax.errors import UserError
 from vit_jax.experiment import make_task
-from vit_jax.run import Run, load_run
+from vit_jax.load import load_run
+from vit_jax.run import Run
 
 sys.path.insert(0, "tests/data")
 from tiny_clips import write_clip, write_sound

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_jax.data import pipeline
 from vit_jax.data.image.transforms import Preprocessing
+from vit_jax.data.loading import pipeline
 from vit_jax.data.text import batches as text_batches
 from vit_jax.data.text.batches import TokenPairs, divide
 
@@ -83,7 +83,7 @@ def test_a_pair_fits_with_its_end_and_no_tighter():
 
 def test_a_batch_of_text_is_tokens_between_beginning_and_end(divided):
     load = text_batches.LoadTokens(divided, None, 0, 1)
-    batch = load(1)  # pairs 4 and 5 of three tokens each
+    batch = load(range(1, 2))  # pairs 4 and 5 of three tokens each
     begin, end, pad = text_batches.BOS_ID, text_batches.EOS_ID, text_batches.PAD_ID
     assert batch["source"].tolist() == [
         [22, 23, 24, end],
@@ -114,8 +114,9 @@ class Greys:
 
 def train_batches(count=6, transforms="flip", **options):
     preprocessing = Preprocessing((2, 2), 1, f"{transforms}|normalize(mean=0.0, std=1.0)")
-    options = {"batch_size": 4, "seed": 0, "first_step": 0, "last_step": 6, "num_threads": 1, **options}
-    return list(pipeline.train_batches(Greys(count), preprocessing, **options))
+    options = {"batch_size": 4, "seed": 0, "first_step": 0, "last_step": 6, **options}
+    batches = pipeline.train_batches(Greys(count), preprocessing, **options)
+    return [{name: np.asarray(value) for name, value in batch.items()} for batch in batches]
 
 
 def test_an_image_is_changed_anew_every_epoch():

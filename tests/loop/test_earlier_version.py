@@ -16,7 +16,7 @@ from PIL import Image
 
 from vit_jax.config import default_config
 from vit_jax.experiment import Experiment
-from vit_jax.run import load_run
+from vit_jax.load import load_run
 from vit_jax.train import train_and_evaluate
 from vit_jax.workdir.provenance import read_runs
 

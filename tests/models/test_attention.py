@@ -16,7 +16,7 @@ from vit_jax.models.attention import MultiHeadAttention, attention_weights, dot_
 needs_tokamax = pytest.mark.skipif(
     importlib.util.find_spec("tokamax") is None, reason="needs tokamax, the extra 'kernels'"
 )
-every_kernel = pytest.mark.parametrize("kernel", ["reference", "xla", pytest.param("chunked", marks=needs_tokamax)])
+every_kernel = pytest.mark.parametrize("kernel", ["reference", "xla", "chunked"])
 HEADS, QUERIES = 2, 5
 
 
@@ -147,8 +147,8 @@ def test_causal_by_gradient(kernel, keys):
     assert by_key[1:][allowed[1:]].all()  # the first query sees one key: its weight is 1 whatever that key is
 
 
-@pytest.mark.parametrize(("keys", "kernel"), [(16, "xla"), (17, "reference")])
-def test_auto_on_a_cpu_is_the_reference_above_16_keys(keys, kernel):
+@pytest.mark.parametrize(("keys", "kernel"), [(16, "xla"), (17, "reference"), (1_024, "reference"), (1_025, "chunked")])
+def test_auto_on_a_cpu_is_the_reference_above_16_keys_and_chunked_above_1024(keys, kernel):
     arrays = qkv(keys=keys)
     by_default = dot_product_attention(*arrays)
     np.testing.assert_array_equal(by_default, dot_product_attention(*arrays, kernel="auto"))
@@ -168,7 +168,7 @@ def test_a_kernel_that_does_not_run_here_is_refused_by_name(kernel):
         dot_product_attention(*qkv(), kernel=kernel)
 
 
-@pytest.mark.parametrize("kernel", ["chunked", "mosaic", "triton"])
+@pytest.mark.parametrize("kernel", ["mosaic", "triton"])
 def test_missing_tokamax_says_what_to_install(kernel, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokamax", None)
     with pytest.raises(ImportError, match=rf"{kernel}.*pip install 'vit_jax\[kernels\]'"):
@@ -240,6 +240,23 @@ def test_keys_and_values_kept_from_before_are_those_of_the_tokens(batch, qkv_bia
             np.testing.assert_allclose(out, all_out[..., i : i + 1, :], rtol=1e-5, atol=1e-5)
             keys = all_weights.shape[-1]
             np.testing.assert_allclose(weights[..., :keys], all_weights[..., i : i + 1, :], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_one_product_for_queries_keys_and_values_changes_nothing(qkv_bias, randomised, monkeypatch):
+    x, _ = cross_tokens()
+    layer = MultiHeadAttention(2, qk_head_dim=3, v_head_dim=5, qkv_bias=qkv_bias)
+    results = []
+    for once in (True, False):
+        monkeypatch.setattr("vit_jax.models.attention.one_product_is_faster", lambda _, once=once: once)
+        initial = layer.init(jax.random.key(0), x, train=False)
+        variables = randomised(initial)
+        text = str(jax.make_jaxpr(lambda v: layer.apply(v, x, train=False)[0])(variables))
+        out, pull_back = jax.vjp(lambda v: layer.apply(v, x, train=False)[0], variables)
+        results.append((text.count("dot_general"), initial, out, pull_back(out)))
+    assert (results[0][0], results[1][0]) == (4, 6)
+    jax.tree.map(np.testing.assert_array_equal, results[0][1], results[1][1])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), results[0][2:], results[1][2:])
 
 
 def test_the_output_projection_needs_no_bias(randomised):

@@ -81,6 +81,22 @@ def test_gelus():
 
 
 @pytest.mark.parametrize("gelu", GELU)
+def test_gelu_rounds_once_and_its_derivative_is_that_of_the_formula(gelu):
+    x = np.linspace(-6, 6, 97).astype(np.float32)
+    step = 1e-6
+    formula = {
+        "exact": lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2,
+        "tanh": lambda v: v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) / 2,
+        "quick": lambda v: v / (1 + math.exp(-1.702 * v)),
+    }[gelu]
+    expected = [(formula(float(v) + step) - formula(float(v) - step)) / (2 * step) for v in x]
+    np.testing.assert_allclose(jax.vmap(jax.grad(GELU[gelu]))(x), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jvp(GELU[gelu], (x,), (np.ones_like(x),))[1], expected, atol=1e-5)
+    narrow = jnp.asarray(x, jnp.bfloat16)
+    np.testing.assert_array_equal(GELU[gelu](narrow), GELU[gelu](narrow.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("gelu", GELU)
 def test_mlp(gelu, randomised):
     x = normal(2, 3, 4)
     mlp = MLP(7, gelu)

@@ -30,7 +30,7 @@ TIMEOUT = 600  # seconds for the tests of one mutant: one that hangs is seen, to
 FAILED = (1, 2)  # of pytest: a test failed, or its file could not be imported
 # loaded once; every mutant is tried in a fork of this process, which has loaded nothing of the package's own
 PRELOADED = (
-    "beartype", "flax.linen", "grain", "jax.numpy", "jaxtyping", "ml_collections", "numpy", "optax", "orbax.checkpoint",
+    "beartype", "flax.linen", "jax.numpy", "jaxtyping", "ml_collections", "numpy", "optax", "orbax.checkpoint",
     "PIL.Image", "pytest", "rich.progress", "tensorboardX",
 )  # fmt: skip
 

@@ -125,7 +125,10 @@ def test_the_table_tells_what_was_loaded_resized_and_skipped(tiny, tmp_path, cap
             ["{}/x.npz", "{}/new", "--format=onnx", "--stored_image_size=8,12", "--pool=gap"],
             "no format 'onnx'; it has",
         ),
-        (["{}/x.npz", "{}/new", "--format=huggingface", "--stored_image_size=8,12", "--pool=gap"], "hold pool='gap'"),
+        (
+            ["{}/x.npz", "{}/new", "--format=timesformer", "--stored_image_size=8,12", "--pool=gap"],
+            "ViT has no format 'timesformer'",
+        ),
         (["{}/x.npz", "{}/new", "--format=npz"], "the file does not say pool. Give pool=..."),
         (["{}/x.npz", "{}/new", "--format=npz", "--pool=gap"], "stores 6 positions of patches but not their grid"),
         (

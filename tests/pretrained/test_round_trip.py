@@ -37,6 +37,8 @@ EXPRESSIBLE = [
     ("huggingface", {"qkv_bias": False, "patch_size": (4, 3), "in_channels": 1}),
     ("huggingface", {"num_classes": None, "representation_dim": 6, **EXACT}),
     ("huggingface", {"num_classes": None}),
+    ("huggingface", {"pool": "gap", **EXACT}),
+    ("huggingface", {"pool": "gap", "num_classes": None}),
 ]
 
 
@@ -130,7 +132,10 @@ REFUSED = [
     ("npz", {"patch_bias": False}, "npz' cannot hold patch_bias=False"),
     ("npz", {"prefix_pos_embed": False}, "npz' cannot hold prefix_pos_embed=False"),
     ("timm", {"pos_embed": "relative"}, "timm' has no place for .*"),
-    ("huggingface", {"pool": "gap"}, "huggingface' cannot hold pool='gap': it would be read back as 'cls'"),
+    ("huggingface", {"pool": "gap", "unpooled_class_token": True}, "huggingface' cannot hold pool='gap': it would be"),
+    ("huggingface", {"pool": "gap", "pos_embed": "sincos2d"}, "huggingface' cannot hold pos_embed='sincos2d'"),
+    ("huggingface", {"pool": "gap", "num_classes": None, "representation_dim": 6}, "huggingface' has no place for rep"),
+    ("huggingface", {"pool": "map"}, "huggingface' has no place for pool/attention/key/bias, .* more"),
     ("huggingface", {"representation_dim": 8}, "huggingface' has no place for representation/bias"),
     ("huggingface", {"layer_scale_init": 1.0}, "huggingface' has no place for encoder/block_0/attention_scale/scale"),
     ("pth", {}, "ViT has no format 'pth'; it has .*npz"),

@@ -12,7 +12,7 @@ from vit_jax.config import default_config
 from vit_jax.data.image.transforms import Preprocessing
 from vit_jax.errors import RunError, UserError
 from vit_jax.experiment import describe, make_model
-from vit_jax.run import load_run
+from vit_jax.load import load_run
 from vit_jax.workdir import checkpoint
 from vit_jax.workdir.checkpoint import Checkpoints, load_checkpoint
 

@@ -27,7 +27,7 @@ FLAGS = {
     "checkpoint.every": "3 steps",
 }
 LOG = pathlib.Path(__file__).with_name("sigkill.log")
-PRELOADED = ["vit_jax.train", "vit_jax.run", "vit_jax.commands.train", "grain", "tensorboardX", "rich.progress"]
+PRELOADED = ["vit_jax.train", "vit_jax.run", "vit_jax.commands.train", "tensorboardX", "rich.progress"]
 
 
 def live(arguments, output):

@@ -1,7 +1,29 @@
-"""Analysis of models: cost, features, and few-shot linear evaluation of the features."""
+"""Analysis of models: attention, rank collapse, positions, embeddings, cost, and few-shot evaluation."""
 
+from vit_jax.analysis.attention.beams import Hypothesis as Hypothesis
+from vit_jax.analysis.attention.beams import beam_steps as beam_steps
+from vit_jax.analysis.attention.distance import attention_distance as attention_distance
+from vit_jax.analysis.attention.distance import distance_of_examples as distance_of_examples
+from vit_jax.analysis.attention.maps import attention_map as attention_map
+from vit_jax.analysis.attention.maps import attention_matrix as attention_matrix
+from vit_jax.analysis.attention.received import received_attention as received_attention
+from vit_jax.analysis.attention.sentences import sentence_attention as sentence_attention
+from vit_jax.analysis.attention.translations import translation_attention as translation_attention
+from vit_jax.analysis.attention.weights import attention as attention
 from vit_jax.analysis.cost import Cost as Cost
 from vit_jax.analysis.cost import cost as cost
-from vit_jax.analysis.features import extract as extract
-from vit_jax.analysis.features import features as features
-from vit_jax.analysis.few_shot import few_shot as few_shot
+from vit_jax.analysis.cost import cost_by_size as cost_by_size
+from vit_jax.analysis.embedding.embeddings import cka as cka
+from vit_jax.analysis.embedding.embeddings import knn_accuracy as knn_accuracy
+from vit_jax.analysis.embedding.features import extract as extract
+from vit_jax.analysis.embedding.features import features as features
+from vit_jax.analysis.embedding.few_shot import few_shot as few_shot
+from vit_jax.analysis.positions import in_space as in_space
+from vit_jax.analysis.positions import patch_filters as patch_filters
+from vit_jax.analysis.positions import similarity as similarity
+from vit_jax.analysis.rank.branches import Parts as Parts
+from vit_jax.analysis.rank.branches import open_stack as open_stack
+from vit_jax.analysis.rank.collapse import decay as decay
+from vit_jax.analysis.rank.collapse import residuals_by_depth as residuals_by_depth
+from vit_jax.analysis.rank.paths import outputs_by_length as outputs_by_length
+from vit_jax.analysis.rank.paths import paths_by_length as paths_by_length

@@ -5,11 +5,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 # With these values of fields, every product occurs in the trace once, within the module that computes it.
@@ -30,22 +31,74 @@ class Cost:
       by_module: Multiply-accumulates of each module, including its submodules, by path:
         `{"encoder/block_0/attention/query": 2_359_296, ...}`. The path of the model is `""`. A module has more than the
         sum of its submodules if it computes products without a kernel, such as queries with keys.
+      params_by_module: Parameters of each module in the same way. A module without a product, such as a norm, is in
+        this table alone.
     """
 
     params: int
     macs: int
     by_module: dict[str, int]
+    params_by_module: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        rows: Counter[str] = Counter()
-        for path, macs in self.by_module.items():
-            rows[re.sub(r"\d+", "*", path)] += macs  # one row for all layers
         lines = [f"parameters {self.params:,}", f"multiply-accumulates {self.macs:,}"]
-        for path, macs in rows.items():
-            if path:
-                *above, name = path.split("/")
-                lines.append(f"{'  ' * len(above) + name:<36} {macs:>20,} {macs / self.macs:7.1%}")
+        for row in self.table():
+            if row.macs and row.module:
+                *above, name = row.module.split("/")
+                lines.append(f"{'  ' * len(above) + name:<36} {row.macs:>20,} {row.macs / self.macs:7.1%}")
         return "\n".join(lines)
+
+    def table(self, depth: int | None = None) -> list["ModuleCost"]:
+        """Returns the cost by module; all layers of a stack are one module, `block_*`.
+
+        Modules are in the order of the computation, and those without products, such as norms, come last.
+
+        Args:
+          depth: Number of names in a module's path from which on submodules are left out; None for no limit.
+        """
+        macs: Counter[str] = Counter()
+        params: Counter[str] = Counter()
+        for found, counts in ((self.by_module, macs), (self.params_by_module, params)):
+            for path, number in found.items():
+                counts[re.sub(r"\d+", "*", path)] += number
+        paths = [path for path in dict.fromkeys([*macs, *params]) if depth is None or len(path.split("/")) <= depth]
+        return [ModuleCost(path, params[path], macs[path]) for path in paths]
+
+
+class ModuleCost(NamedTuple):
+    """A row of a table by module; the whole model is the module `""`."""
+
+    module: str
+    params: int
+    macs: int
+
+
+def cost_by_size(model: nn.Module, sides: Sequence[int] = (), frames: Sequence[int] = ()) -> dict[str, dict[int, Cost]]:
+    """Returns the cost of an image or video model at other sizes of its input.
+
+    Args:
+      sides: Heights, which are also the widths, in pixels.
+      frames: Numbers of frames, for a video model.
+
+    Returns:
+      The costs by side under `side`, and by number of frames under `frames`; the other size is the model's own.
+
+    Raises:
+      ValueError: The model has no such size, or a patch does not fit into it.
+    """
+    wanted: dict[str, list[tuple[str, int, Any]]] = {"side": [("image_size", side, (side, side)) for side in sides]}
+    wanted["frames"] = [("num_frames", count, count) for count in frames]
+    fields = {field.name for field in dataclasses.fields(model)}
+    found: dict[str, dict[int, Cost]] = {}
+    for axis, sizes in wanted.items():
+        for field, number, value in sizes:
+            if field not in fields:
+                raise ValueError(f"{type(model).__name__} has no {field}, so its cost does not depend on it")
+            changed: Any = {field: value}
+            sized: Any = model.clone(**changed)
+            sized.check()
+            found.setdefault(axis, {})[number] = cost(sized)
+    return found
 
 
 def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
@@ -71,8 +124,7 @@ def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
                 f"{type(model).__name__} has no input_shape. Give the shape of each input, without the batch dimension."
             )
         input_shapes = (model.input_shape,)
-    fields = {field.name for field in dataclasses.fields(model)}
-    model = model.clone(**{name: value for name, value in _PLAIN.items() if name in fields})
+    model = plain(model)
     inputs = [
         jax.ShapeDtypeStruct((1, *shape), jnp.float32 if len(shape) > 1 else jnp.int32)  # one axis: token ids
         for shape in input_shapes
@@ -85,12 +137,27 @@ def cost(model: nn.Module, *input_shapes: Sequence[int]) -> Cost:
             return model.apply(variables, *inputs, train=False)
 
     own = count_macs(forward, variables, *inputs)
-    by_module: Counter[str] = Counter()
-    for path, macs in own.items():
+    leaves: dict[str, Any] = flatten_dict(variables["params"], sep="/")
+    own_params: Counter[str] = Counter()
+    for path, leaf in leaves.items():
+        own_params[path.rpartition("/")[0]] += math.prod(leaf.shape)
+    return Cost(params, own.total(), _with_submodules(own), _with_submodules(own_params))
+
+
+def _with_submodules(own: Counter[str]) -> dict[str, int]:
+    """Adds the numbers of each module to those of all modules that it belongs to."""
+    total: Counter[str] = Counter()
+    for path, number in own.items():
         parts = path.split("/") if path else []
         for depth in range(len(parts) + 1):
-            by_module["/".join(parts[:depth])] += macs
-    return Cost(params, own.total(), dict(by_module))
+            total["/".join(parts[:depth])] += number
+    return dict(total)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Returns a model that computes the same function, with every product in its trace once."""
+    fields = {field.name for field in dataclasses.fields(model)}
+    return model.clone(**{name: value for name, value in _PLAIN.items() if name in fields})
 
 
 def count_macs(function: Callable, *args: Any) -> Counter[str]:

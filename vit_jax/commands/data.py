@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 from vit_jax.errors import counted
 
 HELP = "prepare, describe and check data sets"

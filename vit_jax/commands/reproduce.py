@@ -26,7 +26,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 from vit_jax.errors import UserError, counted, nearest
 
 HELP = "compute the tables of the papers, or train their rows"

@@ -11,7 +11,7 @@ import argparse
 import textwrap
 from typing import Any
 
-from vit_jax.commands import common
+from vit_jax.commands.shared import common
 
 HELP = "train a model, or resume a run"
 
@@ -59,16 +59,19 @@ def _default(key: Any) -> str:
 
 def run(args: argparse.Namespace) -> int:
     from vit_jax import config
+    from vit_jax.devices.recompute import keep_barriers
 
     settings = config.load_config(args.config, args.overrides)  # before JAX is loaded: mistakes show at once
+    if common.computes_on_cpu():
+        keep_barriers(settings)
     common.start_jax(args, settings.compilation_cache)
     import jax
     from etils import epath
 
     from vit_jax.config.extensions import import_paths
     from vit_jax.experiment import Experiment
+    from vit_jax.load import load_run
     from vit_jax.plots import plot_curves
-    from vit_jax.run import load_run
     from vit_jax.train import train_and_evaluate
     from vit_jax.workdir.metrics import read_metrics
     from vit_jax.workdir.provenance import recorded

@@ -98,10 +98,19 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
     ),
     "head_bias_init": ("initial bias of the head", Number()),
     "scan_layers": "compile one block and loop over the layers, which shortens compilation",
-    "remat": ("what the backward pass recomputes to save memory", Choice("none", "full", "dots")),
+    "remat": (
+        "what a block keeps for the backward pass, which recomputes the rest to save memory",
+        Choice(
+            none="everything",
+            full="only its input",
+            dots="products with kernels",
+            attention="outputs of attention",
+            dots_attention="both",
+        ),
+    ),
     "attention_kernel": (
         "implementation of attention",
-        Choice("auto", "reference", "xla", "cudnn", "chunked", "mosaic", "triton"),
+        Choice("auto", "reference", "xla", "cudnn", "chunked", "packed", "summed", "mosaic", "triton"),
     ),
 }
 

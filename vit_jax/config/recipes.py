@@ -77,7 +77,6 @@ def read_images(config: Config, name: str, splits: tuple[str, str], size: int, *
     config.data.image_size = (size, size)
     config.data.channels = 3
     config.data.train_transforms, config.data.eval_transforms = train, evaluation
-    config.data.num_workers = 8
 
 
 def big_vision_images(

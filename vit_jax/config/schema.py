@@ -101,14 +101,16 @@ DATA = {
     "repeats": Key(1, "repeated augmentation: number of times an image or clip appears in a batch", Whole(1, 1_000)),
     "strict": Key(False, "raise an error for unreadable images or clips instead of skipping them"),
     "num_workers": Key(
-        0,
-        "number of processes that prepare batches. Batches stay the same",
+        int,
+        "number of processes that prepare batches; if unset, one for each core but one where accelerators compute and "
+        "files are read, else 0. Batches stay the same",
         Whole(0, 1_024, zero="uses threads of the main process"),
         affects_results=False,
     ),
     "num_threads": Key(
-        2,
-        "number of threads that prepare batches, per process. Batches stay the same",
+        int,
+        "number of threads that prepare batches, per process; if unset, 1 in each worker process, or 2 in the main "
+        "process. Batches stay the same",
         Whole(0, 1_024, zero="prepares each batch when it is needed"),
         affects_results=False,
     ),
@@ -226,6 +228,25 @@ CHECKPOINT = {
     "best": Key("top1", "evaluation metric that ranks checkpoints", affects_results=False),
 }
 
+PSEUDO_LABELS = {
+    "predictions": Key(
+        str,
+        "Noisy Student: file of a teacher's predictions, whose examples are added to the training split; "
+        "`evaluate RUN --split=SPLIT --predictions=FILE.npz` writes it",
+    ),
+    "split": Key(str, "split that the predictions are about, such as train[10%:]; its own labels are not used"),
+    "path": Key(str, "its root folder, if not data.path", affects_results=False),
+    "soft": Key(True, "label each of these examples with the probabilities; else with the most probable class"),
+    "threshold": Key(
+        0.0, "smallest probability of the most probable class of an example that is used", Number("[0, 1)")
+    ),
+    "per_class": Key(
+        int,
+        "number of these examples per class: the most confident, repeated if there are fewer; unset: each once",
+        Whole(1, 2**31 - 1),
+    ),
+}
+
 SCHEMA = {
     "seed": Key(0, "seed of initialisation, data order, augmentation and dropout", Whole(0, 2**32 - 1)),
     "init_from": Key(
@@ -260,11 +281,17 @@ SCHEMA = {
         Items(Whole(1), "(first, last)", length=2, or_empty=True, order=operator.le),
         affects_results=False,
     ),
+    "wandb": Key(
+        str,
+        "project of Weights & Biases to which metrics are mirrored; needs the extra wandb",
+        affects_results=False,
+    ),
     "compilation_cache": Key(
         "~/.cache/vit_jax/xla", "folder of compiled programs; '' disables the cache", affects_results=False
     ),
     "model": MODEL,
     "data": DATA,
+    "pseudo_labels": PSEUDO_LABELS,
     "task": TASK,
     "optimizer": OPTIMIZER,
     "checkpoint": CHECKPOINT,

@@ -12,9 +12,12 @@ import numpy as np
 from PIL import Image
 
 from vit_jax.config import Config
-from vit_jax.data import pipeline
 from vit_jax.data.layout import named, printable
+from vit_jax.data.loading import pipeline
+from vit_jax.data.loading.workers import Workers, choose_workers
 from vit_jax.data.modality import check_labels
+from vit_jax.data.pseudo_labels import with_pseudo_labels
+from vit_jax.data.unread import BlankSource
 from vit_jax.devices.parallel import check_batch_size
 from vit_jax.errors import UserError, counted
 
@@ -35,10 +38,15 @@ class LabelledData:
         self.labels, self.skipped = train.labels, len(evaluation.skipped)
         self.train_encoder = modality.make_encoder(config, train=True)
         self.encoder = modality.make_encoder(config, train=False)
+        self._workers = _workers(config, train)
 
     @property
     def steps_per_epoch(self) -> float:
         return len(self.train) / self.config.batch_size
+
+    @property
+    def batch_unit(self) -> int:
+        return jax.device_count() * self.config.accum_steps
 
     def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches:
         """Yields this process's slice of the batches of updates `first_step + 1` to `last_step`."""
@@ -50,12 +58,25 @@ class LabelledData:
             first_step=first_step,
             last_step=last_step,
             repeats=self.config.data.repeats,
-            **pipeline.processes_and_workers(self.config),
+            workers=self._workers,
+            **pipeline.this_process(),
         )
+
+    def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
+        """Returns the shapes and dtypes of a training batch, found by preparing a single example."""
+        check_batch_size(batch_size, self.config.accum_steps)
+        one = pipeline.train_batches(self.train, self.train_encoder, batch_size=1, seed=0, first_step=0, last_step=1)
+        batch = next(one)
+        one.close()
+        return [jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), batch)]
 
     def eval_batches(self) -> pipeline.Batches:
         """Yields this process's slice of batches that hold every example of the evaluation split once."""
-        return self.modality.eval_batches(self.config, self.eval, self.encoder)[0]
+        return self.modality.eval_batches(self.config, self.eval, self.encoder, workers=self._workers)[0]
+
+    def close(self) -> None:
+        """Ends the threads and workers that prepare batches; they start again if they are needed."""
+        self._workers.close()
 
     def summary(self) -> list[str]:
         recognised = dict.fromkeys(getattr(source, "recognised", "") for source in (self.train, self.eval))
@@ -112,17 +133,30 @@ class LabelledModality(abc.ABC):
         """Returns a small picture of an image or clip."""
 
     def make_data(self, config: Config, train: Any, evaluation: Any, start: Any) -> LabelledData:
-        return LabelledData(self, config, train, evaluation)
+        return LabelledData(self, config, with_pseudo_labels(config, train), evaluation)
+
+    @abc.abstractmethod
+    def blank(self) -> Any:
+        """Returns a stored example without content."""
+
+    def unread(self, config: Config, num_classes: int | None, examples: int | None) -> LabelledData | None:
+        if num_classes is None or (examples is None and "epoch" in config.duration):
+            return None
+        source = BlankSource(self.key, self.blank(), num_classes, examples or config.batch_size)
+        return LabelledData(self, config, source, source)
 
     def task_fields(self, config: Config, encoder: Any) -> dict[str, Any]:
         return {"views": encoder.views, "repeats": config.data.repeats}
 
     def eval_batches(
-        self, config: Config, source: Any, encoder: Any, batch_size: int | None = None
+        self, config: Config, source: Any, encoder: Any, batch_size: int | None = None, workers: Workers | None = None
     ) -> tuple[pipeline.Batches, int]:
         rows = batch_size or config.eval_batch_size or config.batch_size
         examples = min(_whole_examples(rows, encoder.views), _rounded_up(len(source)))
-        batches = pipeline.eval_batches(source, encoder, batch_size=examples, **pipeline.processes_and_workers(config))
+        workers = workers or _workers(config, source)
+        batches = pipeline.eval_batches(
+            source, encoder, batch_size=examples, workers=workers, **pipeline.this_process()
+        )
         return batches, len(source.skipped)
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
@@ -151,23 +185,23 @@ class LabelledModality(abc.ABC):
     def input_batches(
         self, run: Any, inputs: Iterable[Any], batch_size: int, settled: dict[int, Any]
     ) -> Iterator[dict[str, Any]]:
-        views, shape, inputs = run.encoder.views, run.model.input_shape, enumerate(inputs)
+        views, shape, inputs = run.encoder.views, run.encoder.row_shape, enumerate(inputs)
         examples = None
         while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
             examples = examples or _rounded_up(len(chunk))  # all batches have the shape of the first
-            rows = np.zeros((examples, views, *shape), np.float32)
+            rows = np.zeros((examples, views, *shape), run.encoder.row_dtype)
             ids = np.full((examples, views), -1, np.int32)
             for i, (index, stored) in enumerate(chunk):
                 try:
                     if isinstance(stored, UserError):
                         raise stored
-                    rows[i], ids[i] = run.encoder.rows(stored, None), index
+                    rows[i], ids[i] = run.encoder.batch_rows(stored, None), index
                 except UserError as error:
                     settled[index] = error
                 except (OSError, SyntaxError, EOFError) as error:  # Pillow decodes an image when it is used
                     settled[index] = UserError(f"input {index} cannot be decoded ({error})")
             mask = (ids.ravel() >= 0).astype(np.float32)
-            yield {self.key: rows.reshape(-1, *shape), "id": ids.ravel(), "mask": mask}
+            yield {self.key: run.encoder.finish(rows.reshape(-1, *shape)), "id": ids.ravel(), "mask": mask}
 
     def draw(self, run: Any, shown: Sequence[tuple[str, Any, dict[str, Any]]], path: Any) -> None:
         from vit_jax.plots import GREY, contact_sheet
@@ -204,6 +238,11 @@ class LabelledModality(abc.ABC):
         names = [files[i] for i in ids] if files else [f"id {i}" for i in ids]
         pictures = [self.thumbnail(example[self.key]) for example in examples]
         return [contact_sheet(workdir / "predictions.png", pictures, names, titles, colours, heading)]
+
+
+def _workers(config: Config, source: Any) -> Workers:
+    in_memory = getattr(source, "in_memory", False)
+    return choose_workers(config.data.num_workers, config.data.num_threads, in_memory=in_memory)
 
 
 def _distinct(paths: Sequence[str]) -> list[str]:

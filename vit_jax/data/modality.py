@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 from vit_jax.config import Config
-from vit_jax.data.pipeline import Batches, Encoder
+from vit_jax.data.loading.pipeline import Batches, Encoder
 from vit_jax.data.source import in_order_of, open_split
 from vit_jax.errors import UserError, counted, nearest
 
@@ -17,13 +17,14 @@ _MODALITIES = ("image", "video", "text")
 
 
 class Data(Protocol):
-    """Both splits of a config, and the batches made from them.
+    """Both splits of a config, and the batches made from them, by workers that live until `close`.
 
     Attributes:
       train: Source of the training split.
       labels: Class names; empty for text.
       encoder: The encoder for evaluation, which is stored in checkpoints for prediction.
       skipped: Number of examples in the evaluation split that are not scored.
+      batch_unit: By how much `config.batch_size` grows if every device gets one more example.
     """
 
     train: Any
@@ -33,9 +34,16 @@ class Data(Protocol):
 
     @property
     def steps_per_epoch(self) -> float: ...
+    @property
+    def batch_unit(self) -> int: ...
     def train_batches(self, first_step: int, last_step: int) -> Batches: ...
+    def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
+        """Returns trees of `jax.ShapeDtypeStruct`: the kinds of training batches of this `config.batch_size`."""
+        ...
+
     def eval_batches(self) -> Batches: ...
     def summary(self) -> list[str]: ...
+    def close(self) -> None: ...
 
 
 class Modality(Protocol):
@@ -71,6 +79,10 @@ class Modality(Protocol):
           start: The encoder of the run that training starts from, or None. Text takes its vocabulary from there,
             because the parameters belong to its sub-words.
         """
+        ...
+
+    def unread(self, config: Config, num_classes: int | None, examples: int | None) -> Data | None:
+        """Returns data of a config without reading them; see `unread.unread_data`."""
         ...
 
     def load_encoder(self, fields: dict[str, Any]) -> Any:
@@ -131,6 +143,11 @@ def get_modality(key: str) -> Modality:
     if key not in _MODALITIES:
         raise UserError(f"unknown modality {key!r}{nearest(key, _MODALITIES)}")
     return importlib.import_module(f"vit_jax.data.{key}.modality").MODALITY
+
+
+def modality_of(model: Any) -> Any:
+    """Returns the modality of a model for images or clips."""
+    return get_modality("video" if hasattr(model, "num_frames") else "image")
 
 
 def load_encoder(described: dict[str, Any]) -> Any:

@@ -175,6 +175,8 @@ def in_memory_if_small(source: Any) -> Source:
 class InMemory:
     """Keeps each image decoded after its first use. Pickling drops the images, so that workers read for themselves."""
 
+    in_memory = True  # so that reading needs no workers
+
     def __init__(self, source: Any):
         self._source, self.kind = source, source.kind
         self.name, self.split, self.labels, self.skipped = source.name, source.split, source.labels, source.skipped

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data.layout import SPLITS
-from vit_jax.data.pipeline import check_deterministic
+from vit_jax.data.loading.pipeline import check_deterministic
 from vit_jax.data.source import ROOTS, open_split
 from vit_jax.data.splits import Slice, overlap, parse_slice
 from vit_jax.errors import UserError
@@ -67,6 +67,14 @@ def _check_splits(config: Config) -> None:
             f"config.data.train_split={train!r} and config.data.eval_split={evaluation!r} overlap, so that the "
             f"evaluation would score examples that are trained on. Use disjoint slices, such as '{base}[:80%]' and "
             f"'{base}[80%:]'; the command `evaluate --split={base}` scores training examples."
+        )
+    pseudo = config.pseudo_labels.split or ""
+    if not config.pseudo_labels.path and any(
+        _share(config, a, b) for a in _slices(pseudo) for b in _slices(evaluation)
+    ):
+        raise UserError(
+            f"config.pseudo_labels.split={pseudo!r} and config.data.eval_split={evaluation!r} overlap, so that the "
+            "evaluation would score examples that are trained on."
         )
 
 

@@ -60,6 +60,13 @@ class Parallel(Protocol):
         """Returns the shapes, dtypes and global shardings of a state, into which a checkpoint is restored."""
         ...
 
+    def lower(self, compiled: Callable, state: PyTree, batch: PyTree) -> Any:
+        """Lowers what `compile` returned for a state and a global batch that are given by their shapes only.
+
+        `.compile()` of the result compiles it. Nothing is allocated on the devices.
+        """
+        ...
+
     def globalise(self, state: PyTree) -> PyTree:
         """Returns the state as arrays that span all processes, as `abstract` describes them, for saving."""
         ...
@@ -216,6 +223,13 @@ class DataParallel:
         sharding = NamedSharding(self._global, P())
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
 
+    def lower(self, compiled, state, batch):
+        def split(x):
+            return jax.ShapeDtypeStruct((self._local.size, x.shape[0] // self._global.size, *x.shape[1:]), x.dtype)
+
+        state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+        return compiled.lower(state, jax.tree.map(split, batch))
+
     def globalise(self, state):
         sharding = NamedSharding(self._global, P())
 
@@ -274,6 +288,11 @@ class FullySharded:
 
     def abstract(self, state):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding(x.shape)), state)
+
+    def lower(self, compiled, state, batch):
+        sharding = NamedSharding(self._mesh, P(_AXIS))
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch)
+        return compiled.lower(self.abstract(state), batch)
 
     def globalise(self, state):
         return state

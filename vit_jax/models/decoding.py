@@ -71,16 +71,29 @@ def translate(
     if model.pos_embed == "learned":
         length = min(length, model.max_length)
     max_lengths = jnp.minimum((source != model.pad_id).sum(axis=1) + extra_length, length)
+    step, past = make_step(model, params, source, (beam_size, length))
+    search = greedy_search if beam_size == 1 else functools.partial(beam_search, beam_size=beam_size)
+    ids = {"bos_id": bos_id, "eos_id": eos_id, "pad_id": model.pad_id}
+    return search(step, past, max_lengths, length=length, alpha=alpha, **ids)
+
+
+def make_step(
+    model: Transformer, params: Any, source: Int[Array, "batch source"], shape: tuple[int, int]
+) -> tuple[Step, Any]:
+    """Encode each source; return the `Step` that continues its translations, and the `past` at position 0.
+
+    Args:
+      source: Token ids, padded with `model.pad_id`.
+      shape: `(beams, length)` of the translations.
+    """
     variables = {"params": params}
-    cache = model.bind(variables).start(source, (len(source), beam_size, length))
+    cache = model.bind(variables).start(source, (len(source), *shape))
 
     def step(tokens, past, position):
         logits, new = model.bind(variables).step(tokens, cache._replace(past=past), position)
         return logits, new.past
 
-    search = greedy_search if beam_size == 1 else functools.partial(beam_search, beam_size=beam_size)
-    ids = {"bos_id": bos_id, "eos_id": eos_id, "pad_id": model.pad_id}
-    return search(step, cache.past, max_lengths, length=length, alpha=alpha, **ids)
+    return step, cache.past
 
 
 def greedy_search(
@@ -127,13 +140,14 @@ def greedy_search(
     return Decoded(tokens, log_probs / length_penalty((tokens != pad_id).sum(axis=1), alpha))
 
 
-class _Beams(NamedTuple):
-    """The state of `beam_search`."""
+class Beams(NamedTuple):
+    """The state of `beam_search` after a position."""
 
     last: Int[Array, "batch beams"]
     past: Any
     tokens: Int[Array, "batch beams length"]
-    log_probs: Float[Array, "batch beams"]  # -inf where a beam holds no unfinished hypothesis
+    kept: Float[Array, "batch beams"]  # log-probabilities; -inf where an earlier, complete hypothesis has the place
+    log_probs: Float[Array, "batch beams"]  # the same, but -inf where a beam holds no unfinished hypothesis
     complete: Int[Array, " batch"]  # number of complete hypotheses
     best: Decoded  # the best complete hypothesis
 
@@ -172,6 +186,33 @@ def beam_search(
     Raises:
       ValueError: `beam_size` is less than 1, or `alpha` is negative.
     """
+    more, advance, start = beam_loop(
+        step,
+        past,
+        max_lengths,
+        beam_size=beam_size,
+        length=length,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        alpha=alpha,
+    )
+    return jax.lax.while_loop(more, advance, start)[1].best
+
+
+def beam_loop(
+    step: Step,
+    past: Any,
+    max_lengths: Int[Array, " batch"],
+    *,
+    beam_size: int,
+    length: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
+    alpha: float,
+) -> tuple[Callable[..., Any], Callable[..., Any], tuple[Array, Beams]]:
+    """Return the loop of `beam_search`: whether it continues, one position, and the state `(position, beams)`."""
     if beam_size < 1:
         raise ValueError(f"beam_size must be at least 1, got {beam_size}")
     if alpha < 0:
@@ -192,27 +233,29 @@ def beam_search(
         tokens = tokens.at[:, :, i].set(last)
 
         places = beam_size - beams.complete[:, None]
-        log_probs = jnp.where(jnp.arange(beam_size) < places, log_probs, -jnp.inf)
-        scores = log_probs / length_penalty(i + 1, alpha)
-        ended = (last == eos_id) & (log_probs > -jnp.inf)
+        kept = jnp.where(jnp.arange(beam_size) < places, log_probs, -jnp.inf)
+        scores = kept / length_penalty(i + 1, alpha)
+        ended = (last == eos_id) & (kept > -jnp.inf)
         full = i + 1 >= max_lengths
         best = _best(beams.best, tokens, jnp.where(ended, scores, -jnp.inf))
         without_end = full & (best.scores == -jnp.inf)
         best = _best(best, tokens, jnp.where(without_end[:, None], scores, -jnp.inf))
-        log_probs = jnp.where(ended | full[:, None], -jnp.inf, log_probs)
-        return i + 1, _Beams(last, past, tokens, log_probs, beams.complete + ended.sum(axis=1), best)
+        log_probs = jnp.where(ended | full[:, None], -jnp.inf, kept)
+        return i + 1, Beams(last, past, tokens, kept, log_probs, beams.complete + ended.sum(axis=1), best)
 
     batch = len(max_lengths)
     tokens = jnp.full((batch, beam_size, length), pad_id, jnp.int32)
-    beams = _Beams(
+    log_probs = jnp.full((batch, beam_size), -jnp.inf).at[:, 0].set(0)
+    beams = Beams(
         last=jnp.full((batch, beam_size), bos_id, jnp.int32),
         past=past,
         tokens=tokens,
-        log_probs=jnp.full((batch, beam_size), -jnp.inf).at[:, 0].set(0),
+        kept=log_probs,
+        log_probs=log_probs,
         complete=jnp.zeros(batch, int),
         best=Decoded(tokens[:, 0], jnp.full(batch, -jnp.inf)),
     )
-    return jax.lax.while_loop(more, advance, (jnp.int32(0), beams))[1].best
+    return more, advance, (jnp.int32(0), beams)
 
 
 def _log_probabilities(logits, pad_id):

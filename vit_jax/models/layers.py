@@ -11,13 +11,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-# jax.checkpoint stores only the input of the GELU for the backward pass. Without it, XLA stores three to five arrays of
-# that size, and reading them back takes longer than computing the GELU again.
-GELU = {
-    "tanh": jax.checkpoint(functools.partial(nn.gelu, approximate=True)),  # google-research, Flax's default
-    "exact": jax.checkpoint(functools.partial(nn.gelu, approximate=False)),  # timm, Hugging Face, TNT, TimeSformer
-    "quick": jax.checkpoint(lambda x: x * nn.sigmoid(1.702 * x)),  # CLIP
-}
+from vit_jax.models.kernels.activations import GELU as GELU
+from vit_jax.models.kernels.products import matrix_product
 
 
 def check_choices(model: nn.Module, **choices: Collection[str]) -> None:
@@ -68,6 +63,44 @@ class TypedModule(nn.Module, kw_only=True):
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
+class DenseParameters(TypedModule):
+    """The parameters of a linear layer, for a caller that computes the product.
+
+    Attributes:
+      features: Output size, or a tuple of sizes for several output axes.
+    """
+
+    features: int | tuple[int, ...]
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(
+        self, inputs: tuple[int, ...]
+    ) -> tuple[Float[Array, "inputs outputs"], Float[Array, "outputs"] | None]:
+        """Return the kernel as a matrix, and the bias as a vector or None.
+
+        Args:
+          inputs: Sizes of the input axes.
+        """
+        return _linear_parameters(self, inputs)
+
+
+def _linear_parameters(layer: Any, inputs: tuple[int, ...]) -> tuple[Array, Array | None]:
+    """Create the parameters of a `Dense` or `DenseParameters`; return the kernel as a matrix, the bias as a vector."""
+    outputs = layer.features if isinstance(layer.features, tuple) else (layer.features,)
+    matrix = math.prod(inputs), math.prod(outputs)
+
+    def init(rng, shape, dtype):
+        return layer.kernel_init(rng, matrix, dtype).reshape(shape)
+
+    # parameters may be NumPy arrays, which promote types in another way
+    kernel = jnp.asarray(layer.param("kernel", init, (*inputs, *outputs), layer.param_dtype)).reshape(matrix)
+    bias = layer.param("bias", layer.bias_init, outputs, layer.param_dtype) if layer.use_bias else None
+    return kernel, None if bias is None else jnp.asarray(bias).reshape(-1)
+
+
 class Dense(TypedModule):
     """Linear layer on the last axes: y = x W + b.
 
@@ -94,17 +127,10 @@ class Dense(TypedModule):
     def __call__(self, x: Float[Array, "*batch_and_inputs"]) -> Float[Array, "*batch_and_outputs"]:
         batch, inputs = x.shape[: -self.num_axes], x.shape[-self.num_axes :]
         outputs = self.features if isinstance(self.features, tuple) else (self.features,)
-        matrix = math.prod(inputs), math.prod(outputs)
-
-        def init(rng, shape, dtype):
-            return self.kernel_init(rng, matrix, dtype).reshape(shape)
-
-        kernel = self.param("kernel", init, (*inputs, *outputs), self.param_dtype)
-        bias = self.param("bias", self.bias_init, outputs, self.param_dtype) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        out = jnp.matmul(x.reshape(-1, matrix[0]), kernel.reshape(matrix), preferred_element_type=self.out_dtype)
+        x, kernel, bias = promote_dtype(x, *_linear_parameters(self, inputs), dtype=self.dtype)
+        out = matrix_product(x.reshape(-1, len(kernel)), kernel, self.out_dtype)
         if bias is not None:
-            out += bias.reshape(-1)
+            out += bias
         return out.reshape(*batch, *outputs)
 
 
@@ -133,8 +159,8 @@ class PatchEmbed(TypedModule):
         bias = self.param("bias", self.bias_init, (self.hidden_dim,), self.param_dtype) if self.use_bias else None
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         patches = images[..., : gh * ph, : gw * pw, :].reshape(*batch, gh, ph, gw, pw, channels)
-        patches = jnp.moveaxis(patches, -4, -3).reshape(*batch, gh, gw, ph * pw * channels)
-        out = patches @ kernel.reshape(-1, self.hidden_dim)
+        patches = jnp.moveaxis(patches, -4, -3).reshape(-1, ph * pw * channels)
+        out = matrix_product(patches, kernel.reshape(-1, self.hidden_dim)).reshape(*batch, gh, gw, self.hidden_dim)
         return out if bias is None else out + bias
 
 

@@ -41,7 +41,8 @@ class VisionModel(TypedModule):
       attention_dropout_rate: Dropout of the attention weights.
       drop_path_rate: Drop path rate of the last block, rising linearly from 0 at the first, see `BlockStack`.
       scan_layers: Whether to compile one block and loop over the layers, see `BlockStack`.
-      remat: What the backward pass recomputes: `none`, `full` or `dots`, see `BlockStack`.
+      remat: What is kept for the backward pass: `none`, `full`, `dots`, `attention` or `dots_attention`,
+        see `BlockStack`.
       attention_kernel: See `dot_product_attention`.
       dtype: Dtype of the computation. Layer norms, softmax and the head compute in float32 or wider all the same.
       param_dtype: Dtype of the parameters.

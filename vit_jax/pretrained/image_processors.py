@@ -77,6 +77,7 @@ _OF_MODELS = {  # the class that transformers takes if the file names none, by t
     "vit": "ViT",
     "vit_mae": "ViT",
     "vit_msn": "ViT",
+    "ijepa": "ViT",
     "deit": "DeiT",
     "dinov2": "Bit",
     "dinov2_with_registers": "Bit",

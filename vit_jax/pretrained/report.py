@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import re
 
+import numpy as np
 from rich import box
 from rich.table import Table
 
@@ -93,3 +94,9 @@ def _change(row: Row, count: int) -> str | None:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "" if shape is None else "x".join(map(str, shape)) or "scalar"
+
+
+def brief(numbers: np.ndarray) -> str:
+    """Returns the numbers of all channels as text: one number if they share it."""
+    values = [f"{x:.4g}" for x in numbers]
+    return values[0] if len(set(values)) == 1 else f"({', '.join(values)})"

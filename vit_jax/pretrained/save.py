@@ -1,10 +1,11 @@
 """Writing our weights in foreign formats: `.npz` files, and folders that timm and Hugging Face read."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,12 +30,14 @@ def save(
     labels: Sequence[str] = (),
     transforms: str | None = None,
     recipe: Recipe | None = None,
+    card: str | None = None,
 ) -> tuple[str, ...]:
     """Writes parameters in a foreign format; see `vit_jax.weights.save_pretrained`.
 
     Args:
       transforms: The preprocessing as a chain; None if it is unknown.
       recipe: The same in terms that the formats can express; None if they cannot.
+      card: Text of a model card: `README.md` of a folder, or `NAME.md` next to a file `NAME.npz`.
 
     Returns:
       One line for each of labels and preprocessing that a reader will not find in what was written.
@@ -45,22 +48,36 @@ def save(
     known, path = find_format(format, model), epath.Path(path)
     if known.container is None:
         raise UserError(f"format {format!r} can be read but not written")
-    check_absent(path)
+    card_path = path.with_suffix(".md") if known.container == "npz" else path / "README.md"
+    for target in (path, card_path) if card else (path,):
+        check_absent(target)
     num_classes = getattr(model, "num_classes", None)
     if labels and len(labels) != num_classes:
         raise UserError(f"labels lists {len(labels)} names, but the model has {num_classes} classes")
-    tensors = to_tensors(known, model, params)
-    config = known.config(model) if known.config else {}
-    _check_read_back(known, model, tensors, config)
+    tensors, config = check_expressible(known, model, params)
     files = {"config.json": config}
     notes = _add_labels(known, config, labels)
     if transforms is not None:
         notes += _add_preprocessing(known, model, files, transforms, recipe)
     try:
-        _write(path, known, tensors, files)
+        _write(path, known, tensors, {name: json.dumps(fields, indent=2) + "\n" for name, fields in files.items()})
+        if card:
+            card_path.write_text(card)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return notes
+
+
+def check_expressible(known: Format, model: nn.Module, params: Params) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the tensors and the `config.json` of a model in a format.
+
+    Raises:
+      UserError: The format cannot express the model.
+    """
+    tensors = to_tensors(known, model, params)
+    config = known.config(model) if known.config else {}
+    _check_read_back(known, model, tensors, config)
+    return tensors, config
 
 
 def check_absent(path: epath.PathLike) -> None:
@@ -118,22 +135,31 @@ def _add_preprocessing(
     return ()
 
 
-def _write(path: epath.Path, format: Format, tensors: dict[str, np.ndarray], files: dict[str, Any]) -> None:
-    """Writes to a temporary name in the same folder, then renames it."""
-    unfinished = path.parent / f".{path.name}.{os.getpid()}.unfinished"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+def _write(path: epath.Path, format: Format, tensors: dict[str, np.ndarray], files: dict[str, str]) -> None:
+    with unfinished(path) as target:
         if format.container == "npz":
-            with unfinished.open("wb") as file:
+            with target.open("wb") as file:
                 np.savez(file, **tensors)  # pyright: ignore[reportArgumentType]
         else:
-            unfinished.mkdir()
-            (unfinished / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, {"format": "pt"}))
-            for name, fields in files.items():
-                (unfinished / name).write_text(json.dumps(fields, indent=2) + "\n")
-        unfinished.rename(path)
+            target.mkdir()
+            (target / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, {"format": "pt"}))
+            for name, content in files.items():
+                (target / name).write_text(content)
+
+
+@contextlib.contextmanager
+def unfinished(path: epath.Path) -> Iterator[epath.Path]:
+    """Yields a temporary name in the folder of `path`, for a file or folder that gets its own name when it is complete.
+
+    What was written is removed if an exception is raised.
+    """
+    temporary = path.parent / f".{path.name}.{os.getpid()}.unfinished"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        temporary.rename(path)
     finally:
-        if unfinished.is_dir():
-            unfinished.rmtree()
-        elif unfinished.exists():
-            unfinished.unlink()
+        if temporary.is_dir():
+            temporary.rmtree()
+        elif temporary.exists():
+            temporary.unlink()

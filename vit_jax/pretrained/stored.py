@@ -30,6 +30,7 @@ class Stored:
     Attributes:
       format: Name of the format.
       base, fields: `model` is `build_model(base, **fields)`.
+      variant: Family and variant: the one whose sizes are the file's, else the default one of the format.
       model: The model.
       params: Parameters by path, in the dtypes of the file.
       shapes: Shape and dtype of each of the model's parameters, by path.
@@ -42,6 +43,7 @@ class Stored:
 
     format: str
     base: str
+    variant: str
     fields: dict[str, Any]
     model: Any
     params: Mapping[str, Any]
@@ -115,6 +117,7 @@ def open_stored(path: epath.PathLike, known: Known) -> Stored:
         return Stored(
             format=format.name,
             base=format.base,
+            variant=_variant_of(format, fields),
             fields=fields,
             model=model,
             params=params,

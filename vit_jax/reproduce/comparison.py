@@ -21,36 +21,40 @@ class Recipe:
 
     Attributes:
       config: The config file, with its argument: `configs/vit.py:B/16,imagenet2012`.
-      overrides: Values of config keys. `{NAME}` in a value stands for the workdir of the trial NAME with the same seed.
+      overrides: Values of config keys. `{NAME}` in a value stands for the workdir of the trial NAME with the same seed,
+        and `{workdir}` for the run's own.
+      before: Other commands, run before the training starts or resumes, with the same placeholders.
     """
 
     config: str
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    before: Sequence[Sequence[str]] = ()
 
-    def command(self, seed: int, workdirs: Mapping[str, pathlib.Path] | None = None) -> list[str]:
-        """Returns the arguments of `python -m vit_jax` that train it, without the workdir.
+    def commands(self, seed: int, workdirs: Mapping[str, pathlib.Path] | None = None) -> list[list[str]]:
+        """Returns the arguments of `python -m vit_jax` for each command; the last one trains.
 
         Args:
-          workdirs: Workdir of each trial that the overrides name. If it is not given, the names remain.
+          workdirs: The folder of each placeholder. If it is not given, the placeholders remain.
         """
         values = {**self.overrides, "seed": seed}
-        if workdirs is not None:
-            values = {key: _filled(value, workdirs) for key, value in values.items()}
-        return ["train", f"--config={self.config}", *(f"--config.{key}={value}" for key, value in values.items())]
+        options = [f"--config={self.config}", *(f"--config.{key}={value}" for key, value in values.items())]
+        commands = [*map(list, self.before), ["train", *options, "--workdir={workdir}"]]
+        return commands if workdirs is None else [[_filled(word, workdirs) for word in words] for words in commands]
 
     def needs(self) -> list[str]:
-        """Returns the names of the trials whose workdirs the overrides name."""
-        return [name for value in self.overrides.values() for name in _named(value)]
+        """Returns the names of the trials whose workdirs the commands name."""
+        names = [name for words in self.commands(0) for word in words for name in _named(word)]
+        return [name for name in dict.fromkeys(names) if name != "workdir"]
 
 
-def _named(value: Any) -> list[str]:
-    return re.findall(r"\{([^{}]+)\}", value) if isinstance(value, str) else []
+def _named(word: str) -> list[str]:
+    return re.findall(r"\{([^{}]+)\}", word)
 
 
-def _filled(value: Any, workdirs: Mapping[str, pathlib.Path]) -> Any:
-    for name in _named(value):
-        value = value.replace(f"{{{name}}}", str(workdirs[name]))
-    return value
+def _filled(word: str, workdirs: Mapping[str, pathlib.Path]) -> str:
+    for name in _named(word):
+        word = word.replace(f"{{{name}}}", str(workdirs[name]))
+    return word
 
 
 @dataclasses.dataclass(frozen=True)

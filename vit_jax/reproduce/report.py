@@ -33,10 +33,10 @@ def markdown(comparison: Comparison, scale: str, rows: Rows) -> str:
     parts = [f"## {comparison.title}: {where}", "", comparison.question, "", *lines, ""]
     shown = {trial.name for trial in comparison.at(scale)}
     claims = [claim for claim in comparison.claims if {claim.better, claim.worse} <= shown]
-    if claims:
+    if claims and rows:
         parts += ["The order in the paper:", ""]
         parts += [f"- {verdict(claim, scores)}" for claim in claims] + [""]
-    parts.append(" ".join([*_sentences(comparison), *_provenance(rows)]))
+    parts.append(" ".join([*_sentences(comparison, scale), *_provenance(rows)]))
     if scale == "paper":
         parts += ["", "```bash", *_commands(comparison, scale), "```"]
     return "\n".join(parts).rstrip()
@@ -53,9 +53,9 @@ def _mean(interval: Interval) -> str:
     return f"{interval.mean:.1f}" + (f" ± {interval.half:.1f}" if math.isfinite(interval.half) else "")
 
 
-def _sentences(comparison: Comparison) -> list[str]:
-    source = [f"Source of the paper's numbers: {comparison.source}."] if comparison.source else []
-    return [*([comparison.note] if comparison.note else []), "Mean and 95 % interval over seeds.", *source]
+def _sentences(comparison: Comparison, scale: str) -> list[str]:
+    note = [comparison.note] if comparison.note and scale == "small" else []
+    return [*note, *([f"Source of the paper's numbers: {comparison.source}."] if comparison.source else [])]
 
 
 def _provenance(rows: Rows) -> list[str]:
@@ -70,15 +70,19 @@ def _provenance(rows: Rows) -> list[str]:
     times = list(dict.fromkeys(f"{each:,.0f}" for each in (min(seconds), max(seconds)))) if seconds else []
     time = f" A run took {' to '.join(times)} s." if times else ""
     return [
-        f"Every run scored {distinct('examples')} examples and skipped {skipped or 'none'}.{time} "
-        f"Hardware: {distinct('hardware')}; JAX {distinct('jax')}; commit {distinct('commit')}."
+        f"Mean and 95 % interval over seeds. Every run scored {distinct('examples')} examples and skipped "
+        f"{skipped or 'none'}.{time} Hardware: {distinct('hardware')}; JAX {distinct('jax')}; "
+        f"commit {distinct('commit')}."
     ]
 
 
 def _commands(comparison: Comparison, scale: str) -> list[str]:
     recipes = [(trial.name, trial.recipe(scale)) for trial in (*comparison.preparation, *comparison.at(scale))]
     return [
-        f"python -m vit_jax {' '.join(recipe.command(0))} --workdir=DIR  # {name}" for name, recipe in recipes if recipe
+        f"python -m vit_jax {' '.join(words).replace('{workdir}', 'DIR')}  # {name}"
+        for name, recipe in recipes
+        if recipe
+        for words in recipe.commands(0)
     ]
 
 

@@ -68,12 +68,13 @@ class Trials:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
     def command(self, trial: Trial, seed: int) -> str:
-        """Returns the command of a row as the CSV has it: without the workdir, and with the names of other trials."""
+        """Returns the commands of a row as the CSV has them: with placeholders for its workdir and other trials."""
         recipe = (self.comparison.trial(trial.of) if trial.of else trial).recipe(self.scale)
         if recipe is None:
             return ""
         scoring = "".join(f"; {name}={value}" for name, value in trial.scoring.items())
-        return f"python -m vit_jax {shlex.join(recipe.command(seed))}{scoring}"
+        commands = [f"python -m vit_jax {' '.join(map(_quoted, words))}" for words in recipe.commands(seed)]
+        return " && ".join(commands) + scoring
 
     def rows(self) -> Rows:
         """Returns the scores in the CSV and in the workdirs, without those of runs that are defined differently now.
@@ -142,8 +143,10 @@ class Trials:
             if not is_finished(workdir):
                 if is_in_use(workdir):
                     return "another process is training it"
-                if status := run_command([*recipe.command(seed, needed), f"--workdir={workdir}"]):
-                    return f"training ended with status {status}"
+                workdir.mkdir(parents=True, exist_ok=True)
+                for words in recipe.commands(seed, {**needed, "workdir": workdir}):
+                    if status := run_command(words):
+                        return f"the command {words[0]} ended with status {status}"
         if trial in self.comparison.trials:
             source = self.workdir(self.comparison.trial(trial.of), seed) if trial.of else workdir
             if not is_finished(source):
@@ -156,6 +159,11 @@ class Trials:
                 epath.Path(workdir / "score.json"), json.dumps({name: row[name] for name in COLUMNS}, indent=2) + "\n"
             )
         return ""
+
+
+def _quoted(word: str) -> str:
+    """Quotes a word for a shell; placeholders are left as they are."""
+    return word if re.fullmatch(r"[\w{}./:,=+-]+", word) else shlex.quote(word)
 
 
 def slug(name: str) -> str:
@@ -187,7 +195,7 @@ def score(workdir: pathlib.Path, metric: str, scoring: Mapping[str, Any]) -> dic
     """
     import jax
 
-    from vit_jax.run import load_run
+    from vit_jax.load import load_run
 
     options = dict(scoring)
     run = load_run(workdir, average=options.pop("average", 1))

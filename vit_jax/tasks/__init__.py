@@ -61,6 +61,10 @@ class Task(Protocol):
         """Returns zeros with the shapes of the model's inputs for one example."""
         ...
 
+    def model_inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
+        """Returns the model's inputs in a batch, without which analyses cannot look inside the model."""
+        ...
+
     def loss(
         self, model: nn.Module, params: PyTree, batch: Batch, *, rngs: dict[str, jax.Array], train: bool
     ) -> tuple[Sum, dict[str, Sum]]:
@@ -83,6 +87,18 @@ class Task(Protocol):
         """
         ...
 
+    def examine(self, model: nn.Module, params: PyTree, batch: Batch) -> PyTree:
+        """Returns what `measure` returns, and what else `record` needs. Runs on the devices.
+
+        This method and `record` are optional. Without them, the predictions of an evaluation cannot be kept. Arrays
+        that `score` does not need are named in the attribute `bulky`, and are dropped once they are recorded.
+        """
+        ...
+
+    def record(self, rows: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+        """Turns rows from `examine` into the columns of a table with a row for each example."""
+        ...
+
     def score(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Aggregates the rows of all examples on the host.
 
@@ -96,6 +112,10 @@ class Task(Protocol):
         Args:
           labels: Class names; empty if there are none.
         """
+        ...
+
+    def row(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Returns an answer as a row of a table: values, or lists of values, by column. This method is optional."""
         ...
 
     def text(self, name: str, answer: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import optax
 
 from vit_jax.errors import UserError, counted, nearest
 from vit_jax.tasks import Batch, Sum, weighted_sum
+from vit_jax.tasks.mixing import partners, random_box
 
 _AVERAGES = ("probabilities", "logits")
 
@@ -35,6 +36,9 @@ class Classification:
         results of that; the mean ranks the classes in the same order.
       top: Number of classes in an answer; None for all.
       per_frame: Whether an answer also has the most probable class of every frame of a video.
+      with_logits: Whether an answer also has the logits of all classes.
+      outputs: Which of the model's outputs are the classes, in their order: `num_classes` indices; None for all of
+        them. ImageNet-A, for example, has 200 of the 1,000 classes of ImageNet.
     """
 
     num_classes: int
@@ -48,11 +52,14 @@ class Classification:
     average_views: str = "probabilities"
     top: int | None = 5
     per_frame: bool = False
+    with_logits: bool = False
+    outputs: tuple[int, ...] | None = None
 
     name = "classification"
     modalities: ClassVar[tuple[str, ...]] = ("image", "video")
     scores: ClassVar[tuple[str, ...]] = ("loss", "top1", "top5")
     metric = "top1"
+    bulky: ClassVar[tuple[str, ...]] = ("logits",)
 
     def __post_init__(self):
         if self.average_views not in _AVERAGES:
@@ -71,6 +78,9 @@ class Classification:
 
     def init_inputs(self, model) -> tuple[jax.Array, ...]:
         return (jnp.zeros((1, *model.input_shape), model.dtype),)
+
+    def model_inputs(self, batch) -> tuple[jax.Array, ...]:
+        return (inputs_of(batch),)
 
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
         """Returns the loss, summed over real examples, and `top1`, the accuracy with respect to the unmixed labels."""
@@ -93,11 +103,15 @@ class Classification:
         """
         inputs = inputs_of(batch)
         if not self.per_frame:
-            return {"logits": model.apply({"params": params}, inputs, train=False)}
+            return {"logits": self._chosen(model.apply({"params": params}, inputs, train=False))}
         if inputs.ndim != 5:
             raise UserError("per_frame applies to videos; this model takes images")
         logits, captured = model.apply({"params": params}, inputs, train=False, capture=("frame_logits",))
-        return {"logits": logits, "frame_logits": captured["frame_logits"]}
+        return {"logits": self._chosen(logits), "frame_logits": self._chosen(captured["frame_logits"])}
+
+    def _chosen(self, logits: jax.Array) -> jax.Array:
+        """Returns the logits of the classes, along the last axis."""
+        return logits if self.outputs is None else logits[..., np.asarray(self.outputs)]
 
     def measure(self, model, params, batch) -> dict[str, jax.Array]:
         """Returns `loss`, `top1`, `top5` and `labelled` of every example, each `(rows / views,)`.
@@ -106,7 +120,15 @@ class Classification:
         probable classes), as in ReaL (arXiv:2006.07159). Classes with equal probabilities rank in the order of their
         indices. `labelled` is False for examples without a label, which `score` leaves out.
         """
-        logits = model.apply({"params": params}, inputs_of(batch), train=False)
+        measured = self.examine(model, params, batch)
+        return {name: values for name, values in measured.items() if name not in self.bulky}
+
+    def examine(self, model, params, batch) -> dict[str, jax.Array]:
+        """Returns what `measure` returns, and the `logits` of every example, `(rows / views, num_classes)`.
+
+        If probabilities are averaged over views, `logits` are numbers that yield these probabilities.
+        """
+        logits = self._chosen(model.apply({"params": params}, inputs_of(batch), train=False))
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         if self.average_views == "logits":
             logits = logits.reshape(-1, self.views, logits.shape[-1]).mean(axis=1)
@@ -118,7 +140,7 @@ class Classification:
             yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
         if self.views > 1 and self.average_views == "probabilities":
             yes, no = _mean_of_views(yes, self.views), _mean_of_views(no, self.views)
-            ranked = yes
+            ranked, logits = yes, yes if self.loss_name == "softmax" else yes - no
         _, best = jax.lax.top_k(ranked, min(5, self.num_classes))
         hits = jnp.take_along_axis(targets, best, axis=-1) > 0
         missed = 0 if self.loss_name == "softmax" else (1 - targets) * no
@@ -127,6 +149,7 @@ class Classification:
             "top1": hits[:, 0].astype(jnp.float32),
             "top5": hits.any(-1).astype(jnp.float32),
             "labelled": targets.sum(-1) > 0,
+            "logits": logits,
         }
 
     def score(self, rows) -> dict[str, Any]:
@@ -150,14 +173,20 @@ class Classification:
     def answers(self, rows, labels) -> list[dict[str, Any]]:
         """Returns `{"predictions": [{"label", "probability"}, ...]}` for every example, most probable class first.
 
-        An answer has `top` classes. With `per_frame`, it also has `frames`, the most probable class of every frame.
+        An answer has `top` classes. With `per_frame`, it also has `frames`, the most probable class of every frame;
+        with `with_logits`, it has `logits`, numbers that yield the probabilities.
 
         Args:
           rows: The result of `predict`, with `views` consecutive rows per example, which are averaged (see
             `average_views`).
           labels: Names of the classes.
         """
-        answers = [{"predictions": _best(each, labels, self.top)} for each in self._averaged(rows["logits"])]
+        answers: list[dict[str, Any]] = [
+            {"predictions": _best(each, labels, self.top)} for each in self._averaged(rows["logits"])
+        ]
+        if self.with_logits:
+            for answer, logits in zip(answers, self._averaged_logits(rows["logits"]), strict=True):
+                answer["logits"] = logits.tolist()
         if self.per_frame:
             for answer, frames in zip(answers, self._averaged(rows["frame_logits"]), strict=True):
                 answer["frames"] = [_best(frame, labels, 1)[0] for frame in frames]
@@ -169,6 +198,41 @@ class Classification:
         if self.average_views == "logits":
             return self.probabilities(stacked.mean(axis=1))
         return self.probabilities(stacked).mean(axis=1)
+
+    def _averaged_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Returns numbers that yield the probabilities of `_averaged`: means of logits where logits are averaged."""
+        if self.views == 1 or self.average_views == "logits":
+            return np.asarray(logits, np.float64).reshape(-1, self.views, *logits.shape[1:]).mean(axis=1)
+        probabilities = self._averaged(logits)
+        with np.errstate(divide="ignore"):
+            return np.log(probabilities) - (np.log1p(-probabilities) if self.loss_name == "sigmoid" else 0)
+
+    def row(self, answer) -> dict[str, Any]:
+        """Returns an answer as a row of a table: `classes`, `probabilities`; `logits` and `frames` if it has them."""
+        guesses = answer["predictions"]
+        names, values = ([guess[key] for guess in guesses] for key in ("label", "probability"))
+        row: dict[str, Any] = {"classes": names, "probabilities": values}
+        if "logits" in answer:
+            row["logits"] = np.asarray(answer["logits"], np.float32)
+        return {**row, **({"frames": [guess["label"] for guess in answer["frames"]]} if "frames" in answer else {})}
+
+    def record(self, rows, labels) -> dict[str, Any]:
+        """Returns columns that describe every example of `rows`, which `examine` has computed.
+
+        They are `label` (the name, or a list of names if an example can have several), `correct` (None without a
+        label), `classes` and `probabilities` (the `top` most probable), and `logits`, `(rows, num_classes)`.
+        """
+        found = [{"predictions": _best(each, labels, self.top)} for each in self.probabilities(rows["logits"])]
+        columns = {name: [self.row(answer)[name] for answer in found] for name in ("classes", "probabilities")}
+        names = [[_name(labels, i) for i in _indices(label)] for label in rows["label"]]
+        return {
+            "label": names if rows["label"].ndim > 1 else [name for (name,) in names],
+            "correct": [
+                bool(hit) if known else None for hit, known in zip(rows["top1"], rows["labelled"], strict=True)
+            ],
+            **columns,
+            "logits": np.asarray(rows["logits"], np.float32),
+        }
 
     def text(self, name, answer) -> str:
         """Returns a tab-separated line with the classes, followed by one for each frame if the answer has frames."""
@@ -185,7 +249,7 @@ class Classification:
 
     def compare(self, answer, label, labels) -> tuple[bool | None, str]:
         """Returns whether the most probable class is one of the labels, and the labels as text."""
-        true = [labels[i] for i in (np.flatnonzero(label) if np.ndim(label) else [label])]
+        true = [_name(labels, i) for i in _indices(label)]
         return answer["predictions"][0]["label"] in true, ", ".join(true)
 
     def headline(self, result) -> str:
@@ -228,22 +292,32 @@ class Classification:
             jax.random.beta(key, alpha or 1.0, alpha or 1.0)
             for key, alpha in ((beta_m, self.mixup_alpha), (beta_c, self.cutmix_alpha))
         )
-        inside = _random_box(
+        inside = random_box(
             box, images.shape[-3], images.shape[-2], 1.0 - cut
         )  # True where pixels come from the partner
         share = jnp.where(use_cutmix, inside[..., None].astype(images.dtype), 1.0 - mixup)
         share *= jax.random.bernoulli(whether, self.mix_probability)
         weight = share.mean()  # weight of the partner, also exact for a box that is clipped at the border
         return (
-            images * (1 - share) + _partners(images, self.group) * share,
-            targets * (1 - weight) + _partners(targets, self.group) * weight,
+            images * (1 - share) + partners(images, self.group) * share,
+            targets * (1 - weight) + partners(targets, self.group) * weight,
         )
 
 
 def _best(probabilities: np.ndarray, labels: tuple[str, ...], top: int | None) -> list[dict[str, Any]]:
     """Returns the most probable classes; classes with equal probabilities are in the order of `labels`."""
     order = np.argsort(-probabilities, kind="stable")[:top]
-    return [{"label": labels[i], "probability": float(probabilities[i])} for i in order]
+    return [{"label": _name(labels, i), "probability": float(probabilities[i])} for i in order]
+
+
+def _name(labels: tuple[str, ...], index: int) -> str:
+    """Returns the name of a class, or its number if the classes have no names."""
+    return labels[index] if labels else str(index)
+
+
+def _indices(label: Any) -> list[int]:
+    """Returns the classes of an example, given as a number or as 0 and 1 for each class."""
+    return [int(i) for i in (np.flatnonzero(label) if np.ndim(label) else [label])]
 
 
 def inputs_of(batch: Batch) -> jax.Array:
@@ -251,28 +325,14 @@ def inputs_of(batch: Batch) -> jax.Array:
     return batch["video"] if "video" in batch else batch["image"]
 
 
-def _partners(x: jax.Array, group: int) -> jax.Array:
-    """Exchanges the two halves of every group of consecutive rows."""
-    return x.reshape(-1, 2, group // 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
-
-
-def _random_box(rng: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
-    """Returns a mask `(height, width)` of a box that covers a share `area` of the image.
-
-    Its centre is uniformly distributed, and it is clipped at the border.
-    """
-    size = jnp.asarray((height, width))
-    centre = jax.random.uniform(rng, (2,)) * size
-    half = 0.5 * jnp.sqrt(area) * size
-    low, high = jnp.round(centre - half), jnp.round(centre + half)
-    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
-    return (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])
-
-
 def _hits(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns 1 where the most probable class is one of the labels, else 0."""
+    """Returns 1 where the most probable class is one of the labels, else 0.
+
+    Of a label that consists of probabilities, this is the largest one.
+    """
     best = jnp.argmax(logits, axis=-1)
-    return (jnp.take_along_axis(targets, best[:, None], axis=-1)[:, 0] > 0).astype(jnp.float32)
+    target, largest = jnp.take_along_axis(targets, best[:, None], axis=-1)[:, 0], targets.max(axis=-1)
+    return ((target > 0) & (target >= largest)).astype(jnp.float32)
 
 
 def _mean_of_views(log_probabilities: jax.Array, views: int) -> jax.Array:

@@ -60,6 +60,9 @@ class Translation:
     def init_inputs(self, model) -> tuple[jax.Array, ...]:
         return (jnp.zeros((1, self.max_length), jnp.int32),) * 2
 
+    def model_inputs(self, batch) -> tuple[jax.Array, ...]:
+        return batch["source"], batch["target"][:, :-1]
+
     def loss(self, model, params, batch, *, rngs, train) -> tuple[Sum, dict[str, Sum]]:
         """Returns the loss, summed over real tokens, and `nll`, the loss without smoothing, and `token_accuracy`."""
         logits, labels, weights = _predictions(model, params, batch, train=train, rngs={"dropout": rngs["dropout"]})
@@ -102,7 +105,7 @@ class Translation:
             "tokens": weights.sum(axis=-1),
         }
 
-    measure = predict
+    measure = examine = predict
 
     def score(self, rows) -> dict[str, Any]:
         """Returns `bleu` and `chrf` in percent, with their signatures, and `loss`, `perplexity` and `examples`.
@@ -123,6 +126,19 @@ class Translation:
             {"translation": self.vocabulary.decode(tokens), "score": float(score)}
             for tokens, score in zip(rows["translation"], rows["score"], strict=True)
         ]
+
+    def row(self, answer) -> dict[str, Any]:
+        return answer
+
+    def record(self, rows, labels=()) -> dict[str, Any]:
+        """Returns the columns `reference`, `translation`, `score` and `nll` of every example of `rows`."""
+        answers = self.answers(rows)
+        return {
+            "reference": [self.vocabulary.decode(tokens) for tokens in rows["reference"]],
+            "translation": [answer["translation"] for answer in answers],
+            "score": [answer["score"] for answer in answers],
+            "nll": [float(value) for value in rows["nll"]],
+        }
 
     def text(self, name, answer) -> str:
         return answer["translation"]
@@ -171,8 +187,8 @@ def bleu_and_chrf(translations: list[str], references: list[str], language: str)
 
 def _predictions(model, params, batch, *, train, rngs):
     """Returns the logits for every token of the target, the tokens, and their weights (0 for padding)."""
-    inputs, labels = batch["target"][:, :-1], batch["target"][:, 1:]
-    logits = model.apply({"params": params}, batch["source"], inputs, train=train, rngs=rngs)
+    source, target, labels = batch["source"], batch["target"][:, :-1], batch["target"][:, 1:]
+    logits = model.apply({"params": params}, source, target, train=train, rngs=rngs)
     weights = (labels != PAD_ID) * batch["mask"][:, None]
     return logits, labels, weights
 

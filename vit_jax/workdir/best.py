@@ -1,6 +1,6 @@
 """Which checkpoints are the best, and are kept in addition to the newest ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _LOWER_IS_BETTER = ("loss", "perplexity")
@@ -22,8 +22,16 @@ class Best:
         if metrics and self._name in metrics:
             self._scores[step] = self._sign * metrics[self._name]
 
+    def ranked(self, steps: Iterable[int]) -> list[int]:
+        """Returns those steps that have a score, the best one last."""
+        return sorted((step for step in steps if step in self._scores), key=lambda step: (self._scores[step], step))
+
+    def first(self) -> int | None:
+        """Returns the step of the best checkpoint; None if none has a score."""
+        return next(reversed(self.ranked(self._scores)), None)
+
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         steps = [checkpoint.step for checkpoint in checkpoints]
-        ranked = sorted((step for step in steps if step in self._scores), key=lambda step: (self._scores[step], step))
+        ranked = self.ranked(steps)
         best = ranked[len(ranked) - min(self._count, len(ranked)) :]
         return [step in best for step in steps]

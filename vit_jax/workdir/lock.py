@@ -135,6 +135,23 @@ class Lock:
         return now
 
 
+def holder_of(path: epath.PathLike) -> str:
+    """Returns the process of this machine that holds the lock of a workdir, in words; "" if none does."""
+    holder = _read(epath.Path(path) / NAME)
+    return _name(holder) if holder["machine"] == _machine() and is_alive(holder) else ""
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """Returns what identifies a process of this machine, for `is_alive`."""
+    return {"host": platform.node(), "pid": pid, "machine": _machine(), "started": _started(pid)}
+
+
+def is_alive(process: dict[str, Any]) -> bool:
+    """Returns whether a process runs, given its `identity`; one on another machine counts as running."""
+    is_here = process.get("machine") == _machine()
+    return not is_here or (process.get("started") is not None and _started(process.get("pid")) == process["started"])
+
+
 def _read(path: epath.Path) -> dict[str, Any]:
     """Returns what a lock says; None for all that a file which is missing or not a lock does not say."""
     try:

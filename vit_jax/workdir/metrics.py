@@ -21,6 +21,7 @@ from vit_jax.devices.parallel import Parallel
 from vit_jax.errors import RunError
 from vit_jax.tasks import Sum
 from vit_jax.workdir import files
+from vit_jax.workdir.mirror import Mirror
 
 # Fields that depend on time: the only ones that differ between two runs of the same command.
 TIMINGS = ("examples_per_second", "input_wait", "seconds")
@@ -35,6 +36,7 @@ class Metrics:
 
     Args:
       kept: Returns the steps of the checkpoints, newest first, for the message if a value is not finite.
+      config: The config, of which `wandb` names a project that the rows are mirrored to: see `mirror.Mirror`.
 
     Attributes:
       rows: All rows of `metrics.jsonl`, as dicts.
@@ -51,6 +53,7 @@ class Metrics:
         total_steps: int,
         quiet: bool = False,
         kept: Callable[[], list[int]] = list,
+        config: Any = None,
     ):
         self._workdir, self._kept = epath.Path(workdir), kept
         self._path = self._workdir / "metrics.jsonl"
@@ -61,10 +64,13 @@ class Metrics:
         self._total_steps = total_steps
         self._board: Any = None
         self._board_directory = ""
+        self._mirror = None
         if self._main:
             with _explained(self._path):
                 files.replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
                 self._board = self._open_board(first_step)
+            if config is not None and config.wandb:
+                self._mirror = Mirror(self._workdir, config.wandb, json.loads(config.to_json()), rows)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -109,6 +115,8 @@ class Metrics:
         for name, value in numbers.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
         self._board.flush()
+        if self._mirror:
+            self._mirror.send(row)
         self.say(f"step {step:>6}/{self._total_steps}  {split:<5}  {_pretty(numbers)}{self._eta(step, split)}")
 
     def say(self, message: str) -> None:
@@ -140,6 +148,8 @@ class Metrics:
 
     def close(self) -> None:
         self._progress.stop()
+        if self._mirror:
+            self._mirror.close()
         if self._board:
             self._board.close()
             if not files.is_local(self._workdir):

@@ -24,7 +24,7 @@ from vit_jax.workdir import files
 from vit_jax.workdir.checkpoint import saved_steps
 
 PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "pillow",
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "pillow",
     "av", "sentencepiece", "sacrebleu",
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ def recorded(workdir: epath.PathLike) -> Iterator[None]:
         "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores {processor()}",
+        "hardware": hardware(),
     }
     start, status = time.monotonic(), "finished"
     try:
@@ -75,6 +75,11 @@ def commit() -> str:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return importlib.metadata.version("vit_jax")
+
+
+def hardware() -> str:
+    """Returns the devices and the CPU in words."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores {processor()}"
 
 
 def processor() -> str:

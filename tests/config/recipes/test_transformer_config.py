@@ -16,7 +16,7 @@ from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import Vocabulary
 from vit_jax.errors import Interrupted, UserError
 from vit_jax.experiment import Experiment, Plan, make_model, make_task
-from vit_jax.run import load_run
+from vit_jax.load import load_run
 from vit_jax.schedule import make_schedule
 from vit_jax.train import train_and_evaluate
 from vit_jax.workdir.metrics import TIMINGS

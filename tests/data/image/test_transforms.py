@@ -39,6 +39,7 @@ def test_every_transform_works_by_name_on_grey_and_rgb(name, channels):
         "normalize": NORMALIZE,
         "random_erasing": f"{NORMALIZE}|random_erasing(p=1.0)",
         "random_resize": f"random_resize(16, 20)|center_crop|{NORMALIZE}",
+        "reduced_decode": f"reduced_decode|random_resized_crop|{NORMALIZE}",
     }
     preprocessing = Preprocessing((16, 16), channels, chain.get(name, f"{name}|{NORMALIZE}"))
     for seed in range(20):

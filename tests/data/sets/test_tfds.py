@@ -89,3 +89,26 @@ def test_a_set_without_class_labels_is_refused(tmp_path):
     assert "data set 'captions' is not usable for classification: it has no class labels" in error(
         "captions", "train", data_dir=str(tmp_path)
     )
+
+
+def test_imagenet_a_has_the_classes_that_occur(tmp_path):
+    """TFDS declares all 1,000 classes of ImageNet for it, and scores are among those that it has."""
+
+    def features(tfds):
+        return {
+            "image": tfds.features.Image(shape=(2, 2, 1)),
+            "label": tfds.features.ClassLabel(names=["n0", "n1", "n2", "n3"]),
+        }
+
+    examples = [{"image": Image.new("L", (2, 2), 10 * i), "label": 3 - 2 * (i % 2)} for i in range(4)]
+    for name, expected in (("imagenet_a", ("n1", "n3")), ("imagenet_b", ("n0", "n1", "n2", "n3"))):
+        prepare_by_hand(tmp_path, name, features, examples)
+        for split in ("train", "train[:25%]"):
+            source = open_source(name, split, data_dir=str(tmp_path))
+            assert source.labels == expected
+            for example in read_all(source):
+                shade = np.asarray(example["image"])[0, 0]
+                assert source.labels[example["label"]] == ("n1" if shade % 20 else "n3")
+    source = open_source("imagenet_a", "train", data_dir=str(tmp_path))
+    assert source.class_counts() == [2, 2]
+    assert sorted(source.all_labels().tolist()) == [0, 0, 1, 1]

@@ -144,6 +144,27 @@ def test_far_frames_are_reached_from_their_key_frames(tmp_path, kind, monkeypatc
     assert [number_of(image) for image in sought] == wanted
 
 
+def test_frames_that_no_other_refers_to_are_left_out_if_nobody_needs_them(tmp_path, monkeypatch):
+    path, options = tmp_path / "a.mp4", {"bf": "3", "g": "60", "x264-params": "b-adapt=0:scenecut=0"}
+    write(path, [picture(number) for number in range(60)], options=options)  # three in four frames lie between others
+    with av.open(str(path)) as container:
+        every = [np.asarray(frame.to_image()) for frame in container.decode(video=0)]
+    given, original = [], decode.decoded
+    monkeypatch.setattr(
+        decode,
+        "decoded",
+        lambda *args, **kinds: (given.append(frame.pts) or frame for frame in original(*args, **kinds)),
+    )
+    for wanted in ([50], [3, 19, 35, 51], list(range(7, 60, 5)), list(range(60))):
+        given.clear()
+        video = VideoFile(path)
+        for index, image in zip(wanted, video.read(wanted), strict=True):
+            assert number_of(image) == index
+            assert np.abs(np.asarray(image).astype(int) - every[index]).max() <= 3  # two conversions from YUV
+        assert len(given) < 0.8 * max(wanted) or len(wanted) == 60
+    assert len(given) == 60
+
+
 def test_time_stamps_out_of_order_do_not_change_the_order_of_display(tmp_path):
     """As cameras write them that stamp packets of B-frames in the order of decoding."""
 

@@ -3,7 +3,7 @@
 # ruff: noqa: E501
 
 TRANSFORMS = "tests/data/image/test_transforms_gaps.py tests/data/image/test_transforms.py"
-PIPELINE = "tests/data/test_data_gaps.py tests/data/test_pipeline.py"
+PIPELINE = "tests/data/test_data_gaps.py tests/data/loading/test_pipeline.py"
 TEXT = "tests/data/test_data_gaps.py tests/data/text/test_token_batches.py"
 
 MUTANTS = {
@@ -74,15 +74,39 @@ MUTANTS = {
     ("vit_jax/data/scan.py", "tests/data/test_layout.py"): [
         ("ordered = sorted(labels)", "ordered = list(labels)"),
     ],
-    ("vit_jax/data/pipeline.py", PIPELINE): [
+    ("vit_jax/data/loading/pipeline.py", PIPELINE): [
         ("key=[self.seed, position]", "key=[self.seed, position % len(self.source)]"),
         ("np.random.default_rng([seed, epoch])", "np.random.default_rng([seed])"),
         ("[place // self.repeats]", "[place]"),
-        ("self.process_index * share\n", "0\n"),
-        ("batch[\"id\"][len(real) * views :] = -1", "pass"),
+        ("self.process_index * self.share\n", "0\n"),
+        ("batch[\"id\"][kept:] = -1", "pass"),
         ("-(-len(source) // batch_size)", "len(source) // batch_size"),
         ("np.int32 if label.ndim == 1 else np.float32", "np.int32"),
         ("self._rng(position))", "self._rng(positions[0]))"),
+    ],
+    ("vit_jax/data/loading/levels.py", "tests/data/loading/test_levels.py"): [
+        ("* scale - offset\n\n", "* scale + offset\n\n"),
+        ("x.reshape(len(x), *between, x.shape[-1])", "x.reshape(*between, len(x), x.shape[-1])"),
+    ],
+    ("vit_jax/data/loading/assembly.py", f"{PIPELINE} tests/data/loading/test_levels.py"): [
+        ("whole[first * rows :]", "whole[first:]"),
+        ("part.start - self._parts[0].start, ", "0, "),
+    ],
+    ("vit_jax/data/loading/workers.py", "tests/data/loading/test_workers.py"): [
+        ("process.process.kill()", "process.process.terminate()"),
+        ("1 if bound or not told else", "1 if not told else"),
+    ],
+    ("vit_jax/data/loading/serving.py", "tests/data/loading/test_workers.py tests/data/loading/test_pipeline.py"): [
+        ("if sum(lengths) > self.size:", "if not self.size:"),
+    ],
+    ("vit_jax/data/image/reduced.py", "tests/data/image/test_reduced.py"): [
+        ("/ size[1]) / self._gap", "/ size[1])"),
+        ("scale = reduced_width / full_width", "scale = 1 / factor if factor < 8 else 1 / 7"),
+        ("and step.antialias", ""),
+    ],
+    ("vit_jax/data/video/containers.py", "tests/data/video/test_decode.py"): [
+        ('packet.pts is None or packet.pts in wanted', 'packet.pts is None'),
+        ('else "NONREF"', 'else "DEFAULT"'),
     ],
     ("vit_jax/data/text/batches.py", TEXT): [
         ("_order(len(self), seed, epoch, 0)[place]", "_order(len(self), seed, 0, 0)[place]"),

@@ -22,8 +22,8 @@ MUTANTS = {
         ("tx.update(gradients, state.opt_state, state.params)", "tx.update(gradients, state.opt_state, gradients)"),
         ("ema_decay * average + (1 - ema_decay) * new, ema, params", "ema_decay * average + (1 - ema_decay) * new, ema, state.params"),
         ("ema_decay * average + (1 - ema_decay) * new", "(1 - ema_decay) * average + ema_decay * new"),
-        ("Sum(optax.tree.norm(gradients)", "Sum(optax.tree.norm(updates)"),
-        ("Sum(optax.tree.norm(params)", "Sum(optax.tree.norm(state.params)"),
+        ("Sum(norm(gradients)", "Sum(norm(updates)"),
+        ("Sum(norm(params)", "Sum(norm(state.params)"),
         ("state.replace(step=state.step + 1,", "state.replace("),
         ("opt_state=opt_state, ema=ema)", "ema=ema)"),
         ("gradients, sums = total if axis_name is None else jax.lax.psum(total, axis_name)",
@@ -170,9 +170,11 @@ MUTANTS = {
         ("position += 1", "position += 2"),
         ('on_error == "raise"', 'on_error != "raise"'),
         ("return make_parallel(self.config.parallel)", 'return make_parallel("pmap")'),
-        ("check_labels(self.labels, source.labels,", "check_labels(self.labels, self.labels,"),
+        ("check_labels(self.labels, labels,", "check_labels(self.labels, self.labels,"),
         ('self.with_views(clips=1, crops=1) if getattr(self.encoder, "views", 1) > 1 else self', "self"),
         ("task=dataclasses.replace(self.task, **fields)", "task=self.task"),
+    ],
+    ("vit_jax/load.py", "tests/test_run.py"): [
         ("load_checkpoint(path) if average == 1 else", "load_checkpoint(path) if average else"),
     ],
     ("vit_jax/evaluate.py", CADENCE + " tests/tasks/test_evaluator.py tests/commands/test_commands.py"): [

@@ -1,18 +1,20 @@
 """Mutants of the models, and of their analysis."""
 
 MUTANTS = {
-    ("vit_jax/models/attention.py", "tests/models/test_attention.py"): [
+    ("vit_jax/models/kernels/reference.py", "tests/models/test_attention.py"): [
         ("logits += bias", "logits -= bias"),
         ("jnp.finfo(logits.dtype).min)", "0.0)"),
+    ],
+    ("vit_jax/models/attention.py", "tests/models/test_attention.py"): [
         ("deterministic=not drop)", "deterministic=True)"),
     ],
-    ("vit_jax/models/layers.py", "tests/models/test_layers.py tests/models/test_vit.py"): [
+    ("vit_jax/models/layers.py", "tests/models/test_layers.py tests/models/vit/test_vit.py"): [
         ("x / jnp.asarray(1.0 - rate, x.dtype)", "x"),
         ("(x.shape[0],) + (1,) * (x.ndim - 1)", "x.shape"),
         ("-(fan_in**-0.5), fan_in**-0.5)", "0.0, fan_in**-0.5)"),
         ("hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)", "pass"),
     ],
-    ("vit_jax/models/blocks/stack.py", "tests/models/test_layers.py tests/models/test_vit.py"): [
+    ("vit_jax/models/blocks/stack.py", "tests/models/test_layers.py tests/models/vit/test_vit.py"): [
         ("self.drop_path_rate / max(self.num_layers - 1, 1)", "self.drop_path_rate / self.num_layers"),
     ],
     ("vit_jax/models/positions.py", "tests/models/test_positions.py"): [
@@ -22,7 +24,7 @@ MUTANTS = {
         ("(np.arange(new) + 0.5) * old / (new + extra) - 0.5", "np.arange(new) * old / (new + extra)"),
         ("np.arange(new) * (old - 1) / max(new - 1, 1)", "np.arange(new) * old / new"),
     ],
-    ("vit_jax/models/timesformer.py", "tests/models/test_model_gaps.py"): [
+    ("vit_jax/models/timesformer.py", "tests/models/vit/test_model_gaps.py"): [
         ("x = drop(x + times[:, None, None].astype(x.dtype))", "x = x + times[:, None, None].astype(x.dtype)"),
         ("        x = drop(x)\n", ""),
         ("[drop(cls), x]", "[cls, x]"),
@@ -31,7 +33,7 @@ MUTANTS = {
         ("x[:, :, 0].mean(axis=1) if by_frame else x[:, 0]", "x[:, 0, 0] if by_frame else x[:, 0]"),
         ('self.pos_embed == "space_time" and', 'self.pos_embed != "none" and'),
     ],
-    ("vit_jax/models/vit.py", "tests/models/test_vit.py tests/models/test_model_gaps.py"): [
+    ("vit_jax/models/vit.py", "tests/models/vit/test_vit.py tests/models/vit/test_model_gaps.py"): [
         ("x = nn.Dropout(self.dropout_rate)(x, deterministic=not train)", "pass"),
         ("return x.mean(axis=1)", "return x[:, 0]"),
         ("nn.initializers.constant(self.head_bias_init)", "nn.initializers.zeros"),
@@ -47,13 +49,13 @@ MUTANTS = {
         ("x * self.hidden_dim**0.5 + positions", "x + positions"),
         ("return (source != self.pad_id)[:, None, None, :]", "return (source == source)[:, None, None, :]"),
     ],
-    ("vit_jax/analysis/few_shot.py", "tests/analysis/test_few_shot.py"): [
+    ("vit_jax/analysis/embedding/few_shot.py", "tests/analysis/embedding/test_few_shot.py"): [
         ("x.std(0) + 1e-5", "x.var(0) + 1e-5"),
         ("(1 - leverage)[:, None]", "1"),
         ("found[:shots]", "found[-shots:]"),
         ("left**2 @ shrinkage + 1 / len(x)", "left**2 @ shrinkage"),
     ],
-    ("vit_jax/analysis/features.py", "tests/analysis/test_features.py"): [
+    ("vit_jax/analysis/embedding/features.py", "tests/analysis/embedding/test_features.py"): [
         ("patches.mean(axis=(2, 3))", "patches.mean(axis=(1, 2))"),
         ("return layer % model.num_layers", "return abs(layer)"),
     ],

@@ -4,7 +4,7 @@ DEFAULTS = "tests/pretrained/test_pretrained_defaults.py"
 
 MUTANTS = {
     ("vit_jax/pretrained/formats/vit_huggingface.py", DEFAULTS): [
-        ('{"vit": 1e-12', '{"vit": 1e-6'),
+        ('"vit": 1e-12', '"vit": 1e-6'),
     ],
     ("vit_jax/pretrained/formats/timm_models.py", DEFAULTS + " tests/pretrained/test_timm.py"): [
         ("EPSILON = 1e-6", "EPSILON = 1e-5"),

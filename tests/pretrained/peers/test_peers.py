@@ -91,6 +91,26 @@ def test_hugging_face_loads_what_we_write(fields, tiny, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, back.params, params)
 
 
+@pytest.mark.parametrize("fields", [{}, {"gelu": "tanh", "qkv_bias": False, "norm_epsilon": 1e-6}], ids=str)
+def test_hugging_face_loads_mean_pooling(fields, tiny, tmp_path):
+    """I-JEPA is the class of transformers that has no class token and classifies the mean of the patches."""
+    transformers = pytest.importorskip("transformers")
+    model, params = tiny(**{"gelu": "exact", "norm_epsilon": 1e-12, "pool": "gap", **fields})
+    labels = ("tench", "goldfish", "great white shark", "tiger shark", "hammerhead")
+    save_pretrained(tmp_path / "x", model, params, "huggingface", labels=labels)
+    auto = transformers.AutoModelForImageClassification
+    module, report = auto.from_pretrained(tmp_path / "x", output_loading_info=True)
+    assert type(module).__name__ == "IJepaForImageClassification"
+    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    theirs = theirs_of(module, model, lambda out: out.logits)
+    np.testing.assert_allclose(theirs, logits_of(model, params), rtol=1e-4, atol=1e-5)
+    module.save_pretrained(tmp_path / "y")
+    back = from_pretrained(tmp_path / "y")
+    assert back.labels == labels
+    assert back.model.pool == "gap"
+    jax.tree.map(np.testing.assert_array_equal, back.params, params)
+
+
 def test_hugging_face_without_a_head(tiny, tmp_path):
     transformers = pytest.importorskip("transformers")
     model, params = tiny(gelu="exact", norm_epsilon=1e-12, num_classes=None, representation_dim=6)

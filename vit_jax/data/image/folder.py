@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data.image.reading import DANGLING, opened, read_image, true_levels
+from vit_jax.data.image.reading import DANGLING, opened, stored_image, true_levels
 from vit_jax.data.layout import class_names, dangling_links, folder_of, named, recognised, split_folders
 from vit_jax.data.scan import Record, cached_manifest, file_states, list_classes, read_records, walk, write_records
 from vit_jax.data.splits import choose, parse_split
@@ -82,10 +82,8 @@ class FolderSource:
 
     def _read(self, example_id: int) -> dict[str, Any]:
         path = os.path.join(self._folder, self.files[example_id])
-        try:
-            return {"image": read_image(path), "label": self._classes[example_id], "id": example_id}
-        except UserError as error:
-            raise UserError(f"{path} was readable when the folder was opened, but no longer is ({error})") from None
+        image = stored_image(path, f"{path} was readable when the folder was opened, but no longer is")
+        return {"image": image, "label": self._classes[example_id], "id": example_id}
 
     def class_counts(self) -> list[int]:
         """Returns the number of readable examples of each class."""

@@ -9,9 +9,10 @@ from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data.examples import LabelledModality
-from vit_jax.data.image.reading import read_image, suffixes
+from vit_jax.data.image.reading import stored_image, suffixes
 from vit_jax.data.image.transforms import Preprocessing, to_channels
 from vit_jax.data.scan import walk
+from vit_jax.data.unread import blank_image
 
 
 class ImageModality(LabelledModality):
@@ -39,7 +40,10 @@ class ImageModality(LabelledModality):
             yield from (pathlib.Path(parent, name) for name in sorted(files) if _suffix(name) in suffixes())
 
     def open_file(self, path: pathlib.Path, config: Config) -> Image.Image:
-        return read_image(path)
+        return stored_image(path, "cannot be decoded")
+
+    def blank(self) -> Image.Image:
+        return blank_image()
 
     def thumbnail(self, stored: Image.Image) -> Image.Image:
         """Returns the image as models see it before the transforms, in colour: levels of 8 bits on a white ground."""

@@ -8,14 +8,16 @@ and PPM), and take up to 8 seconds for a million pixels; `MOST_SLOW_PIXELS` is t
 
 import contextlib
 import functools
+import io
 import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from vit_jax.errors import UserError
 
@@ -23,6 +25,7 @@ BYTES_PER_PIXEL = 32  # JPEG 2000 with four channels; other formats take less th
 MOST_SLOW_PIXELS = 2**23
 DANGLING = "a link to a file that does not exist"
 DEEP_FORMATS = ("JPEG2000", "PNG", "PPM")  # formats in which Pillow's 32-bit mode "I" holds 16-bit levels
+_JPEG_SUFFIXES, _JPEG_BEGIN = (".jpg", ".jpeg", ".jpe", ".jfif"), b"\xff\xd8\xff"
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
@@ -67,6 +70,61 @@ def read_image(path: str | Path) -> Image.Image:
     with opened(path) as image:
         image.load()
         return true_levels(image)
+
+
+def stored_image(path: str | Path, complaint: str) -> Image.Image:
+    """Like `read_image`, but a JPEG is decoded only when its pixels are used; see `StoredJpeg`.
+
+    Args:
+      complaint: What a message says before the reason.
+    """
+    if os.path.splitext(path)[1].lower() in _JPEG_SUFFIXES:
+        with contextlib.suppress(OSError):  # `read_image` says what is wrong
+            data = Path(path).read_bytes() if stat.S_ISREG(os.stat(path).st_mode) else b""
+            if data.startswith(_JPEG_BEGIN):
+                return StoredJpeg(data, complaint)
+    try:
+        return read_image(path)
+    except UserError as error:
+        raise UserError(f"{complaint} ({error})") from None
+
+
+def stored_bytes(data: bytes, complaint: str) -> Image.Image:
+    """Like `stored_image`, given what is in the file."""
+    if data.startswith(_JPEG_BEGIN):
+        return StoredJpeg(data, complaint)
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+class StoredJpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG in memory whose pixels are decoded when they are used, so that a chain may decode it at reduced size.
+
+    Args:
+      data: The whole file.
+      complaint: What a message about a damaged file says before the reason.
+
+    Raises:
+      UserError: On construction or when it is used, if the file is damaged or too large.
+    """
+
+    def __init__(self, data: bytes, complaint: str):
+        self._complaint = complaint
+        with self._complaining():
+            super().__init__(io.BytesIO(data))
+            _check(self)
+
+    def load(self) -> Any:
+        with self._complaining():
+            return super().load()
+
+    @contextlib.contextmanager
+    def _complaining(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Pillow raises exceptions of any type for damaged files
+            raise UserError(f"{self._complaint} ({_reason('', error)})") from None
 
 
 def _reason(path: str | Path, error: Exception) -> str:

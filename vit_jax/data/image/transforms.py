@@ -1,6 +1,8 @@
 """The encoder of images: a chain of transforms that turns a stored image into a model's input."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +12,8 @@ from PIL import Image
 from vit_jax.data.image import chain, geometry, randaugment, values
 from vit_jax.data.image.arguments import Transform
 from vit_jax.data.image.reading import grey_of_floats, grey_of_integers
+from vit_jax.data.image.reduced import ReducedDecode
+from vit_jax.data.loading.levels import Levels
 from vit_jax.errors import UserError
 
 TRANSFORMS: dict[str, type[Transform]] = {
@@ -26,6 +30,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "random_erasing": values.RandomErasing,
     "random_resize": geometry.RandomResize,
     "random_resized_crop": geometry.RandomResizedCrop,
+    "reduced_decode": ReducedDecode,
     "resize": geometry.Resize,
     "rot90": geometry.Rot90,
 }
@@ -97,19 +102,61 @@ class Preprocessing:
         return self.run(image, rng, self._chain)
 
     def rows(self, image: Image.Image, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """Returns the rows of an example in a batch: one, in training as in evaluation."""
+        """Returns the model's inputs for an example: one, in training as in evaluation."""
         return [self(image, rng)]
 
+    def batch_rows(self, image: Image.Image, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """Returns the rows of an example before `finish`: uint8 if the chain ends with `normalize`, else float32."""
+        return [self.run(image, rng, self.host_steps(self._chain))]
+
+    def finish(self, rows: np.ndarray) -> Any:
+        """Returns stacked `batch_rows` as the entry of a batch: `Levels`, which the devices normalize, or floats."""
+        step = self._chain[-1]
+        if not isinstance(step, values.Normalize):
+            return rows
+        return Levels(rows, *(np.tile(numbers, (len(rows), 1)) for numbers in step.scale_and_offset(self.channels)))
+
+    def host_steps(self, steps: tuple[Transform, ...]) -> tuple[Transform, ...]:
+        """Returns a chain without `normalize` if this is its last step, which is then left to the devices.
+
+        A chain that goes on with the normalized array (`random_erasing`) is computed here as a whole.
+        """
+        return steps[:-1] if isinstance(steps[-1], values.Normalize) else steps
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row: (height, width, channels)."""
+        return (*self.image_size, self.channels)
+
+    @property
+    def normalization(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of `normalize`, one number for each channel."""
+        normalize = next(step for step in self._chain if isinstance(step, values.Normalize))
+        mean, std = (np.broadcast_to(x, self.channels) for x in (normalize.mean, normalize.std))
+        return mean, std
+
+    @property
+    def row_dtype(self) -> type:
+        """The type of `batch_rows`: uint8 or float32."""
+        return np.uint8 if isinstance(self._chain[-1], values.Normalize) else np.float32
+
     def run(self, image: Image.Image, rng: np.random.Generator | None, steps: Iterable[Transform]) -> np.ndarray:
-        """Like `__call__`, but applies `steps` instead of the chain's."""
+        """Like `__call__`, but applies `steps` instead of the chain's; uint8 if they do not contain `normalize`."""
         if rng is None and self.is_random:
             raise UserError(
                 f"{', '.join(self.random_transforms)}: random, but no random generator was given. Evaluation "
                 "transforms must be deterministic"
             )
-        result: Any = to_channels(image, self.channels)
+        steps, convert = list(steps), functools.partial(to_channels, channels=self.channels)
+        if steps and isinstance(steps[0], ReducedDecode):
+            result: Any = steps[0].before(steps[1])(image, rng, convert)
+            del steps[:2]
+        else:
+            result = convert(image)
         for step in steps:
             result = step(result, rng)
+        if isinstance(result, Image.Image):
+            result = values.levels_of(result)
         if result.shape[:2] != self.image_size:
             key = "config.data.eval_transforms" if rng is None else "config.data.train_transforms"
             raise UserError(
@@ -174,6 +221,12 @@ def _compile(transforms: str, image_size: tuple[int, int], channels: int) -> tup
     for step in steps[place + 1 :]:
         if not step.on_array:
             raise UserError(f"{transforms!r}: {_name(type(step))!r} works on images: move it before 'normalize'")
+    for first, second in itertools.zip_longest(steps, steps[1:]):
+        if isinstance(first, ReducedDecode) and (first is not steps[0] or not ReducedDecode.precedes(second)):
+            raise UserError(
+                f"{transforms!r}: 'reduced_decode' must be the first step, and the next one 'resize', 'random_resize', "
+                "'random_resized_crop' or 'inception_crop' with antialias=True"
+            )
     for numbers in (normalize.mean, normalize.std):
         if isinstance(numbers, tuple) and len(numbers) != channels:
             raise UserError(f"normalize: {len(numbers)} values {numbers} for {channels} channels")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from vit_jax.data.image.arguments import Transform, check, check_probability, check_range, is_number
+from vit_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,16 @@ class Normalize(Transform):
         check(bool(np.all(np.greater(self.std, 0))), "std", self.std, "above 0")
 
     def __call__(self, image: Image.Image, rng: Any) -> np.ndarray:
-        values = np.array(image, np.float32)
-        values = values[..., None] if values.ndim == 2 else values
-        std = np.asarray(self.std, np.float32)
-        values *= 1 / (255 * std)
-        values -= np.asarray(self.mean, np.float32) / std
+        values = levels_of(image).astype(np.float32)
+        scale, offset = self.scale_and_offset(values.shape[-1])
+        values *= scale
+        values -= offset
         return values
+
+    def scale_and_offset(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns 1 / (255 std) and mean / std, each float32 (channels,): the result is levels * scale - offset."""
+        mean, std = (np.broadcast_to(np.asarray(x, np.float32), channels) for x in (self.mean, self.std))
+        return 1 / (255 * std), mean / std
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,18 @@ class RandomErasing(Transform):
                 image[top : top + h, left : left + w] = rng.standard_normal(shape) if shape[2] else 0.0
                 break
         return image
+
+
+def levels_of(image: Image.Image) -> np.ndarray:
+    """Returns the levels of an 8-bit grey or RGB image: uint8 (height, width, channels), read-only.
+
+    Raises:
+      UserError: The image, which a transform of the user's own may have returned, has other levels.
+    """
+    levels = np.asarray(image)
+    if levels.dtype != np.uint8:
+        raise UserError(f"a transform before 'normalize' returned an image of mode {image.mode!r} instead of L or RGB")
+    return levels[..., None] if levels.ndim == 2 else levels
 
 
 def _shift_hue(image: Image.Image, fraction: float) -> Image.Image:

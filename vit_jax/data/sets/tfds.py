@@ -5,20 +5,22 @@ images through TensorFlow or OpenCV.
 """
 
 import dataclasses
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from vit_jax.data.image.reading import stored_bytes
 from vit_jax.data.sets import prepare
 from vit_jax.data.video.decode import ArrayVideo
 from vit_jax.errors import UserError, nearest
 
 # Sets in which the feature with the labels is not called "label" and there are several to choose from.
 LABEL_KEYS = {"imagenet2012_real": "real_label"}
+
+# Sets that declare all classes of ImageNet, but have only some of them: their classes are those that occur.
+PARTIAL = ("imagenet_a", "imagenet_r")
 
 # Sets that are prepared on first use: this takes seconds, and nothing is downloaded.
 EMBEDDED = ("digits", "motion/digits_tiny")
@@ -49,7 +51,8 @@ class TfdsSource:
 
     The features are found by their types. The input is the image, or else a uint8 tensor of fixed shape (frames,
     height, width, channels): a clip, whose frame rate is the entry `fps` of the metadata, or 0 if there is none. The
-    label is a `ClassLabel`, preferably called "label", or a sequence of them, which becomes a multi-hot vector.
+    label is a `ClassLabel`, preferably called "label", or a sequence of them, which becomes a multi-hot vector. The
+    classes of a set in `PARTIAL` are those that occur in its first split.
 
     Attributes:
       name: Name of the set, `name[/config][:version]`.
@@ -72,19 +75,24 @@ class TfdsSource:
 
         builder = _builder(self.directory)
         known = list(builder.info.splits)
+
+        def read(split: str) -> Any:
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            return builder.as_data_source(split, file_format="array_record", deserialize_method=raw)
+
         try:
-            records = builder.as_data_source(
-                self.split, file_format="array_record", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-            )
+            self._records: Any = read(self.split)
         except (ValueError, KeyError) as error:
             raise _split_error(self.name, self.split, known, error) from None
-        self._records: Any = records
         features = builder.info.features
         self.kind, self._key = _input_feature(self.name, features)
         self._clip_shape = features[self._key].shape
         self._fps = (builder.info.metadata or {}).get("fps", 0.0)
         self._label, classes, self._is_multi = _label_feature(self.name, features, self.label_key)
-        self.labels = tuple(str(label) for label in classes.names)
+        self.labels, self._numbers = tuple(str(label) for label in classes.names), range(len(classes.names))
+        if _base(self.name) in PARTIAL:  # whatever the slice of the split
+            present = {label for labels in self._read_labels(read(known[0])) for label in labels}
+            self.labels, self._numbers = _chosen(self.labels, present)
         self.image_shape = _fixed_shape(features[self._key]) if self.kind == "image" else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,17 +112,13 @@ class TfdsSource:
     def _decode(self, record: bytes, index: int) -> dict[str, Any]:
         features = _parsed(record)
         label = self._encoded(features[self._label].int64_list.value)
+        complaint = f"{self.name} {self.split!r}: example {index} cannot be read"
         try:
             stored = features[self._key].bytes_list.value[0]
-            decoded = self._decode_image(stored) if self.kind == "image" else self._decode_clip(stored, index)
+            decoded = stored_bytes(stored, complaint) if self.kind == "image" else self._decode_clip(stored, index)
         except (OSError, IndexError, SyntaxError, ValueError) as error:
-            raise UserError(f"{self.name} {self.split!r}: example {index} cannot be read ({error})") from None
+            raise UserError(f"{complaint} ({error})") from None
         return {self.kind: decoded, "label": label, "id": int(index)}
-
-    def _decode_image(self, stored: bytes) -> Image.Image:
-        image = Image.open(io.BytesIO(stored))
-        image.load()
-        return image
 
     def _decode_clip(self, stored: bytes, index: int) -> ArrayVideo:
         frames = np.frombuffer(stored, np.uint8).reshape(self._clip_shape)
@@ -122,25 +126,36 @@ class TfdsSource:
 
     def _encoded(self, labels: Sequence[int]) -> int | np.ndarray:
         if not self._is_multi:
-            return int(labels[0])
+            return self._numbers[int(labels[0])]
         hot = np.zeros(len(self.labels), np.float32)
-        hot[list(labels)] = 1
+        hot[[self._numbers[label] for label in labels]] = 1
         return hot
 
     def class_counts(self) -> list[int]:
         """Returns the number of examples of each class; reads every record but decodes no image."""
         counts = np.zeros(len(self.labels), np.int64)
-        for labels in self._read_labels():
-            counts[list(labels)] += 1
+        for labels in self._read_labels(self._records):
+            counts[[self._numbers[label] for label in labels]] += 1
         return counts.tolist()
 
     def all_labels(self) -> np.ndarray:
-        return np.array([self._encoded(labels) for labels in self._read_labels()])
+        return np.array([self._encoded(labels) for labels in self._read_labels(self._records)])
 
-    def _read_labels(self) -> Iterator[Sequence[int]]:
-        for start in range(0, len(self), 1000):
-            for record in self._records.__getitems__(list(range(start, min(start + 1000, len(self))))):
+    def _read_labels(self, records: Any) -> Iterator[Sequence[int]]:
+        for start in range(0, len(records), 1000):
+            for record in records.__getitems__(list(range(start, min(start + 1000, len(records))))):
                 yield _parsed(record)[self._label].int64_list.value
+
+
+def _base(name: str) -> str:
+    """Returns the name of a set without its config and version."""
+    return name.split("/")[0].split(":")[0]
+
+
+def _chosen(labels: Sequence[str], present: Iterable[int]) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Returns the names of some classes, and their new numbers by the old ones."""
+    order = sorted(present)
+    return tuple(labels[i] for i in order), {old: new for new, old in enumerate(order)}
 
 
 def _builder(directory: Path) -> Any:
@@ -183,7 +198,7 @@ def _label_feature(name: str, features: Any, wanted: str | None) -> tuple[str, A
     found = single | several
     if wanted and wanted not in found:
         raise UserError(f"data set {name!r} has no labels {wanted!r}{nearest(wanted, found)}")
-    preferred = [wanted, LABEL_KEYS.get(name.split("/")[0].split(":")[0], "label"), "label", "labels"]
+    preferred = [wanted, LABEL_KEYS.get(_base(name), "label"), "label", "labels"]
     key = next((key for key in preferred if key in found), next(iter(found)) if len(found) == 1 else None)
     if key is None:
         several_labels = f"it has several labels, so set config.data.label to one of {', '.join(sorted(found))}"

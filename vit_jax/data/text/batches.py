@@ -14,10 +14,13 @@ Padding rows contain the empty sentence, so that every row has a token to attend
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from vit_jax.data.pipeline import Batch, Batches
+from vit_jax.data.loading.assembly import Batch
+from vit_jax.data.loading.pipeline import Batches
+from vit_jax.data.loading.workers import Workers
 from vit_jax.data.text.source import TextSource
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from vit_jax.errors import UserError
@@ -176,17 +179,34 @@ def divide(pairs: TokenPairs, buckets: Sequence[int], batch_size: int, multiple:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def shapes(batches: TokenBatches) -> list[dict[str, Any]]:
+    """Returns the batches of each bucket that has pairs, as trees of `jax.ShapeDtypeStruct`."""
+    import jax
+
+    found = []
+    for bucket, (length, ids) in enumerate(zip(batches.lengths, batches.ids, strict=True)):
+        rows = batches.padded_rows(bucket)
+        sides = {"source": ((rows, length), np.int32), "target": ((rows, length + 1), np.int32)}
+        named = {**sides, "mask": ((rows,), np.float32), "id": ((rows,), np.int32)}
+        if len(ids):
+            found.append({name: jax.ShapeDtypeStruct(*shape_and_dtype) for name, shape_and_dtype in named.items()})
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
 class LoadTokens:
-    """Loads one process's rows of batch `step`: process i has the i-th block of rows."""
+    """Loads one process's rows of a batch, in one part: process i has the i-th block of rows."""
 
     batches: TokenBatches
     seed: int | None
     process_index: int
     process_count: int
 
-    def __call__(self, step: int) -> Batch:
-        bucket, ids = self.batches.ids_at(step, self.seed)
+    def parts(self, step: int, at_once: int) -> list[range]:
+        return [range(step, step + 1)]
+
+    def __call__(self, part: range) -> Batch:
+        bucket, ids = self.batches.ids_at(part.start, self.seed)
         length, each = self.batches.lengths[bucket], self.batches.padded_rows(bucket) // self.process_count
         ids = ids[self.process_index * each : (self.process_index + 1) * each]
         source, target = (np.full((each, width), PAD_ID, np.int32) for width in (length, length + 1))
@@ -213,15 +233,14 @@ def train_batches(
     last_step: int,
     process_index: int = 0,
     process_count: int = 1,
-    num_workers: int = 0,
-    num_threads: int = 2,
+    workers: Workers | None = None,
 ) -> Batches:
     """Yields this process's rows of the batches `first_step` to `last_step - 1`, of one shuffled epoch after another.
 
-    `num_workers` and `num_threads` are those of `pipeline.train_batches`.
+    `workers` are those of `pipeline.train_batches`.
     """
     load = LoadTokens(batches, seed, process_index, process_count)
-    return Batches(load, first_step, last_step, num_workers, num_threads)
+    return Batches(load, first_step, last_step, workers)
 
 
 def eval_batches(
@@ -229,9 +248,8 @@ def eval_batches(
     *,
     process_index: int = 0,
     process_count: int = 1,
-    num_workers: int = 0,
-    num_threads: int = 2,
+    workers: Workers | None = None,
 ) -> Batches:
     """Yields every pair once, in order of the buckets. Every process has the same number of batches."""
     load = LoadTokens(batches, None, process_index, process_count)
-    return Batches(load, 0, len(batches), num_workers, num_threads)
+    return Batches(load, 0, len(batches), workers)

@@ -11,12 +11,13 @@ import numpy as np
 from rich.console import Console
 
 from vit_jax.config import Config
-from vit_jax.data.pipeline import Batches, processes_and_workers
+from vit_jax.data.loading.pipeline import Batches, this_process
+from vit_jax.data.loading.workers import Workers, choose_workers
 from vit_jax.data.source import open_split
 from vit_jax.data.text import batches as token_batches
 from vit_jax.data.text.learning import learn_vocabulary
 from vit_jax.data.text.source import TextSource, decode_lines, read_lines
-from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
+from vit_jax.data.text.vocabulary import EOS_ID, PAD_ID, UnreadVocabulary, Vocabulary
 from vit_jax.errors import UserError, counted
 
 WINDOW = 16  # batches of user input that are read ahead, so that sentences of similar length share a batch
@@ -52,10 +53,15 @@ class TextData:
         self._train = _divide(config, train, self.encoder, config.batch_size, rows)
         self._eval = _divide_for_evaluation(config, evaluation, self.encoder)
         self.skipped = len(evaluation.skipped) + self._eval.skipped
+        self._workers = _workers(config)
 
     @property
     def steps_per_epoch(self) -> float:
         return len(self._train)
+
+    @property
+    def batch_unit(self) -> int:
+        return jax.device_count() * self.config.accum_steps * max(self.config.data.buckets)
 
     def train_batches(self, first_step: int, last_step: int) -> Batches:
         """Yields this process's rows of the batches of updates `first_step + 1` to `last_step`."""
@@ -64,12 +70,23 @@ class TextData:
             seed=self.config.seed,
             first_step=first_step,
             last_step=last_step,
-            **processes_and_workers(self.config),
+            workers=self._workers,
+            **this_process(),
         )
+
+    def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
+        """Returns the shapes and dtypes of the batches of every bucket that has pairs."""
+        rows = jax.device_count() * self.config.accum_steps
+        divided = token_batches.divide(self._train.pairs, self.config.data.buckets, batch_size, rows)
+        return token_batches.shapes(divided)
 
     def eval_batches(self) -> Batches:
         """Yields this process's rows of batches that hold every pair of the evaluation split once."""
-        return token_batches.eval_batches(self._eval, **processes_and_workers(self.config))
+        return token_batches.eval_batches(self._eval, workers=self._workers, **this_process())
+
+    def close(self) -> None:
+        """Ends the threads and workers that prepare batches; they start again if they are needed."""
+        self._workers.close()
 
     def summary(self) -> list[str]:
         source, target = self.config.data.languages
@@ -102,6 +119,18 @@ class TextModality:
     def make_data(self, config: Config, train: TextSource, evaluation: TextSource, start: Any) -> TextData:
         return TextData(config, train, evaluation, start)
 
+    def unread(self, config: Config, num_classes: int | None, examples: int | None) -> TextData | None:
+        """Returns a pair of sentences for each bucket, in sub-words that are not learned.
+
+        The number of batches in an epoch depends on the lengths of the sentences, so it is not known: None if the
+        duration of the run is in epochs.
+        """
+        if "epoch" in config.duration:
+            return None
+        lengths = [str(bucket - 1) for bucket in config.data.buckets]  # with the end token, they fill their buckets
+        source = TextSource("", tuple(config.data.languages), lengths, lengths, {}, [])
+        return self.make_data(config, source, source, UnreadVocabulary(config.data.vocab_size))
+
     def load_encoder(self, fields: dict[str, Any]) -> Vocabulary:
         return Vocabulary.from_dict(fields)
 
@@ -113,7 +142,7 @@ class TextModality:
         self, config: Config, source: TextSource, encoder: Vocabulary, batch_size: int | None = None
     ) -> tuple[Batches, int]:
         divided = _divide_for_evaluation(config, source, encoder, batch_size)
-        batches = token_batches.eval_batches(divided, **processes_and_workers(config))
+        batches = token_batches.eval_batches(divided, workers=_workers(config), **this_process())
         return batches, len(source.skipped) + divided.skipped
 
     def read_inputs(self, paths: Sequence[str], sentences: Sequence[str], config: Config) -> Iterator[tuple[str, Any]]:
@@ -223,6 +252,10 @@ def _divide(
         return token_batches.divide(pairs, config.data.buckets, batch_size, multiple)
     except UserError as error:
         raise UserError(f"{source.name}, split {source.split!r}: {error}") from None
+
+
+def _workers(config: Config) -> Workers:
+    return choose_workers(config.data.num_workers, config.data.num_threads, in_memory=True)
 
 
 MODALITY = TextModality()

@@ -147,6 +147,20 @@ class Vocabulary:
         return tokens
 
 
+class UnreadVocabulary(Vocabulary):
+    """As many sub-words as told, which are not known: a text is the number of its tokens. See `data.unread`."""
+
+    def __init__(self, size: int):
+        super().__init__(b"")
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[UNK_ID] * int(text) for text in texts]
+
+
 def check_unicode(text: str, name: str = "") -> None:
     """Raises `UserError`, calling the text `name`, if it contains an unpaired surrogate."""
     try:

@@ -90,6 +90,10 @@ class ClipPreprocessing:
 
     def rows(self, video: Video, rng: np.random.Generator | None) -> list[np.ndarray]:
         """Returns one random clip, or if `rng` is None, all views: each float32 (frames, height, width, channels)."""
+        return [np.asarray(self.finish(row[None]))[0] for row in self.batch_rows(video, rng)]
+
+    def batch_rows(self, video: Video, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """Returns the clips of `rows` before `finish`: uint8 if the chain ends with `normalize`, else float32."""
         clips = 1 if rng else self.clips
         chosen = [self._sampling(video, self.num_frames, rng, clip, clips) for clip in range(clips)]
         wanted = sorted(set(itertools.chain.from_iterable(chosen)))
@@ -104,13 +108,28 @@ class ClipPreprocessing:
 
     def _crops(self, frames: list[Image.Image], rng: np.random.Generator | None) -> list[list[np.ndarray]]:
         if rng is None:
-            return [[self._frame.run(frame, rng, chain) for chain in self._chains] for frame in frames]
+            chains = [self._frame.host_steps(chain) for chain in self._chains]
+            return [[self._frame.run(frame, rng, chain) for chain in chains] for frame in frames]
         state = rng.bit_generator.state
         crops = []
         for frame in frames:
             rng.bit_generator.state = state
-            crops.append([self._frame(frame, rng)])
+            crops.append(self._frame.batch_rows(frame, rng))
         return crops
+
+    def finish(self, rows: np.ndarray) -> Any:
+        """Returns stacked `batch_rows` as the entry of a batch: see `Preprocessing.finish`."""
+        return self._frame.finish(rows)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of a row: (frames, height, width, channels)."""
+        return (self.num_frames, *self._frame.row_shape)
+
+    @property
+    def row_dtype(self) -> type:
+        """The type of `batch_rows`: uint8 or float32."""
+        return self._frame.row_dtype
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON-compatible values; `from_dict` is the inverse."""

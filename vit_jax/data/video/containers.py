@@ -3,7 +3,7 @@
 import bisect
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,23 +173,38 @@ def read_table(container: Any, stream: Any, name: str) -> FrameTable:
     return FrameTable(stamps, numbers, unit, (stamps[-1] - stamps[0] + duration) * unit)
 
 
-def decoded(container: Any, stream: Any, name: str, from_stamp: int | None = None) -> Iterator[Any]:
+def decoded(
+    container: Any, stream: Any, name: str, from_stamp: int | None = None, wanted: Collection[int] | None = None
+) -> Iterator[Any]:
     """Decodes the frames from the current position, or those from time stamp `from_stamp` on.
+
+    Args:
+      wanted: Time stamps of the frames that are needed; of the others, those that no frame refers to may be left out.
 
     Raises:
       BrokenVideo: A frame cannot be decoded.
     """
-    time = 0.0
+    time, codec = 0.0, stream.codec_context
     try:
         for packet in container.demux(stream):
             if not packet.size and packet.dts is not None:
                 continue  # Theora repeats the last frame in this way
+            if wanted is not None and skips(stream):
+                codec.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
             for frame in packet.decode():
                 time = frame.time or time
                 if from_stamp is None or (frame.pts is not None and frame.pts >= from_stamp):
                     yield frame
     except av.error.FFmpegError as error:
         raise BrokenVideo(name, "unreadable", f"cannot be decoded after {time:.1f} s ({_reason(error)})") from None
+
+
+def skips(stream: Any) -> bool:
+    """Returns whether a decoder can leave out frames that no other refers to: H.264, by far the commonest.
+
+    In HEVC, frames marked like this may be referred to by higher layers.
+    """
+    return stream.codec_context.name == "h264"
 
 
 def _reason(error: Exception) -> str:

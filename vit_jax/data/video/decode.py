@@ -20,7 +20,7 @@ from PIL import Image
 from vit_jax.data.image.reading import read_image
 from vit_jax.data.image.transforms import to_channels
 from vit_jax.data.layout import named
-from vit_jax.data.video.containers import BrokenVideo, Converter, FrameTable, decoded, opened, read_table
+from vit_jax.data.video.containers import BrokenVideo, Converter, FrameTable, decoded, opened, read_table, skips
 from vit_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -111,20 +111,23 @@ class VideoFile:
     def _read_by_stamps(self, wanted: list[int]) -> dict[int, Image.Image]:
         """Decodes from key frames; raises `_UnexpectedStampError` if a frame lacks the time stamp of its packet."""
         stamps, keys = self._table.stamps, self._table.keys
-        images, next_one = {}, 0
+        images, next_one, needed = {}, 0, {stamps[index] for index in wanted}
         with opened(self.path, self.name) as (container, stream):
-            convert, frames = Converter(), decoded(container, stream, self.name)
+            convert, frames = Converter(), decoded(container, stream, self.name, wanted=needed)
             for index in wanted:
                 key = keys[bisect.bisect_right(keys, index) - 1]
                 if key - next_one >= SEEK_FRAMES:
                     container.seek(stamps[key], stream=stream)
-                    frames = decoded(container, stream, self.name, from_stamp=stamps[key])
+                    frames = decoded(container, stream, self.name, from_stamp=stamps[key], wanted=needed)
                     next_one = key
                 while next_one <= index:
                     frame = next(frames, None)
-                    if frame is None or frame.pts != stamps[next_one]:
+                    if frame is None or frame.pts is None:
                         raise _UnexpectedStampError
-                    next_one += 1
+                    place = bisect.bisect_left(stamps, frame.pts, next_one)  # `decoded` may leave out frames before it
+                    if place > index or stamps[place] != frame.pts or (place > next_one and not skips(stream)):
+                        raise _UnexpectedStampError
+                    next_one = place + 1
                 images[index] = convert(frame)
         return images
 

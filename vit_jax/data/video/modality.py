@@ -10,6 +10,7 @@ from PIL import Image
 
 from vit_jax.config import Config
 from vit_jax.data.examples import LabelledModality
+from vit_jax.data.unread import BlankVideo
 from vit_jax.data.video.clips import ClipPreprocessing
 from vit_jax.data.video.decode import Video, is_image
 from vit_jax.data.video.lists import ClipEntry
@@ -57,6 +58,9 @@ class VideoModality(LabelledModality):
         except Exception as error:  # one file must not end the prediction of the others
             raise UserError(str(error) or type(error).__name__) from None
         return video
+
+    def blank(self) -> BlankVideo:
+        return BlankVideo()
 
     def thumbnail(self, stored: Video) -> Image.Image:
         """Returns up to `FRAMES_SHOWN` frames, spread evenly over the video, side by side."""

@@ -8,11 +8,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from vit_jax.models.kernels.chunked import ATTENDED
+
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _DOTS,
+    "attention": _ATTENTION,
+    "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
 }
+
+_PRODUCTS = ("dot_general", "conv_general_dilated", "pallas_call", "dot_product_attention")  # the last: cuDNN's
+
+
+def _products_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Keep the results of products and of attention kernels. All else is cheap to compute again."""
+    return primitive.name.startswith(_PRODUCTS)
 
 
 class BlockStack(nn.Module):
@@ -27,8 +40,10 @@ class BlockStack(nn.Module):
         that differ from each other are given as a tuple of factories, one per layer, and are never scanned.
       drop_path_rate: Rate of the last block. It rises linearly over depth: block i of n has i / (n - 1) of it.
       scan_layers: Whether to compile one block and loop over the layers. Capturing runs the unrolled blocks.
-      remat: What the backward pass recomputes. `none`: nothing; `full`: each block, from its input; `dots`: each block
-        except its matrix products, which are stored.
+      remat: What the forward pass of a block keeps for the backward pass, which recomputes the rest from the input of
+        the block. `none`: everything, except that scanned blocks keep products only; `full`: nothing, so that the whole
+        block is computed again; `dots`: products with kernels; `attention`: the outputs of attention; `dots_attention`:
+        both.
     """
 
     block: Callable[..., nn.Module] | tuple[Callable[..., nn.Module], ...]
@@ -80,8 +95,10 @@ class BlockStack(nn.Module):
             x, _ = block.apply({"params": params}, x, 0.0 if rate is None else rate, train=train, rngs=rngs)
             return x, None
 
-        if self.remat != "none":
-            call = jax.checkpoint(call, policy=REMAT[self.remat])
+        # A loop stores all that its backward pass needs once per layer, with nothing fused or shared. Element-wise
+        # results are computed again instead: without this, scanning takes a third more memory than unrolled blocks.
+        policy = REMAT[self.remat] or _products_saveable
+        call = jax.checkpoint(call, policy=policy, prevent_cse=False)
         return jax.lax.scan(call, x, (stacked, ramp, rngs))[0]
 
 

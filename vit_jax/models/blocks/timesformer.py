@@ -3,6 +3,7 @@
 TimeSformer (arXiv:2102.05095), section 3 and figures 1 and 2.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
+from vit_jax.models.blocks.windows import window_attention, window_starts
 from vit_jax.models.layers import MLP, Dense, DropPath, TypedModule
 
 # Figure 1: the attentions of a block, in order. The last takes the place and the parameter names of an image ViT's
@@ -101,8 +103,8 @@ def attention_mask(grid: tuple[int, int, int], attention: str, has_cls: bool) ->
     """Return the mask of an attention, True where a query may attend; None without a mask.
 
     `local`: a patch attends to a window of H/2 rows and W/2 columns around it, in all frames. Halves are rounded up. If
-    the window cannot be centred, it extends one further up or to the left; at the borders it is shifted inwards. All
-    pairs are computed before masking, so the cost is that of joint attention.
+    the window cannot be centred, it extends one further up or to the left; at the borders it is shifted inwards.
+    `window_attention` computes the same without the masked pairs.
     `global`: everything except the padding of the sequences.
     A class token attends to everything and everything attends to it.
 
@@ -118,8 +120,8 @@ def attention_mask(grid: tuple[int, int, int], attention: str, has_cls: bool) ->
         frames, *sides = grid
         near = []
         for side in sides:
-            window = math.ceil(side / 2)
-            first = jnp.clip(jnp.arange(side) - window // 2, 0, side - window)[:, None]
+            window, starts = window_starts(side)
+            first = jnp.asarray(starts)[:, None]
             near.append((jnp.arange(side) >= first) & (jnp.arange(side) < first + window))
         rows, columns = near
         mask = rows[None, :, None, None, :, None] & columns[None, None, :, None, None, :]
@@ -205,6 +207,8 @@ class TimeSformerBlock(TypedModule):
             cls = jnp.broadcast_to(x[:, None, :1], (batch, y.shape[1], 1, hidden_dim))
             y = jnp.concatenate([cls, y], axis=2)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{prefix or 'attention_'}norm", **self.types)(y)
+        mask = attention_mask(self.grid, attention, has_cls)
+        sparse = functools.partial(window_attention, grid=self.grid) if attention == "local" else None
         y, weights = MultiHeadAttention(
             num_heads=self.num_heads,
             qkv_bias=self.qkv_bias,
@@ -213,7 +217,7 @@ class TimeSformerBlock(TypedModule):
             kernel_init=INITS[self.weight_init].kernel,
             name=f"{prefix}attention",
             **self.types,
-        )(y, mask=attention_mask(self.grid, attention, has_cls), return_weights=return_weights, train=train)
+        )(y, mask=mask, sparse=sparse, return_weights=return_weights, train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
         y = DropPath()(y.reshape(-1, *y.shape[2:]), drop_path_rate, train=train).reshape(y.shape)
         if not is_last:

@@ -14,6 +14,7 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from vit_jax.models.kernels.products import matrix_product
 from vit_jax.models.layers import Dense, TypedModule, torch_uniform
 
 KERNEL_SIZE = 7  # of the convolution that makes words
@@ -73,7 +74,9 @@ class WordEmbed(TypedModule):
         rows, columns = (np.arange(0, p, self.stride)[:, None] + np.arange(KERNEL_SIZE) for p in (ph, pw))
         windows = patches[:, :, rows][..., columns, :]  # batch gh words_height 7 gw words_width 7 channels
         windows = windows.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-        return windows.reshape(*windows.shape[:5], -1) @ kernel.reshape(-1, self.hidden_dim) + bias
+        kernel = kernel.reshape(-1, self.hidden_dim)
+        words = matrix_product(windows.reshape(-1, len(kernel)), kernel) + bias
+        return words.reshape(*windows.shape[:5], self.hidden_dim)
 
 
 class SentenceProjection(TypedModule):

@@ -1,8 +1,9 @@
-"""Vision Transformer weights from Hugging Face: ViT, DeiT, and the encoder of ViTMAE and ViTMSN.
+"""Vision Transformer weights from Hugging Face: ViT, DeiT, I-JEPA, and the encoder of ViTMAE and ViTMSN.
 
 A folder of ViT, ViTMAE or ViTMSN has a head (`ViTForImageClassification`) or none (`ViTModel`, whose pooler is our
 representation layer). DeiT has a distillation token too: with two heads the model predicts their mean
 (`DeiTForImageClassificationWithTeacher`); otherwise the token takes part in the attention only, and is a register here.
+I-JEPA has no class token, and classifies the mean of the patches (`IJepaForImageClassification`): our `pool="gap"`.
 """
 
 import re
@@ -27,7 +28,13 @@ from vit_jax.pretrained.names import (
     shape,
 )
 
-_EPSILONS = {"vit": 1e-12, "deit": 1e-12, "vit_mae": 1e-12, "vit_msn": 1e-6}  # layer_norm_eps if it is missing
+_EPSILONS = {
+    "vit": 1e-12,
+    "deit": 1e-12,
+    "vit_mae": 1e-12,
+    "vit_msn": 1e-6,
+    "ijepa": 1e-12,
+}  # layer_norm_eps if it is missing
 _RENAMED = {  # transformers 5 gives its modules other names than its files
     r"layers\.(\d+)\.attention\.q_proj": r"encoder.layer.\1.attention.attention.query",
     r"layers\.(\d+)\.attention\.k_proj": r"encoder.layer.\1.attention.attention.key",
@@ -41,17 +48,24 @@ _PATCHES = "embeddings.patch_embeddings.projection.weight"
 
 
 def _rules(model: ViT) -> list[Rule]:
-    is_deit = bool(model.distillation_token or model.num_registers)
-    vit = "" if model.num_classes is None else "deit." if is_deit else "vit."
+    kind = _kind(model)
+    vit = "" if model.num_classes is None else f"{kind.lower()}."
     return [
         *encoder_rules(model, vit),
         *positions(model, f"{vit}embeddings.position_embeddings"),
         leading("distillation_token", f"{vit}embeddings.distillation_token", 2),
         leading("register_tokens", f"{vit}embeddings.distillation_token", 1),
-        *([] if vit else linear("representation", "pooler.dense")),
+        *([] if vit or kind == "IJepa" else linear("representation", "pooler.dense")),
         *linear("head", "cls_classifier" if model.distillation_token else "classifier"),
         *linear("distillation_head", "distillation_classifier"),
     ]
+
+
+def _kind(model: ViT) -> str:
+    """Returns the prefix of the names of the classes that compute with a model's tokens."""
+    if model.distillation_token or model.num_registers:
+        return "DeiT"
+    return "ViT" if model.has_class_token or model.pool != "gap" else "IJepa"
 
 
 def encoder_rules(model: ViT, vit: str) -> list[Rule]:
@@ -94,7 +108,7 @@ def _architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
         "hidden_dim": hidden_dim,
         "mlp_dim": shape(tensors, f"{layer}.0.intermediate.dense.weight", 2)[0],
         "num_layers": count(tensors, rf"{re.escape(layer)}\.(\d+)\."),
-        "pool": "cls",
+        "pool": "gap" if model_type == "ijepa" else "cls",
         "distillation_token": has_teacher,
         "num_registers": int(f"{vit}embeddings.distillation_token" in tensors and not has_teacher),
         "pos_embed": "learned",
@@ -113,7 +127,7 @@ def _architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
 def _positions(tensors: Tensors) -> dict[int, dict[str, Any]]:
     vit = _prefix(tensors)
     embeddings = tensors.get(f"{vit}embeddings.position_embeddings")
-    others = 1 + (f"{vit}embeddings.distillation_token" in tensors)
+    others = sum(f"{vit}embeddings.{token}" in tensors for token in ("cls_token", "distillation_token"))
     return {} if embeddings is None else {embeddings.shape[1] - others: {}}
 
 
@@ -125,8 +139,7 @@ def _notes(tensors: Tensors, config: Config) -> tuple[str, ...]:
 def _config(model: ViT) -> dict[str, Any]:
     if model.num_registers > 1 or (model.num_registers and model.distillation_token):
         raise UserError(f"format 'huggingface' cannot hold num_registers={model.num_registers} for a ViT")
-    is_deit = bool(model.distillation_token or model.num_registers)
-    kind = "DeiT" if is_deit else "ViT"
+    kind = _kind(model)
     teacher = "WithTeacher" if model.distillation_token else ""
     name = "Model" if model.num_classes is None else f"ForImageClassification{teacher}"
     pooler = {} if model.representation_dim is None else {"pooler_output_size": model.representation_dim}
@@ -170,7 +183,7 @@ HUGGING_FACE = Format(
     base="vit:B/16",
     recognise=lambda names, config: (
         config.get("model_type", "vit") in _EPSILONS  # TimesformerModel has the same embeddings
-        and any(re.fullmatch(rf"((vit|deit)\.)?{re.escape(_PATCHES)}", name) for name in names)
+        and any(re.fullmatch(rf"((vit|deit|ijepa)\.)?{re.escape(_PATCHES)}", name) for name in names)
     ),
     architecture=_architecture,
     rules=_rules,
@@ -182,7 +195,7 @@ HUGGING_FACE = Format(
     config=_config,
     container="folder",
     normalise=_normalise,
-    ignored=r"(vit|deit)\.pooler\..*|((vit|deit)\.)?embeddings\.mask_token|decoder\..*",
+    ignored=r"(vit|deit|ijepa)\.pooler\..*|((vit|deit|ijepa)\.)?embeddings\.mask_token|decoder\..*",
 )
 
 FORMATS = (HUGGING_FACE,)

@@ -1,0 +1,73 @@
+#!/bin/bash
+# Starts a Slurm cluster of one node, this machine, in a folder; nothing outside the folder is written.
+#
+#   apt-get install slurm-wlm munge
+#   bash tests/launch/slurm_cluster.sh start DIR     # then: export SLURM_CONF=DIR/slurm.conf
+#   bash tests/launch/slurm_cluster.sh stop DIR
+#
+# Run it as root, as slurmd and munged require. The node has the cores of this machine. Accounting and cgroups are off.
+set -eu
+action=$1 dir=$(realpath -m "$2")
+
+start() {
+  mkdir -p "$dir"/{munge,state,spool,log}
+  chmod 755 "$dir" "$dir/munge"
+  head -c 1024 /dev/urandom > "$dir/munge/key"
+  chmod 400 "$dir/munge/key"
+  munged --force --key-file="$dir/munge/key" --socket="$dir/munge/socket" --pid-file="$dir/munge/pid" \
+    --log-file="$dir/munge/log" --seed-file="$dir/munge/seed"
+  local host
+  host=$(hostname -s)
+  cat > "$dir/slurm.conf" <<CONF
+ClusterName=one
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=${SLURM_TEST_PORT:-16817}
+SlurmdPort=$((${SLURM_TEST_PORT:-16817} + 1))
+SlurmUser=root
+AuthType=auth/munge
+# a job that is requeued waits for two minutes
+AuthInfo=socket=$dir/munge/socket
+CredType=cred/munge
+StateSaveLocation=$dir/state
+SlurmdSpoolDir=$dir/spool
+SlurmctldPidFile=$dir/slurmctld.pid
+SlurmdPidFile=$dir/slurmd.pid
+SlurmctldLogFile=$dir/log/slurmctld
+SlurmdLogFile=$dir/log/slurmd
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+JobRequeue=1
+KillWait=30
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
+CONF
+  export SLURM_CONF=$dir/slurm.conf
+  slurmctld
+  slurmd
+  for _ in $(seq 60); do
+    if sinfo --noheader --format=%T 2> /dev/null | grep -q idle; then return; fi
+    sleep 1
+  done
+  echo "the node does not become idle; see $dir/log" >&2
+  exit 1
+}
+
+stop() {
+  local pid
+  for pid in "$dir/slurmd.pid" "$dir/slurmctld.pid" "$dir/munge/pid"; do
+    if [ -f "$pid" ]; then kill "$(cat "$pid")" 2> /dev/null || true; fi
+  done
+}
+
+case $action in
+  start) start ;;
+  stop) stop ;;
+  *) echo "usage: $0 start|stop DIR" >&2; exit 2 ;;
+esac

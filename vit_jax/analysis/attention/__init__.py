@@ -1,0 +1,1 @@
+"""Attention: its weights, maps over images and clips, distance, and how it translates."""

@@ -1,0 +1,1 @@
+"""Embeddings: features of any layer, stored, drawn, compared and classified."""

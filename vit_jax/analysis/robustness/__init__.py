@@ -1,0 +1,1 @@
+"""Robustness: corruptions, calibration, and mistakes."""

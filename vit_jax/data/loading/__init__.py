@@ -1,0 +1,1 @@
+"""Batches: which examples they have, and how threads and processes load them."""

@@ -1,0 +1,1 @@
+"""Models to take away: StableHLO and ONNX artefacts, and model cards."""
