@@ -75,6 +75,10 @@ def test_a_map_keeps_clusters_apart_and_is_deterministic(method):
     np.testing.assert_array_equal(points, project(CLUSTERS, method))
     with pytest.raises(UserError, match="at least 4 examples, got 3"):
         project(CLUSTERS[:3], method)
+    with pytest.raises(UserError, match="all examples have the same features"):  # t-SNE would crash the process
+        project(np.ones((5, 2)), method)
+    with pytest.raises(UserError, match="some features are not finite"):
+        project(np.where(np.arange(8) == 3, np.nan, CLUSTERS[:, :8]), method)
 
 
 def test_pca_is_that_of_the_covariance():

@@ -26,15 +26,20 @@ def project(features: Features, method: str = "tsne", seed: int = 0) -> Float[np
     - `umap`: UMAP (arXiv:1802.03426) with the defaults of `umap-learn`, which must be installed.
 
     Raises:
-      UserError: The method is unknown, its package is not installed, or there are fewer than 4 examples.
+      UserError: The method is unknown, its package is not installed, there are fewer than 4 examples, or a map cannot
+        be made of their features, because some are not finite or those of all examples are the same.
     """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     if len(features) < 4:
         raise UserError(f"a map needs at least 4 examples, got {len(features)}")
+    features = np.asarray(features, np.float64)
+    if not np.isfinite(features).all():
+        raise UserError("some features are not finite: no map can be made of them")
+    if np.ptp(features, axis=0).max() == 0:  # scikit-learn's t-SNE would crash
+        raise UserError("all examples have the same features: no map can be made of them")
     from sklearn.decomposition import PCA
 
-    features = np.asarray(features, np.float64)
     if method == "umap":
         try:
             import umap  # pyright: ignore[reportMissingImports]

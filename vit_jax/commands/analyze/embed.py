@@ -146,9 +146,10 @@ def _map(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
     found = {path: _features(args, path) for path in args.runs}
     (first, one), *_ = found.items()
-    panels, rows = {}, []
     for path, each in found.items():
         check_same_examples(one["id"], each["id"], (first, path))
+    panels, rows = {}, []
+    for path, each in found.items():
         scores = _scores(args, each, path)
         rows.append({"run": path, **scores})
         title = path.rstrip("/").rpartition("/")[2]
