@@ -85,12 +85,14 @@ class AttentionPool(TypedModule):
     mlp_dim: int
     gelu: str = "tanh"
     norm_epsilon: float = 1e-6
+    attention_kernel: str = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch tokens hidden_dim"], *, train: bool) -> Float[Array, "batch hidden_dim"]:
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, x.shape[-1]), self.param_dtype)
         probe = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
-        x, _ = MultiHeadAttention(self.num_heads, name="attention", **self.types)(probe, x, train=train)
+        attention = MultiHeadAttention(self.num_heads, kernel=self.attention_kernel, name="attention", **self.types)
+        x, _ = attention(probe, x, train=train)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, name="mlp_norm", **self.types)(x)
         return (x + MLP(self.mlp_dim, self.gelu, name="mlp", **self.types)(y, train=train))[:, 0]
 
@@ -277,7 +279,7 @@ class ViT(VisionModel):
         x = x[:, self.num_prefix_tokens :]
         if self.pool == "gap":
             return x.mean(axis=1)
-        sizes = (self.num_heads, self.mlp_dim, self.gelu, self.norm_epsilon)
+        sizes = (self.num_heads, self.mlp_dim, self.gelu, self.norm_epsilon, self.attention_kernel)
         return AttentionPool(*sizes, name="pool", **self.types)(x, train=train)
 
     def _logits(self, x: Array, pooled: Array) -> Float[Array, "batch outputs"]:

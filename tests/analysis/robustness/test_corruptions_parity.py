@@ -26,16 +26,15 @@ def image():
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("name", EXACT)
 def test_the_same_random_numbers_give_the_same_pixels(name, severity, image):
-    """One level of difference for a few pixels, because the package computes some steps in float32 or 8 bits."""
+    """The levels are the package's, truncated, within rounding: it computes some steps in float32."""
     from imagecorruptions import corruptions
 
     np.random.seed(3)  # noqa: NPY002  its own global generator
     seeded = {"seed": np.random.RandomState(3)} if name == "impulse_noise" else {}
-    theirs = np.uint8(getattr(corruptions, name)(Image.fromarray(image), severity, **seeded)).astype(int)
-    ours = np.asarray(corrupt(Image.fromarray(image), name, severity, np.random.RandomState(3))).astype(int)
-    difference = np.abs(ours - theirs)
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 0.02
+    theirs = np.asarray(getattr(corruptions, name)(Image.fromarray(image), severity, **seeded), np.float64)
+    ours = np.asarray(corrupt(Image.fromarray(image), name, severity, np.random.RandomState(3)))
+    assert (theirs - ours).min() > -1e-4
+    assert (theirs - ours).max() < 1 + 1e-4
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])

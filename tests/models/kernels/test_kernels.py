@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax.models import build_model
+from vit_jax.models.blocks.timesformer import ATTENTIONS
 from vit_jax.models.kernels import KERNELS, hardware
 from vit_jax.models.kernels.choice import RULES, choose
 from vit_jax.models.kernels.libraries import with_even_lengths
@@ -92,3 +94,22 @@ def test_one_token_more_changes_nothing(queries, keys, is_causal):
     assert all(number % 2 == 0 for pair in seen for number in pair)
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("vit:Ti/16", {"pool": "map"}),
+        ("tnt:S/16", {}),
+        *(("timesformer:Ti/16", {"attention_type": scheme}) for scheme in ATTENTIONS),
+        ("transformer:base", {"vocab_size": 11}),
+    ],
+)
+def test_every_attention_of_a_model_has_its_kernel(name, fields, monkeypatch):
+    sizes = {"image_size": (32, 48), "num_classes": 3} if "transformer" not in name else {}
+    model = build_model(name, num_layers=2, attention_kernel="reference", **sizes, **fields)
+    inputs = [jnp.ones((1, 5), jnp.int32)] * 2 if not sizes else [jnp.zeros((1, *model.input_shape))]
+    called = []
+    monkeypatch.setattr("vit_jax.models.kernels.attention.choose", lambda *_: called.append(name) or "reference")
+    jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False))
+    assert not called
