@@ -111,7 +111,7 @@ COMPARISON = Comparison(
     programs=PROGRAMS,
     note=(
         "Here: interface strings of programs, English to Italian, 10,857 pairs to train and 358 to test. The base "
-        "model has N = 2, d_model = 64, d_ff = 256 and h = 4; the small rows have h = 1 and 16, d_k = 4 instead of 16, and "
-        "N = 1 and 3. Perplexities are per sub-word of a vocabulary of 1,000."
+        "model has N = 2, d_model = 64, d_ff = 256 and h = 4; the small rows have h = 1 and 16, d_k = 4 instead of 16, "
+        "and N = 1 and 3. Perplexities are per sub-word of a vocabulary of 1,000."
     ),
 )
