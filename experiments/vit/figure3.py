@@ -7,7 +7,7 @@ SIZES = {"small": (32, 2), "large": (96, 4)}  # width and layers
 SHOTS = 5
 _CHAIN = "resize(16)|normalize(mean=0.5, std=0.5)"
 _IMAGE = {"data.image_size": "(16, 16)", "data.eval_transforms": _CHAIN, "eval_every": "600 steps"}
-_SCHEDULE = {"checkpoint.every": "600 steps", "optimizer.schedule.warmup": "60 steps"}
+_SCHEDULE = {"checkpoint.every": "600 steps", "log_every": "100 steps", "optimizer.schedule.warmup": "60 steps"}
 
 
 def _model(size: str) -> dict[str, object]:
@@ -17,12 +17,9 @@ def _model(size: str) -> dict[str, object]:
 
 
 def _pretrained(size: str, images: int) -> Trial:
-    split = {
-        "data.train_split": f"train[:{images}]",
-        "data.train_transforms": f"flip|{_CHAIN}",
-        "duration": "600 steps",
-    }
-    return Trial(f"{size}, {images} images", Recipe("configs/small.py:fashion", {**_model(size), **split}))
+    splits = {"data.train_split": f"train[:{images}]", "data.eval_split": "test[:1000]"}
+    training = {**splits, "data.train_transforms": f"flip|{_CHAIN}", "duration": "600 steps"}
+    return Trial(f"{size}, {images} images", Recipe("configs/small.py:fashion", {**_model(size), **training}))
 
 
 def _target(size: str, **start: str) -> Recipe:

@@ -57,6 +57,6 @@ def test_the_programs_are_downloaded_once_and_no_program_is_held_out(pip, tmp_pa
 
 def test_a_download_that_fails_says_what_is_missing(pip, tmp_path):
     pip.status = 1
-    with pytest.raises(RunError, match="pip ended with status 1; the comparison needs the catalogues of gramps==6.0.8"):
+    with pytest.raises(RunError, match=r"pip ended with status 1; .* the catalogues of gramps==6\.0\.8"):
         programs.prepare(tmp_path, ["gramps==6.0.8"])
     assert not (tmp_path / "messages").exists()
