@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("own_home")
 def test_every_row_resolves_to_an_experiment(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     comparison = COMPARISONS[name]
-    trials = [*comparison.preparation, *comparison.trials]
+    trials, built = [*comparison.preparation, *comparison.trials], set()
     for recipe in filter(None, (trial.recipe(scale) for trial in trials for scale in comparison.scales)):
         _, path, *overrides, _ = recipe.commands(0)[-1]
         config = schema.load_config(path.removeprefix("--config="), overrides)
@@ -49,6 +49,10 @@ def test_every_row_resolves_to_an_experiment(name, monkeypatch):
             fields = {key: value for key, value in known.items() if key not in ("name", "extra", "dtype")}
             build_model(config.model.name, {"vocab_size": config.data.vocab_size}, **fields)
             continue
+        described = config.model.to_json(), config.data.image_size, config.data.num_frames, config.data.channels
+        if described in built:
+            continue
+        built.add(described)
         encoder = get_modality("video" if config.model.name.startswith("timesformer") else "image").make_encoder(
             config, train=False
         )

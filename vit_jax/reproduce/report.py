@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vit_jax.reproduce.comparison import Comparison, Interval, Metric, Trial, verdict
-from vit_jax.reproduce.trained import Rows
+from vit_jax.reproduce.trained import Rows, quoted
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: safe if colour-blind
 MARKERS = "osD^vP"
@@ -81,7 +81,7 @@ def _provenance(rows: Rows) -> list[str]:
 def _commands(comparison: Comparison, scale: str) -> list[str]:
     recipes = [(trial.name, trial.recipe(scale)) for trial in (*comparison.preparation, *comparison.at(scale))]
     return [
-        f"python -m vit_jax {' '.join(words).replace('{workdir}', 'DIR')}  # {name}"
+        f"python -m vit_jax {' '.join(map(quoted, words)).replace('{workdir}', 'DIR')}  # {name}"
         for name, recipe in recipes
         if recipe
         for words in recipe.commands(0)

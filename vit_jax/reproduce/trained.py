@@ -80,7 +80,7 @@ class Trials:
         if recipe is None:
             return ""
         scoring = "".join(f"; {name}={value}" for name, value in trial.scoring.items())
-        commands = [f"python -m vit_jax {' '.join(map(_quoted, words))}" for words in recipe.commands(seed)]
+        commands = [f"python -m vit_jax {' '.join(map(quoted, words))}" for words in recipe.commands(seed)]
         return " && ".join(commands) + scoring
 
     def rows(self) -> Rows:
@@ -171,7 +171,7 @@ class Trials:
         return ""
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """Quotes a word for a shell; placeholders are left as they are."""
     return word if re.fullmatch(r"[\w{}./:,=+-]+", word) else shlex.quote(word)
 
