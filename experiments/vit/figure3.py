@@ -60,10 +60,10 @@ COMPARISON = Comparison(
     source="none: the figures of arXiv:2010.11929 have no printed numbers",
     data=[("digits",), ("fashion_mnist",)],
     note=(
-        "Here: ViTs of 2 layers of width 32 and of 4 layers of width 64, with 16 patches, pre-trained for 600 updates on "
-        "some images of Fashion-MNIST; then fine-tuned on 144 labelled digits, or frozen and scored by a linear "
-        "classifier of their features of 5 labelled digits per class (the paper's few-shot protocol). Top-1 accuracy on "
-        "355 test digits."
+        "Here: ViTs of 2 layers of width 32 and of 4 layers of width 64, with 16 patches, pre-trained for 600 updates "
+        "on some images of Fashion-MNIST; then fine-tuned on 144 labelled digits, or frozen and scored by a linear "
+        "classifier of their features of 5 labelled digits per class (the paper's few-shot protocol). Top-1 accuracy "
+        "on 355 test digits."
     ),
     x_label="images of pre-training",
 )

@@ -91,7 +91,8 @@ def _commands(comparison: Comparison, scale: str) -> list[str]:
 def size(comparison: Comparison, scale: str) -> tuple[float, float]:
     """Returns width and height of the figure in inches."""
     if comparison.x_label:
-        return 6.5 * len(comparison.metrics), 3.2
+        has_legend = any(trial.series or trial.x is None for trial in comparison.at(scale))
+        return (8.5 if has_legend else 6.5) * len(comparison.metrics), 3.2
     return 6.5 + 3 * (len(comparison.metrics) - 1), 0.8 + 0.32 * len(comparison.at(scale))
 
 
@@ -149,4 +150,4 @@ def _along(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int,
         axis.set_xscale("log", base=2)
     axis.set_xticks(xs, [re.sub(r"\.0$", "", f"{x:,}") for x in xs], minor=False)
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(frameon=False, fontsize="small")
+        axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
