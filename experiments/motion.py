@@ -18,6 +18,10 @@ which show more garments than the clips do, and evaluated on the first frames of
   bags.
 - `direction`: share of the clips with a correct family whose motion is correct; chance is 50 %.
 
+This is not a comparison of `python -m vit_jax reproduce`, whose rows have the scores that a run writes at its end: the
+family and the direction follow from the predictions of the test clips, and their intervals are over these clips instead
+of seeds. `reproduce timesformer/table1 --scale=small` answers the first question with smaller models on moving digits.
+
 Intervals are exact 95 % binomial intervals (Clopper and Pearson). The objects and backgrounds of the test clips do not
 occur in training.
 """

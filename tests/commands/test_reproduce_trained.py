@@ -1,6 +1,7 @@
 """The trained rows of tables: what is run, what is skipped, how claims are answered, and what survives a SIGKILL."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from vit_jax import config as schema
@@ -19,9 +21,10 @@ from vit_jax.__main__ import main
 from vit_jax.data.modality import get_modality
 from vit_jax.errors import UserError
 from vit_jax.experiment import make_model
+from vit_jax.models import build_model
 from vit_jax.reproduce import trained
-from vit_jax.reproduce.comparison import Claim, Comparison, Interval, Recipe, Trial, verdict
-from vit_jax.reproduce.report import markdown
+from vit_jax.reproduce.comparison import Claim, Comparison, Interval, Metric, Recipe, Trial, verdict
+from vit_jax.reproduce.report import draw, markdown
 from vit_jax.reproduce.tables import find_tables, load_definition
 from vit_jax.reproduce.trained import COLUMNS, Trials
 
@@ -36,10 +39,20 @@ pytestmark = pytest.mark.usefixtures("own_home")
 def test_every_row_resolves_to_an_experiment(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     comparison = COMPARISONS[name]
-    trials = [*comparison.preparation, *comparison.trials]
+    trials, built = [*comparison.preparation, *comparison.trials], set()
     for recipe in filter(None, (trial.recipe(scale) for trial in trials for scale in comparison.scales)):
         _, path, *overrides, _ = recipe.commands(0)[-1]
         config = schema.load_config(path.removeprefix("--config="), overrides)
+        schema.check(config)
+        if config.model.name.startswith("transformer"):
+            known = {key: value for key, value in config.model.items() if value is not None}
+            fields = {key: value for key, value in known.items() if key not in ("name", "extra", "dtype")}
+            build_model(config.model.name, {"vocab_size": config.data.vocab_size}, **fields)
+            continue
+        described = config.model.to_json(), config.data.image_size, config.data.num_frames, config.data.channels
+        if described in built:
+            continue
+        built.add(described)
         encoder = get_modality("video" if config.model.name.startswith("timesformer") else "image").make_encoder(
             config, train=False
         )
@@ -85,7 +98,15 @@ def test_the_interval_is_student_s():
     ],
 )
 def test_a_claim_is_answered_by_runs_with_the_same_seed(better, worse, ending):
-    assert verdict(Claim("a", "b"), {"a": better, "b": worse}).endswith(ending)
+    assert verdict(Claim("a", "b"), {"a": better, "b": worse}, Metric("x")).endswith(ending)
+
+
+def test_a_perplexity_is_better_if_it_is_lower():
+    scores = {"a": {0: 4.0, 1: 4.1}, "b": {0: 5.0, 1: 5.1}}
+    perplexity = Metric.of("perplexity")
+    said = verdict(Claim("a", "b"), scores, perplexity, named=True)
+    assert said == "perplexity: a below b: -1.00 (-1.00 to -1.00, 2 seeds); this holds here."
+    assert verdict(Claim("b", "a"), scores, perplexity).endswith("here it is the other way round.")
 
 
 # ---- what is run ----
@@ -103,9 +124,10 @@ def commands(monkeypatch):
             (workdir / "runs.jsonl").write_text(json.dumps({"status": "finished"}) + "\n")
         return 0
 
-    def score(workdir, metric, scoring):
+    def score(workdir, metrics, scoring, seed):
         empty = dict.fromkeys(set(COLUMNS) - {"row", "seed", "metric", "identity", "command"}, "")
-        return {**empty, "score": str(scoring.get("average", 0.5)), "parameters": "1", "skipped": "0"}
+        also = dict.fromkeys(metrics[1:], str(10 + seed))
+        return {**empty, **also, "score": str(scoring.get("average", 0.5)), "parameters": "1", "skipped": "0"}
 
     monkeypatch.setattr(trained, "run_command", run_command)
     monkeypatch.setattr(trained, "score", score)
@@ -160,6 +182,38 @@ def test_scores_in_the_workdirs_are_enough_to_write_the_csv_again(comparison, co
     assert trials.csv.read_text() == before
 
 
+def test_other_scores_have_columns_and_panels_of_their_own(comparison, commands, tmp_path):
+    claims = [Claim("a", "b, c = 2"), Claim("a", "b, c = 2", "bleu")]
+    both = dataclasses.replace(comparison, metric="perplexity", also=("bleu",), claims=claims)
+    trials = trials_of(both, tmp_path)
+    trials.run(both.trials, [0, 1])
+    with trials.csv.open() as file:
+        assert next(csv.reader(file)) == [*COLUMNS, "bleu"]
+    text = markdown(both, "small", trials.rows())
+    assert "| row | perplexity | BLEU | seeds | paper | parameters |" in text
+    assert "| a | 0.50 ± 0.00 | 10.5 ± 6.4 | 2 |  | 1 |" in text
+    assert "- perplexity: a below b, c = 2: +0.00" in text
+    assert "- BLEU: a above b, c = 2: +0.0" in text
+    figure = Figure()
+    draw(figure, both, "small", trials.rows())
+    assert [axis.get_xlabel() for axis in figure.axes] == ["perplexity", "BLEU"]
+    (tmp_path / "table.small.csv").write_text(",".join(COLUMNS) + "\n")
+    with pytest.raises(UserError, match="Remove it and run again"):
+        trials.rows()
+
+
+def test_a_curve_has_a_line_for_each_series_and_for_each_row_without_x(comparison, commands, tmp_path):
+    along = [Trial(f"{n} of {s}", SMALL, x=n, series=s) for s in ("p", "q") for n in (1, 2, 8)]
+    curves = dataclasses.replace(comparison, trials=[*along, Trial("flat", SMALL)], claims=(), x_label="n")
+    trials = trials_of(curves, tmp_path)
+    trials.run(curves.trials, [0, 1])
+    figure = Figure()
+    draw(figure, curves, "small", trials.rows())
+    (axis,) = figure.axes
+    assert {text.get_text() for text in axis.get_legend().get_texts()} == {"p", "q", "flat"}
+    assert (axis.get_xscale(), axis.get_xlabel(), axis.get_ylabel()) == ("log", "n", "top-1 (%)")
+
+
 def test_a_run_that_another_process_trains_is_left_to_it(comparison, commands, tmp_path):
     from vit_jax.workdir.lock import Lock
 
@@ -191,6 +245,7 @@ def test_what_fails_is_reported_and_the_rest_is_done(comparison, commands, tmp_p
         ({"trials": [Trial("a", SMALL)], "claims": [Claim("a", "b")]}, "no row 'b'"),
         ({"trials": [Trial("a", Recipe("x", {"init_from": "{b}"}))]}, "no row 'b'"),
         ({"trials": [Trial("a", of="b")]}, "no row 'b'"),
+        ({"trials": [Trial("a"), Trial("b")], "claims": [Claim("a", "b", "bleu")]}, "no metric 'bleu'"),
     ],
 )
 def test_a_definition_with_unknown_or_repeated_rows_is_refused(fields, problem):

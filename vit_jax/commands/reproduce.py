@@ -142,7 +142,8 @@ def _trials(args: argparse.Namespace, name: str, definitions: Mapping[str, Any],
 
     csv = _results(pathlib.Path(args.folder), name, f".{scale}.csv")
     say = lambda line: print(line, flush=True)  # noqa: E731
-    return Trials(definitions[name].comparison, scale, pathlib.Path(args.runs) / scale / name, csv, say)
+    runs = pathlib.Path(args.runs)
+    return Trials(definitions[name].comparison, scale, runs / scale / name, csv, say, runs / "data")
 
 
 def _train(args: argparse.Namespace, name: str, definitions: Mapping[str, Any]) -> int:
@@ -167,12 +168,8 @@ def _write_comparison(args: argparse.Namespace, name: str, trials: Any) -> None:
     text = report.markdown(comparison, trials.scale, rows)
     _write(_results(folder, name, f".{trials.scale}.md"), lambda path: path.write_text(f"{text}\n"))
     if rows:
-        height = 3.2 if comparison.x_label else 0.8 + 0.32 * len(comparison.at(trials.scale))
-        png = _results(folder, name, f".{trials.scale}.png")
-        _write(
-            png,
-            lambda path: _draw(path, lambda figure: report.draw(figure, comparison, trials.scale, rows), (6.5, height)),
-        )
+        png, size = _results(folder, name, f".{trials.scale}.png"), report.size(comparison, trials.scale)
+        _write(png, lambda path: _draw(path, lambda figure: report.draw(figure, comparison, trials.scale, rows), size))
 
 
 def _list(args: argparse.Namespace, folder: pathlib.Path, definitions: Mapping[str, Any]) -> None:

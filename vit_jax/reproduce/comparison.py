@@ -22,7 +22,7 @@ class Recipe:
     Attributes:
       config: The config file, with its argument: `configs/vit.py:B/16,imagenet2012`.
       overrides: Values of config keys. `{NAME}` in a value stands for the workdir of the trial NAME with the same seed,
-        and `{workdir}` for the run's own.
+        `{workdir}` for the run's own, and `{data}` for the folder of `Comparison.programs`.
       before: Other commands, run before the training starts or resumes, with the same placeholders.
     """
 
@@ -44,7 +44,7 @@ class Recipe:
     def needs(self) -> list[str]:
         """Returns the names of the trials whose workdirs the commands name."""
         names = [name for words in self.commands(0) for word in words for name in _named(word)]
-        return [name for name in dict.fromkeys(names) if name != "workdir"]
+        return [name for name in dict.fromkeys(names) if name not in ("workdir", "data")]
 
 
 def _named(word: str) -> list[str]:
@@ -66,11 +66,14 @@ class Trial:
       small: The recipe of the small-scale run.
       paper: The recipe of the full run; None if the data or the method cannot be had.
       printed: The paper's metric, as printed.
-      x: Value on the horizontal axis of the figure, for comparisons along a quantity such as the number of frames.
+      x: Value on the horizontal axis of the figure, for comparisons along a quantity such as the number of frames. In
+        such comparisons, a row without it is drawn as a horizontal line.
       series: The line of the figure to which the row belongs, for such comparisons.
       of: Name of another trial: this row scores that trial's run, and trains none.
       scoring: How the run is scored, if not as at the end of its training: `average`, the number of newest checkpoints
-        whose parameters are averaged, and fields of the task such as `beam_size`.
+        whose parameters are averaged; fields of the task such as `beam_size`; or `few_shot`, the number of labelled
+        examples per class from which a linear classifier of frozen features is fitted, and `data`, the data set of
+        these examples and of the test split, if it is not the run's.
     """
 
     name: str
@@ -88,10 +91,16 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What the paper's table says: row `better` scores above row `worse`."""
+    """What the paper's table says: row `better` has a better score than row `worse`.
+
+    Attributes:
+      better, worse: Names of the rows.
+      metric: The score that is compared, one of `Comparison.metrics`; by default the first.
+    """
 
     better: str
     worse: str
+    metric: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +114,13 @@ class Comparison:
       claims: What the paper's table says about them.
       source: Where the printed numbers were read.
       metric: The name of the score in `metrics.jsonl`.
+      also: Names of other scores, which have a column each.
       preparation: Trials that other trials start from, and that are not rows.
       data: Sets that are prepared first: the arguments of `python -m vit_jax data prepare`.
+      programs: Releases of programs on PyPI. They are downloaded, and the strings of their Italian catalogues become
+        the parallel text in `{data}/messages`.
       note: What holds for all rows, such as the data set and the length of training.
-      x_label: Label of the horizontal axis, if all trials have `x`.
+      x_label: Label of the horizontal axis, if trials have `x`.
     """
 
     title: str
@@ -117,8 +129,10 @@ class Comparison:
     claims: Sequence[Claim] = ()
     source: str = ""
     metric: str = "top1"
+    also: Sequence[str] = ()
     preparation: Sequence[Trial] = ()
     data: Sequence[Sequence[str]] = ()
+    programs: Sequence[str] = ()
     note: str = ""
     x_label: str = ""
 
@@ -126,6 +140,8 @@ class Comparison:
         names = [trial.name for trial in (*self.preparation, *self.trials)]
         named = [name for claim in self.claims for name in (claim.better, claim.worse)]
         named += [trial.of for trial in self.trials if trial.of]
+        if unknown := sorted({claim.metric for claim in self.claims} - {"", *self.metrics}):
+            raise UserError(f"comparison {self.title!r} has no metric {unknown[0]!r}")
         recipes = [trial.recipe(scale) for trial in (*self.preparation, *self.trials) for scale in SCALES]
         named += [name for recipe in recipes if recipe for name in recipe.needs()]
         repeated = sorted({name for name in names if names.count(name) > 1})
@@ -134,9 +150,9 @@ class Comparison:
             raise UserError(f"comparison {self.title!r} has {problem}")
 
     @property
-    def unit(self) -> float:
-        """What a score is multiplied by to be printed: shares are printed in percent."""
-        return 100.0 if self.metric.startswith("top") else 1.0
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all scores; that of the claims comes first."""
+        return (self.metric, *self.also)
 
     @property
     def scales(self) -> list[str]:
@@ -208,24 +224,57 @@ class Interval:
         return self.mean + self.half
 
 
-def verdict(claim: Claim, scores: Mapping[str, Mapping[int, float]]) -> str:
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How a score is printed.
+
+    Attributes:
+      heading: Its name in tables and figures.
+      unit: What the score is multiplied by: shares are printed in percent.
+      digits: Number of decimals.
+      lower_is_better: Whether a claim that one row is better says that its score is lower.
+    """
+
+    heading: str
+    unit: float = 1.0
+    digits: int = 1
+    lower_is_better: bool = False
+
+    @classmethod
+    def of(cls, name: str) -> "Metric":
+        return _METRICS.get(name, cls(name))
+
+
+_METRICS = {
+    "top1": Metric("top-1 (%)", unit=100.0),
+    "top5": Metric("top-5 (%)", unit=100.0),
+    "bleu": Metric("BLEU"),
+    "chrf": Metric("chrF"),
+    "loss": Metric("loss", digits=3, lower_is_better=True),
+    "perplexity": Metric("perplexity", digits=2, lower_is_better=True),
+}
+
+
+def verdict(claim: Claim, scores: Mapping[str, Mapping[int, float]], metric: Metric, *, named: bool = False) -> str:
     """Says in one sentence whether a claim holds, by the differences between runs with the same seed.
 
     Args:
       scores: The score by row and seed, in the unit in which it is printed.
+      named: Whether the sentence starts with the name of the score.
     """
     better, worse = scores.get(claim.better, {}), scores.get(claim.worse, {})
     seeds = sorted(better.keys() & worse.keys())
-    pair = f"{claim.better} above {claim.worse}"
+    sign, order = (-1, "below") if metric.lower_is_better else (1, "above")
+    pair = f"{metric.heading}: " * named + f"{claim.better} {order} {claim.worse}"
     if not seeds:
         return f"{pair}: not run yet."
     difference = Interval.of([better[seed] - worse[seed] for seed in seeds])
-    found = f"{pair}: {difference.mean:+.1f}"
+    mean, low, high = (f"{each:+.{metric.digits}f}" for each in (difference.mean, difference.low, difference.high))
     if difference.count < 2:
-        return f"{found} with one seed, which decides nothing."
-    found += f" ({difference.low:+.1f} to {difference.high:+.1f}, {difference.count} seeds)"
-    if difference.low > 0:
+        return f"{pair}: {mean} with one seed, which decides nothing."
+    found = f"{pair}: {mean} ({low} to {high}, {difference.count} seeds)"
+    if min(sign * difference.low, sign * difference.high) > 0:
         return f"{found}; this holds here."
-    if difference.high < 0:
+    if max(sign * difference.low, sign * difference.high) < 0:
         return f"{found}; here it is the other way round."
     return f"{found}; these runs do not decide it."

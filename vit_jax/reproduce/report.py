@@ -5,52 +5,54 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit_jax.reproduce.comparison import Comparison, Interval, Trial, verdict
-from vit_jax.reproduce.trained import Rows
+from vit_jax.reproduce.comparison import Comparison, Interval, Metric, Trial, verdict
+from vit_jax.reproduce.trained import Rows, quoted
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: safe if colour-blind
 MARKERS = "osD^vP"
 
 
-def scores_of(comparison: Comparison, rows: Rows) -> dict[str, dict[int, float]]:
-    """Returns the score by row and seed, in the unit in which it is printed."""
+def scores_of(comparison: Comparison, rows: Rows, metric: str) -> dict[str, dict[int, float]]:
+    """Returns a score by row and seed, in the unit in which it is printed."""
     scores: dict[str, dict[int, float]] = {trial.name: {} for trial in comparison.trials}
+    column = "score" if metric == comparison.metric else metric
     for (name, seed), row in rows.items():
-        scores[name][seed] = comparison.unit * float(row["score"])
+        scores[name][seed] = Metric.of(metric).unit * float(row[column])
     return scores
 
 
 def markdown(comparison: Comparison, scale: str, rows: Rows) -> str:
     """Returns the rows with mean, 95 % interval and the paper's number, and a sentence for each claim of the paper."""
-    scores, metric = scores_of(comparison, rows), _metric(comparison)
-    lines = [f"| row | {metric} | seeds | paper | parameters |", "|" + "---|" * 5]
+    scores = {metric: scores_of(comparison, rows, metric) for metric in comparison.metrics}
+    headings = ["row", *(Metric.of(metric).heading for metric in comparison.metrics), "seeds", "paper", "parameters"]
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
     for trial in comparison.at(scale):
         of_row = [row for (name, _), row in rows.items() if name == trial.name]
         parameters = f"{int(of_row[0]['parameters']):,}" if of_row else ""
-        cells = [trial.name, _mean(Interval.of(list(scores[trial.name].values()))), str(len(of_row)), trial.printed]
-        lines.append(f"| {' | '.join([*cells, parameters])} |")
+        means = [_mean(list(scores[metric][trial.name].values()), metric) for metric in comparison.metrics]
+        lines.append(f"| {' | '.join([trial.name, *means, str(len(of_row)), trial.printed, parameters])} |")
     where = "trained here at small scale" if scale == "small" else "the full recipes"
     parts = [f"## {comparison.title}: {where}", "", comparison.question, "", *lines, ""]
     shown = {trial.name for trial in comparison.at(scale)}
     claims = [claim for claim in comparison.claims if {claim.better, claim.worse} <= shown]
     if claims and rows:
         parts += ["The order in the paper:", ""]
-        parts += [f"- {verdict(claim, scores)}" for claim in claims] + [""]
+        for claim in claims:
+            metric = claim.metric or comparison.metric
+            said = verdict(claim, scores[metric], Metric.of(metric), named=len(comparison.metrics) > 1)
+            parts.append(f"- {said}")
+        parts.append("")
     parts.append(" ".join([*_sentences(comparison, scale), *_provenance(rows)]))
     if scale == "paper":
         parts += ["", "```bash", *_commands(comparison, scale), "```"]
     return "\n".join(parts).rstrip()
 
 
-def _metric(comparison: Comparison) -> str:
-    names = {"top1": "top-1 (%)", "bleu": "BLEU", "perplexity": "perplexity"}
-    return names.get(comparison.metric, comparison.metric)
-
-
-def _mean(interval: Interval) -> str:
-    if not interval.count:
+def _mean(values: Sequence[float], metric: str) -> str:
+    if not values:
         return ""
-    return f"{interval.mean:.1f}" + (f" ± {interval.half:.1f}" if math.isfinite(interval.half) else "")
+    interval, digits = Interval.of(values), Metric.of(metric).digits
+    return f"{interval.mean:.{digits}f}" + (f" ± {interval.half:.{digits}f}" if math.isfinite(interval.half) else "")
 
 
 def _sentences(comparison: Comparison, scale: str) -> list[str]:
@@ -79,55 +81,73 @@ def _provenance(rows: Rows) -> list[str]:
 def _commands(comparison: Comparison, scale: str) -> list[str]:
     recipes = [(trial.name, trial.recipe(scale)) for trial in (*comparison.preparation, *comparison.at(scale))]
     return [
-        f"python -m vit_jax {' '.join(words).replace('{workdir}', 'DIR')}  # {name}"
+        f"python -m vit_jax {' '.join(map(quoted, words)).replace('{workdir}', 'DIR')}  # {name}"
         for name, recipe in recipes
         if recipe
         for words in recipe.commands(0)
     ]
 
 
-def draw(figure: Any, comparison: Comparison, scale: str, rows: Rows) -> None:
-    """Draws every seed as a small dot, and the mean with its 95 % interval, on a Matplotlib figure."""
-    axis = figure.add_subplot()
-    trials, scores = comparison.at(scale), scores_of(comparison, rows)
+def size(comparison: Comparison, scale: str) -> tuple[float, float]:
+    """Returns width and height of the figure in inches."""
     if comparison.x_label:
-        _along(axis, trials, scores)
-        axis.set(xlabel=comparison.x_label, ylabel=_metric(comparison))
-    else:
-        _by_row(axis, trials, scores)
-        axis.set(xlabel=_metric(comparison))
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+        has_legend = any(trial.series or trial.x is None for trial in comparison.at(scale))
+        return (8.5 if has_legend else 6.5) * len(comparison.metrics), 3.2
+    return 6.5 + 3 * (len(comparison.metrics) - 1), 0.8 + 0.32 * len(comparison.at(scale))
+
+
+def draw(figure: Any, comparison: Comparison, scale: str, rows: Rows) -> None:
+    """Draws every seed as a small dot, and the mean with its 95 % interval: a panel for each metric."""
+    axes = figure.subplots(1, len(comparison.metrics), squeeze=False, sharey=not comparison.x_label)[0]
+    trials = comparison.at(scale)
+    for axis, metric in zip(axes, comparison.metrics, strict=True):
+        scores, heading = scores_of(comparison, rows, metric), Metric.of(metric).heading
+        if comparison.x_label:
+            _along(axis, trials, scores)
+            axis.set(xlabel=comparison.x_label, ylabel=heading)
+        else:
+            _by_row(axis, trials, scores)
+            axis.set(xlabel=heading)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    if not comparison.x_label:
+        axes[0].set_yticks(range(len(trials)), [trial.name for trial in trials])
+        axes[0].set_ylim(len(trials) - 0.5, -0.5)  # the first row is at the top
 
 
 def _by_row(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int, float]]) -> None:
     for place, trial in enumerate(trials):
-        values = list(scores[trial.name].values())
-        if values:
+        if values := list(scores[trial.name].values()):
             interval = Interval.of(values)
             axis.plot(values, [place] * len(values), ".", color="#999999", ms=5)
             error = [[interval.half]] * 2 if math.isfinite(interval.half) else None
             axis.errorbar([interval.mean], [place], xerr=error, fmt="o", color=COLOURS[0], ms=5, capsize=3)
-    axis.set_yticks(range(len(trials)), [trial.name for trial in trials])
-    axis.invert_yaxis()
 
 
 def _along(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int, float]]) -> None:
-    series = dict.fromkeys(trial.series for trial in trials)
-    for name, colour, marker in zip(series, COLOURS, MARKERS, strict=False):
-        points = [
-            (float(trial.x or 0), Interval.of(list(scores[trial.name].values())))
-            for trial in trials
-            if trial.series == name and scores[trial.name]
-        ]
+    lines = dict.fromkeys(trial.series for trial in trials if trial.x is not None)
+    styles = dict(zip(lines, zip(COLOURS, MARKERS, strict=True), strict=False))
+    for name, (colour, marker) in styles.items():
+        points = {
+            trial.x: list(scores[trial.name].values())
+            for trial in sorted(trials, key=lambda trial: trial.x or 0)
+            if trial.series == name and trial.x is not None and scores[trial.name]
+        }
+        intervals = [Interval.of(values) for values in points.values()]
+        halves = [each.half if math.isfinite(each.half) else 0 for each in intervals]
+        for x, values in points.items():
+            axis.plot([x] * len(values), values, ".", color=colour, alpha=0.4, ms=4)
         if points:
-            xs, intervals = zip(*sorted(points, key=lambda point: point[0]), strict=True)
-            halves = [each.half if math.isfinite(each.half) else 0 for each in intervals]
-            means = [each.mean for each in intervals]
-            axis.errorbar(xs, means, yerr=halves, marker=marker, color=colour, label=name, ms=4, lw=1.3, capsize=3)
-    xs = sorted({float(trial.x or 0) for trial in trials})
+            means, style = [each.mean for each in intervals], {"marker": marker, "color": colour, "label": name or None}
+            axis.errorbar(list(points), means, yerr=halves, ms=4, lw=1.3, capsize=3, **style)
+    for trial in trials:
+        if trial.x is None and scores[trial.name]:
+            mean = Interval.of(list(scores[trial.name].values())).mean
+            colour = styles.get(trial.series, ("#555555", ""))[0]
+            axis.axhline(mean, color=colour, lw=1, ls="--", label=trial.name)
+    xs = sorted({float(trial.x) for trial in trials if trial.x is not None})
     if xs[0] > 0 and xs[-1] / xs[0] >= 8:
         axis.set_xscale("log", base=2)
-    axis.set_xticks(xs, [re.sub(r"\.0$", "", f"{x:,}") for x in xs])
-    if any(series):
-        axis.legend(frameon=False)
+    axis.set_xticks(xs, [re.sub(r"\.0$", "", f"{x:,}") for x in xs], minor=False)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -26,13 +26,14 @@ from typing import Any
 from etils import epath
 
 from vit_jax.errors import Interrupted, RunError, UserError
+from vit_jax.reproduce import programs
 from vit_jax.reproduce.comparison import Comparison, Trial
 from vit_jax.workdir import files
 from vit_jax.workdir.lock import Lock
 from vit_jax.workdir.metrics import read_metrics
 from vit_jax.workdir.provenance import read_runs
 
-COLUMNS = (
+COLUMNS = (  # followed by those of `Comparison.also`
     "row", "seed", "metric", "score", "examples", "skipped", "parameters", "steps", "seconds", "hardware", "python",
     "jax", "date", "commit", "identity", "command",
 )  # fmt: skip
@@ -49,6 +50,7 @@ class Trials:
       runs: Folder of the workdirs of this table and scale.
       csv: File of the scores.
       say: Prints a line for the user.
+      data: Folder of the data that only comparisons use; see `Comparison.programs`.
     """
 
     comparison: Comparison
@@ -56,6 +58,11 @@ class Trials:
     runs: pathlib.Path
     csv: pathlib.Path
     say: Callable[[str], None] = print
+    data: pathlib.Path = pathlib.Path("runs/reproduce/data")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*COLUMNS, *self.comparison.also)
 
     def workdir(self, trial: Trial, seed: int) -> pathlib.Path:
         return self.runs / slug(trial.name) / f"{seed}-{self.identity(trial, seed)}"
@@ -73,7 +80,7 @@ class Trials:
         if recipe is None:
             return ""
         scoring = "".join(f"; {name}={value}" for name, value in trial.scoring.items())
-        commands = [f"python -m vit_jax {' '.join(map(_quoted, words))}" for words in recipe.commands(seed)]
+        commands = [f"python -m vit_jax {' '.join(map(quoted, words))}" for words in recipe.commands(seed)]
         return " && ".join(commands) + scoring
 
     def rows(self) -> Rows:
@@ -82,7 +89,7 @@ class Trials:
         Raises:
           UserError: The CSV has other columns.
         """
-        found = read_rows(self.csv)
+        found = read_rows(self.csv, self.columns)
         trials = {trial.name: trial for trial in self.comparison.trials}
         for trial in trials.values():
             for path in (self.runs / slug(trial.name)).glob("*/score.json"):
@@ -116,8 +123,8 @@ class Trials:
                 self.say(problems[-1])
             else:
                 times.append(time.monotonic() - started)
-                write_rows(self.csv, self.rows())
-        write_rows(self.csv, self.rows())
+                write_rows(self.csv, self.rows(), self.columns)
+        write_rows(self.csv, self.rows(), self.columns)
         return problems
 
     def _is_done(self, trial: Trial, seed: int, known: Rows) -> bool:
@@ -126,6 +133,8 @@ class Trials:
         return is_finished(self.workdir(trial, seed))
 
     def _prepare_data(self) -> None:
+        if self.comparison.programs:
+            programs.prepare(self.data, self.comparison.programs, self.say)
         for arguments in self.comparison.data:
             if status := run_command(["data", "prepare", *arguments]):
                 raise RunError(f"data prepare {shlex.join(arguments)} ended with status {status}")
@@ -144,24 +153,25 @@ class Trials:
                 if is_in_use(workdir):
                     return "another process is training it"
                 workdir.mkdir(parents=True, exist_ok=True)
-                for words in recipe.commands(seed, {**needed, "workdir": workdir}):
+                for words in recipe.commands(seed, {**needed, "workdir": workdir, "data": self.data}):
                     if status := run_command(words):
                         return f"the command {words[0]} ended with status {status}"
         if trial in self.comparison.trials:
             source = self.workdir(self.comparison.trial(trial.of), seed) if trial.of else workdir
             if not is_finished(source):
                 return f"{trial.of} is not finished"
-            row = {"row": trial.name, "seed": str(seed), **score(source, self.comparison.metric, trial.scoring)}
+            row = {"row": trial.name, "seed": str(seed), **score(source, self.comparison.metrics, trial.scoring, seed)}
             row |= {"metric": self.comparison.metric, "command": self.command(trial, seed)}
             row |= {"identity": self.identity(trial, seed)}
             workdir.mkdir(parents=True, exist_ok=True)
             files.replace(
-                epath.Path(workdir / "score.json"), json.dumps({name: row[name] for name in COLUMNS}, indent=2) + "\n"
+                epath.Path(workdir / "score.json"),
+                json.dumps({name: row[name] for name in self.columns}, indent=2) + "\n",
             )
         return ""
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """Quotes a word for a shell; placeholders are left as they are."""
     return word if re.fullmatch(r"[\w{}./:,=+-]+", word) else shlex.quote(word)
 
@@ -187,11 +197,13 @@ def is_in_use(workdir: pathlib.Path) -> bool:
     return False
 
 
-def score(workdir: pathlib.Path, metric: str, scoring: Mapping[str, Any]) -> dict[str, str]:
-    """Returns score and provenance of a finished run, as text.
+def score(workdir: pathlib.Path, metrics: Sequence[str], scoring: Mapping[str, Any], seed: int) -> dict[str, str]:
+    """Returns the scores and the provenance of a finished run, as text.
 
     Args:
+      metrics: Names of the scores. The first becomes the column `score`, the others have their own names.
       scoring: See `Trial`; without any, the score is that at the end of training.
+      seed: Seed with which the labelled examples of few-shot evaluation are drawn.
     """
     import jax
 
@@ -199,14 +211,17 @@ def score(workdir: pathlib.Path, metric: str, scoring: Mapping[str, Any]) -> dic
 
     options = dict(scoring)
     run = load_run(workdir, average=options.pop("average", 1))
-    if scoring:
+    if shots := options.pop("few_shot", 0):
+        result = _few_shot(run, shots, seed, **options)
+    elif scoring:
         result = dataclasses.replace(run, task=run.task_with(**options)).evaluate()
     else:
         result = [row for row in read_metrics(workdir) if row["split"] == "eval"][-1]
     starts = read_runs(workdir)
     first, in_one_go = starts[0], len(starts) == 1 and not starts[0].get("resumed_from")
     found = {
-        "score": f"{result[metric]:.6g}",
+        "score": f"{result[metrics[0]]:.6g}",
+        **{name: f"{result[name]:.6g}" for name in metrics[1:]},
         **{name: result[name] for name in ("examples", "skipped")},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
         "steps": run.step,
@@ -218,7 +233,16 @@ def score(workdir: pathlib.Path, metric: str, scoring: Mapping[str, Any]) -> dic
     return {name: str(value) for name, value in found.items()}
 
 
-def read_rows(path: pathlib.Path) -> Rows:
+def _few_shot(run: Any, shots: int, seed: int, data: str | None = None) -> dict[str, Any]:
+    """Returns the scores on the test split of a linear classifier of frozen features."""
+    from vit_jax.analysis.embedding.few_shot import evaluate_few_shot
+
+    other = {"name": data} if data else {}
+    train, test = (run.open_split(split, **other) for split in ("train", "test"))
+    return next(iter(evaluate_few_shot(run, train, test, [shots], seed=seed)))
+
+
+def read_rows(path: pathlib.Path, columns: Sequence[str] = COLUMNS) -> Rows:
     """Reads the CSV of scores; no rows if it does not exist.
 
     Raises:
@@ -228,21 +252,21 @@ def read_rows(path: pathlib.Path) -> Rows:
         return {}
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) != tuple(columns):
             raise UserError(
-                f"{path} has the columns {reader.fieldnames}, not {list(COLUMNS)}. Remove it and run again."
+                f"{path} has the columns {reader.fieldnames}, not {list(columns)}. Remove it and run again."
             )
         return {(row["row"], int(row["seed"])): row for row in reader}
 
 
-def write_rows(path: pathlib.Path, rows: Rows) -> None:
+def write_rows(path: pathlib.Path, rows: Rows, columns: Sequence[str] = COLUMNS) -> None:
     """Writes the CSV of scores, sorted by row and seed, unless there is nothing to write."""
     if not rows:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("w", newline="") as file:
-        writer: Any = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer: Any = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(row for _, row in sorted(rows.items()))
     partial.replace(path)
