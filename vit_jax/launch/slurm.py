@@ -54,8 +54,9 @@ class Resources:
         """Processes per node."""
         return max(self.gpus, 1)
 
-    def parameters(self) -> dict[str, Any]:
-        """Returns the arguments of submitit's executor."""
+    def parameters(self, after: Sequence[str] = ()) -> dict[str, Any]:
+        """Returns the arguments of submitit's executor for a run that starts after other jobs have succeeded."""
+        order = {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"} if after else {}
         named = {"slurm_mem": self.memory, "slurm_partition": self.partition, "slurm_account": self.account}
         named |= {"slurm_qos": self.qos, "gpus_per_node": self.gpus}
         return {
@@ -65,7 +66,7 @@ class Resources:
             "cpus_per_task": self.cpus,
             "stderr_to_stdout": True,
             "slurm_signal_delay_s": min(_SAVE_SECONDS, self.minutes * 30),
-            "slurm_additional_parameters": {"requeue": True},
+            "slurm_additional_parameters": {"requeue": True, **order},
             **{name: value for name, value in named.items() if value},
         }
 
@@ -126,6 +127,8 @@ def check_cluster() -> None:
 def submit(job: Job, sweep: Sweep, resources: Resources) -> str:
     """Submits a run; returns the number of its Slurm job, or "" if another launcher is just submitting it.
 
+    The job starts when those of the runs that it needs, which must have been submitted, have succeeded.
+
     Raises:
       RunError: Slurm refuses the job.
     """
@@ -134,7 +137,9 @@ def submit(job: Job, sweep: Sweep, resources: Resources) -> str:
     except UserError:
         return ""
     with contextlib.closing(lock), _explained():
-        submitted = _executor(job, resources).submit(_train(job, sweep))
+        job.make_folders()
+        after = [need.recorded()["slurm"] for need in job.lacking()]
+        submitted = _executor(job, resources, after).submit(_train(job, sweep))
         job.record(slurm=submitted.job_id)
     return submitted.job_id
 
@@ -143,9 +148,8 @@ def script(job: Job, sweep: Sweep, resources: Resources) -> str:
     """Returns the batch script that would be submitted for a run, preceded by the command that it runs."""
     executor = _executor(job, resources)._executor
     command = shlex.join(sweep.command(job.point, job.folder, sys.executable))
-    return (
-        f"# {job.point.name}: {command}\n{executor._make_submission_file_text(executor._submitit_command_str, 'run')}"
-    )
+    after = f"# It starts after {', '.join(job.point.needs)}.\n" if job.point.needs else ""
+    return f"# {job.point.name}: {command}\n{after}{executor._make_submission_file_text(executor._submitit_command_str, 'run')}"
 
 
 def queue(numbers: Iterable[str]) -> dict[str, str]:
@@ -184,12 +188,12 @@ def _train(job: Job, sweep: Sweep) -> Train:
     return Train(sweep.command(job.point, job.folder, sys.executable), str(job.output))
 
 
-def _executor(job: Job, resources: Resources) -> Any:
+def _executor(job: Job, resources: Resources, after: Sequence[str] = ()) -> Any:
     import submitit  # pyright: ignore[reportMissingImports]
 
     check_cluster()
     executor = submitit.AutoExecutor(pathlib.Path(job.own, "slurm"), cluster="slurm", slurm_max_num_timeout=10_000)
-    executor.update_parameters(name=job.point.name[:100] or "run", **resources.parameters())
+    executor.update_parameters(name=job.point.name[:100] or "run", **resources.parameters(after))
     return executor
 
 

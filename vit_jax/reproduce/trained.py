@@ -105,7 +105,7 @@ class Trials:
         ordered = self.comparison.with_preparation(trials, self.scale)
         missing = [(trial, seed) for seed in seeds for trial in ordered if not self._is_done(trial, seed, known)]
         if missing:
-            self._prepare_data()
+            self.prepare_data()
         times: list[float] = []
         for number, (trial, seed) in enumerate(missing):
             left = f", about {_duration(sum(times) / len(times) * (len(missing) - number))} left" if times else ""
@@ -125,7 +125,12 @@ class Trials:
             return (trial.name, seed) in known
         return is_finished(self.workdir(trial, seed))
 
-    def _prepare_data(self) -> None:
+    def prepare_data(self) -> None:
+        """Prepares the sets that the rows are trained on.
+
+        Raises:
+          RunError: A set cannot be prepared.
+        """
         for arguments in self.comparison.data:
             if status := run_command(["data", "prepare", *arguments]):
                 raise RunError(f"data prepare {shlex.join(arguments)} ended with status {status}")
