@@ -147,9 +147,9 @@ def submit(job: Job, sweep: Sweep, resources: Resources) -> str:
 def script(job: Job, sweep: Sweep, resources: Resources) -> str:
     """Returns the batch script that would be submitted for a run, preceded by the command that it runs."""
     executor = _executor(job, resources)._executor
-    command = shlex.join(sweep.command(job.point, job.folder, sys.executable))
-    after = f"# It starts after {', '.join(job.point.needs)}.\n" if job.point.needs else ""
-    return f"# {job.point.name}: {command}\n{after}{executor._make_submission_file_text(executor._submitit_command_str, 'run')}"
+    lines = [f"# {job.point.name}: {shlex.join(sweep.command(job.point, job.folder, sys.executable))}"]
+    lines += [f"# It starts after {', '.join(job.point.needs)}."] if job.point.needs else []
+    return "\n".join([*lines, executor._make_submission_file_text(executor._submitit_command_str, "run")])
 
 
 def queue(numbers: Iterable[str]) -> dict[str, str]:

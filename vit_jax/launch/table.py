@@ -37,7 +37,7 @@ def open_table(word: str, scale: str, runs: pathlib.Path, say: Callable[[str], N
 
 
 def runs_of(name: str, trials: Trials, only: str | None, seeds: Iterable[int]) -> Sweep:
-    """Returns the runs that a table lacks, each after those that it starts from, as a sweep of the folder `trials.runs`.
+    """Returns the runs that a table lacks as a sweep in the folder `trials.runs`, each after those that it starts from.
 
     Rows with a score, and rows that only score the run of another row, have no run of their own.
 
