@@ -150,7 +150,7 @@ def test_mistakes_in_one_line(tiny, tmp_path, monkeypatch):
         (("--table=vit/table8", config), "Leave configs/quickstart.py out"),
         (("--table=vit/table8", "--sweep", "seed=1"), "Leave seed=1 out"),
         ((config, "--only=a", tmp_path / "s"), "--only applies to the rows of a table. Add --table=TABLE"),
-        ((f"--table={tmp_path / 'mine' / 'gone.py'}",), "'start': "),
+        ((f"--table={tmp_path / 'mine' / 'gone.py'}",), "row 'start': no config file "),
     ):
         assert message in refused("launch", *arguments)
     assert not (tmp_path / "s").exists()

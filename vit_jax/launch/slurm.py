@@ -91,8 +91,10 @@ class Train:
         rank = int(os.environ.get("SLURM_PROCID", "0"))
         output = self._output if rank == 0 else f"{self._output}.{rank}"
         with open(output, "ab") as file:
-            self._process = subprocess.Popen(self._command, stdout=file, stderr=subprocess.STDOUT)
-        if code := self._end():
+            self._process = subprocess.Popen(
+                self._command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=_ignore_warnings_of_slurm
+            )
+        if (code := self._end()) and not (rank and code == 128 + signal.SIGTERM):  # process 0 puts the job back
             raise RuntimeError(f"exit status {code}; see {output}")
 
     def _end(self) -> int:
@@ -110,11 +112,17 @@ class Train:
         return DelayedSubmission(Train(self._command, self._output))
 
 
+def _ignore_warnings_of_slurm() -> None:
+    """Called in the process of the run: Slurm signals all processes of a job, and the run would end without saving."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # submitit asks for one of them
+        signal.signal(number, signal.SIG_IGN)
+
+
 def check_cluster() -> None:
     """Checks that jobs can be submitted from here.
 
     Raises:
-      UserError: submitit is not installed, or there is no Slurm.
+      UserError: submitit is not installed, or there is no Slurm, or it does not answer.
     """
     if importlib.util.find_spec("submitit") is None:
         raise UserError("--slurm needs the package submitit. Run pip install 'vit_jax[launch]'.")
@@ -122,6 +130,7 @@ def check_cluster() -> None:
         raise UserError(
             "--slurm: there is no Slurm here, because the command sbatch is not found. Log in to its cluster."
         )
+    _ask("sinfo", "--noheader")
 
 
 def submit(job: Job, sweep: Sweep, resources: Resources) -> str:
@@ -191,7 +200,6 @@ def _train(job: Job, sweep: Sweep) -> Train:
 def _executor(job: Job, resources: Resources, after: Sequence[str] = ()) -> Any:
     import submitit  # pyright: ignore[reportMissingImports]
 
-    check_cluster()
     executor = submitit.AutoExecutor(pathlib.Path(job.own, "slurm"), cluster="slurm", slurm_max_num_timeout=10_000)
     executor.update_parameters(name=job.point.name[:100] or "run", **resources.parameters(after))
     return executor

@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vit_jax.config import load_config
 from vit_jax.errors import UserError, nearest
 from vit_jax.launch.sweep import RESERVED, Point, Sweep
 from vit_jax.reproduce.comparison import Trial
@@ -45,6 +44,7 @@ def runs_of(name: str, trials: Trials, only: str | None, seeds: Iterable[int]) -
       UserError: There is no row of this name, or a row has a config that cannot be loaded.
     """
     chosen, scored = trials.comparison.select(trials.scale, only), trials.rows()
+    trials.check(chosen)
     points: dict[str, Point] = {}
     for seed in seeds:
         missing = [trial for trial in chosen if (trial.name, seed) not in scored]
@@ -68,10 +68,5 @@ def _point(trials: Trials, trial: Trial, seed: int) -> Point:
     needed: dict[str, Any] = {need: folder_of(trials.comparison.trial(need)) for need in recipe.needs()}
     folders = {need: pathlib.Path("{folder}", folder) for need, folder in needed.items()}
     commands = recipe.commands(seed, {**folders, "workdir": pathlib.Path("{folder}", folder_of(trial))})
-    _, config, *overrides, _ = commands[-1]
-    try:
-        load_config(config.removeprefix("--config="), overrides)
-    except UserError as error:
-        raise UserError(f"{trial.name!r}: {error}") from None
     values = {"row": trial.name, "seed": str(seed)}
     return Point(folder_of(trial), values, tuple(map(tuple, commands)), tuple(needed.values()))

@@ -25,6 +25,7 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.config import load_config
 from vit_jax.errors import Interrupted, RunError, UserError
 from vit_jax.reproduce.comparison import Comparison, Trial
 from vit_jax.workdir import files
@@ -94,6 +95,20 @@ class Trials:
             for (name, seed), row in sorted(found.items())
             if name in trials and row["identity"] == self.identity(trials[name], seed)
         }
+
+    def check(self, trials: Sequence[Trial]) -> None:
+        """Loads the configs of rows and of what they start from, so that a mistake shows before anything is trained.
+
+        Raises:
+          UserError: A config does not exist or has an illegal value.
+        """
+        for trial in self.comparison.with_preparation(trials, self.scale):
+            if (recipe := trial.recipe(self.scale)) and not trial.of:
+                _, config, *overrides, _ = recipe.commands(0)[-1]
+                try:
+                    load_config(config.removeprefix("--config="), overrides)
+                except UserError as error:
+                    raise UserError(f"row {trial.name!r}: {error}") from None
 
     def run(self, trials: Sequence[Trial], seeds: Sequence[int]) -> list[str]:
         """Trains and scores what is missing, and writes the CSV; returns what could not be done, a line each.
