@@ -205,7 +205,6 @@ def test_a_row_of_a_table_waits_for_what_it_needs(cluster, tmp_path, monkeypatch
     arguments = (f"--table={tmp_path / 'mine' / 't.py'}", "--seeds=1", "--slurm", "--time=0:30", tmp_path / "runs")
     assert call(*arguments).count("submitted as Slurm job") == 2
     first, second = json.loads((folder / "sweep.json").read_text())["points"]
-    assert rows(folder)[second["name"]]["state"] == "waiting"
     until(lambda: all(row["state"] == "finished" for row in rows(folder).values()))
     began = [float((folder / point["name"] / "lives").read_text()) for point in (first, second)]
     assert began[1] - began[0] > 10  # seconds
@@ -223,7 +222,7 @@ COMPARISON = Comparison("Tiny", "Why?", ROWS, preparation=[START])
 def test_jax_joins_the_processes_of_two_nodes_and_resumes_after_preemption_and_a_kill(cluster, tmp_path):
     folder = tmp_path / "sweep"
     often = [f"--config.{key}=2 epochs" for key in ("checkpoint.every", "log_every", "eval_every")]
-    words = [CONFIG, "--config.duration=120 epochs", *often, "--slurm", "--nodes=2", "--time=1:00", str(folder)]
+    words = [CONFIG, "--config.duration=60 epochs", *often, "--slurm", "--nodes=2", "--time=1:00", str(folder)]
     program = [sys.executable, "-m", "vit_jax", "launch"]
     subprocess.run([*program, *words], check=True)
     number = json.loads((folder / "launch" / "run" / "job.json").read_text())["slurm"]
@@ -247,6 +246,6 @@ def test_jax_joins_the_processes_of_two_nodes_and_resumes_after_preemption_and_a
     assert lines[1]["hardware"].startswith("2 x cpu")
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"train"' in line]
     assert steps == sorted(set(steps))
-    assert steps[-1] == round(120 * 1442 / 128)
+    assert steps[-1] == round(60 * 1442 / 128)
     log = (folder / "launch" / "run" / "output.log").read_text()
     assert log.count("on 2 processes") == 3
