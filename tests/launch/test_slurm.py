@@ -241,9 +241,9 @@ def test_jax_joins_the_processes_of_two_nodes_and_resumes_after_preemption_and_a
     until(lambda: "finished" in starts.read_text(), seconds=900)
     lines = [json.loads(line) for line in starts.read_text().splitlines()]
     assert lines[0]["status"].startswith("Interrupted: stopped after step")
-    assert lines[1]["status"] == "finished"
-    assert lines[1]["resumed_from"] > stopped
-    assert lines[1]["hardware"].startswith("2 x cpu")
+    assert [line["status"] for line in lines].index("finished") == len(lines) - 1
+    assert lines[-1]["resumed_from"] > stopped
+    assert lines[-1]["hardware"].startswith("2 x cpu")
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"train"' in line]
     assert steps == sorted(set(steps))
     assert steps[-1] == round(60 * 1442 / 128)
