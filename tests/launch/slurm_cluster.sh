@@ -62,10 +62,13 @@ CONF
 }
 
 stop() {
-  local pid
+  local pid pids=()
   for pid in "$dir"/*.pid "$dir/munge/pid"; do
-    if [ -f "$pid" ]; then kill "$(cat "$pid")" 2> /dev/null || true; fi
+    if [ -f "$pid" ]; then pids+=("$(cat "$pid")"); fi
   done
+  for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done
+  sleep 2
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2> /dev/null || true; done  # slurmd may wait for the end of a job
 }
 
 case $action in
