@@ -173,4 +173,4 @@ def _check_path(path: epath.Path) -> None:
             f"{path} holds several checkpoints. Name one of them, such as {path}/{steps[0]}, or {path.parent}."
         )
     if not path.exists() and path.parent.name != "checkpoints":
-        raise UserError(f"{path}: no such workdir. Name one written by `python -m vit_jax train`.")
+        raise UserError(f"{path}: no such workdir. Name one of `python -m vit_jax train`, or a file of weights.")

@@ -165,7 +165,7 @@ class Run:
         for option, value, known in (("data", other.get("name"), "name"), ("split", split, "eval_split")):
             if not value and not self.config.data[known]:
                 raise UserError(
-                    f"foreign weights have no {option} of their own. Give --{option}, or it as an argument."
+                    f"foreign weights have no {option} of their own. Give --{option}, or {option}=... in Python."
                 )
         source = open_split(self.config, split or self.config.data.eval_split, **other)
         if source.kind != self.encoder.key:

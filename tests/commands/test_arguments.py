@@ -172,7 +172,7 @@ def test_labelled_examples_are_counts(counts):
     assert "--few_shot must be " in refused("evaluate", "w", f"--few_shot={counts}")
 
 
-@pytest.mark.parametrize("size", ["0,224", "224", "224,-1", "224x224", "a,b", "9999999,1", "1,2,3"])
+@pytest.mark.parametrize("size", ["0,224", "224", "(224", "224,-1", "224x224", "a,b", "9999999,1", "1,2,3"])
 def test_an_image_size_is_a_height_and_a_width(size):
     line = refused("convert", "in", "out", "--format=npz", f"--image_size={size}")
     assert f"--image_size must be a height and a width in pixels, such as 384,384, got {size!r}" in line

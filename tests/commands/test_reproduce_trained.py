@@ -270,6 +270,15 @@ def test_mistakes_are_one_line(capsys, monkeypatch, arguments, message):
     assert error.count("\n") == 1
 
 
+def test_a_row_without_a_config_is_refused_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "t.py").write_text(TINY.replace("CONFIG", "'configs/quickstrat.py'"))
+    options = ["--scale=small", f"--folder={tmp_path}", f"--runs={tmp_path / 'runs'}"]
+    assert main(["reproduce", "tiny/t", *options]) == 2
+    assert capsys.readouterr().err.startswith("vit_jax: row 'gap': no config file 'configs/quickstrat.py'")
+    assert not (tmp_path / "runs").exists()
+
+
 TINY = """
 from vit_jax.reproduce.comparison import Claim, Comparison, Recipe, Trial
 SIZES = {"duration": "4 epochs", "eval_every": "1 epoch", "checkpoint.every": "1 epoch", "model.num_layers": 1}

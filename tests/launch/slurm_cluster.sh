@@ -1,11 +1,12 @@
 #!/bin/bash
-# Starts a Slurm cluster of one node, this machine, in a folder; nothing outside the folder is written.
+# Starts a Slurm cluster of two nodes, both of them this machine, in a folder; nothing outside the folder is written.
 #
 #   apt-get install slurm-wlm munge
 #   bash tests/launch/slurm_cluster.sh start DIR     # then: export SLURM_CONF=DIR/slurm.conf
 #   bash tests/launch/slurm_cluster.sh stop DIR
 #
-# Run it as root, as slurmd and munged require. The node has the cores of this machine. Accounting and cgroups are off.
+# Run it as root, as slurmd and munged require. Each node counts all cores of this machine. Accounting and cgroups are
+# off.
 set -eu
 action=$1 dir=$(realpath -m "$2")
 
@@ -22,18 +23,17 @@ start() {
 ClusterName=one
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=${SLURM_TEST_PORT:-16817}
-SlurmdPort=$((${SLURM_TEST_PORT:-16817} + 1))
 SlurmUser=root
 AuthType=auth/munge
 # a job that is requeued waits for two minutes
 AuthInfo=socket=$dir/munge/socket
 CredType=cred/munge
 StateSaveLocation=$dir/state
-SlurmdSpoolDir=$dir/spool
+SlurmdSpoolDir=$dir/spool/%n
 SlurmctldPidFile=$dir/slurmctld.pid
-SlurmdPidFile=$dir/slurmd.pid
+SlurmdPidFile=$dir/%n.pid
 SlurmctldLogFile=$dir/log/slurmctld
-SlurmdLogFile=$dir/log/slurmd
+SlurmdLogFile=$dir/log/%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -45,25 +45,30 @@ MpiDefault=none
 ReturnToService=2
 JobRequeue=1
 KillWait=30
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
-PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
+NodeName=$host NodeAddr=127.0.0.1 Port=$((${SLURM_TEST_PORT:-16817} + 1)) CPUs=$(nproc) State=UNKNOWN
+NodeName=localhost NodeHostname=$host NodeAddr=127.0.0.1 Port=$((${SLURM_TEST_PORT:-16817} + 2)) CPUs=$(nproc) State=UNKNOWN
+PartitionName=test Nodes=$host,localhost Default=YES MaxTime=INFINITE State=UP
 CONF
   export SLURM_CONF=$dir/slurm.conf
   slurmctld
-  slurmd
+  slurmd -N "$host"
+  slurmd -N localhost
   for _ in $(seq 60); do
-    if sinfo --noheader --format=%T 2> /dev/null | grep -q idle; then return; fi
+    if [ "$(sinfo --noheader --states=idle --format=%D 2> /dev/null)" = 2 ]; then return; fi
     sleep 1
   done
-  echo "the node does not become idle; see $dir/log" >&2
+  echo "the nodes do not become idle; see $dir/log" >&2
   exit 1
 }
 
 stop() {
-  local pid
-  for pid in "$dir/slurmd.pid" "$dir/slurmctld.pid" "$dir/munge/pid"; do
-    if [ -f "$pid" ]; then kill "$(cat "$pid")" 2> /dev/null || true; fi
+  local pid pids=()
+  for pid in "$dir"/*.pid "$dir/munge/pid"; do
+    if [ -f "$pid" ]; then pids+=("$(cat "$pid")"); fi
   done
+  for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done
+  sleep 2
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2> /dev/null || true; done  # slurmd may wait for the end of a job
 }
 
 case $action in

@@ -1,4 +1,4 @@
-"""Slurm: what is asked for, what is said without a cluster, and a real cluster of one node."""
+"""Slurm: what is asked for, what is said without a cluster, and a real cluster of two nodes on this machine."""
 
 import importlib.util
 import json
@@ -61,7 +61,7 @@ def test_without_a_cluster(tmp_path, monkeypatch):
 
 @submitit
 def test_a_job_that_must_end_lets_its_run_save_and_is_put_back(tmp_path, monkeypatch):
-    monkeypatch.setenv("STEP_SECONDS", "0.1")
+    monkeypatch.setenv("STEP_SECONDS", "0.3")
     command = [sys.executable, str(HERE / "fake_train.py"), f"--workdir={tmp_path / 'run'}"]
     train = slurm.Train(command, str(tmp_path / "output.log"))
     put_back, saved = [], tmp_path / "run" / "saved"
@@ -72,6 +72,8 @@ def test_a_job_that_must_end_lets_its_run_save_and_is_put_back(tmp_path, monkeyp
     def signal_at_step_3():
         while not saved.exists() or int(saved.read_text() or 0) < 3:
             time.sleep(0.02)
+        os.kill(train._process.pid, signal.SIGUSR2)  # Slurm sends it to all processes of the job
+        time.sleep(0.2)
         signal.raise_signal(signal.SIGUSR2)
 
     before = signal.signal(signal.SIGUSR2, on_signal)
@@ -192,3 +194,58 @@ def test_stop_ends_jobs_that_go_on_later(cluster, tmp_path, monkeypatch):
     call(CONFIG, "--slurm", folder)
     until(lambda: rows(folder)["run"]["state"] == "finished")
     assert steps_of(folder, "run") == [f"{step}/10" for step in range(1, 11)]
+
+
+@pytest.mark.slow
+def test_a_row_of_a_table_waits_for_what_it_needs(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEP_SECONDS", "1")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "t.py").write_text(TABLE)
+    folder = tmp_path / "runs" / "small" / "mine" / "t"
+    arguments = (f"--table={tmp_path / 'mine' / 't.py'}", "--seeds=1", "--slurm", "--time=0:30", tmp_path / "runs")
+    assert call(*arguments).count("submitted as Slurm job") == 2
+    first, second = json.loads((folder / "sweep.json").read_text())["points"]
+    until(lambda: all(row["state"] == "finished" for row in rows(folder).values()))
+    began = [float((folder / point["name"] / "lives").read_text()) for point in (first, second)]
+    assert began[1] - began[0] > 10  # seconds
+
+
+TABLE = """
+from vit_jax.reproduce.comparison import Comparison, Recipe, Trial
+START = Trial("start", Recipe("configs/quickstart.py"))
+ROWS = [Trial("a b", Recipe("configs/quickstart.py", {"init_from": "{start}"}))]
+COMPARISON = Comparison("Tiny", "Why?", ROWS, preparation=[START])
+"""
+
+
+@pytest.mark.slow
+def test_jax_joins_the_processes_of_two_nodes_and_resumes_after_preemption_and_a_kill(cluster, tmp_path):
+    folder = tmp_path / "sweep"
+    often = [f"--config.{key}=2 epochs" for key in ("checkpoint.every", "log_every", "eval_every")]
+    words = [CONFIG, "--config.duration=60 epochs", *often, "--slurm", "--nodes=2", "--time=1:00", str(folder)]
+    program = [sys.executable, "-m", "vit_jax", "launch"]
+    subprocess.run([*program, *words], check=True)
+    number = json.loads((folder / "launch" / "run" / "job.json").read_text())["slurm"]
+    metrics, starts = folder / "run" / "metrics.jsonl", folder / "run" / "runs.jsonl"
+
+    def step():
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    until(lambda: step() >= 100)
+    subprocess.run(["scancel", "--signal=USR2", number], check=True)  # what Slurm sends before it preempts a job
+    until(lambda: starts.exists())
+    stopped = step()
+    until(lambda: step() > stopped + 100)
+    subprocess.run(["scontrol", "requeue", number], check=True)  # kills the job, and puts it back
+    until(lambda: "finished" in starts.read_text(), seconds=900)
+    lines = [json.loads(line) for line in starts.read_text().splitlines()]
+    assert lines[0]["status"].startswith("Interrupted: stopped after step")
+    assert [line["status"] for line in lines].index("finished") == len(lines) - 1
+    assert lines[-1]["resumed_from"] > stopped
+    assert lines[-1]["hardware"].startswith("2 x cpu")
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if '"train"' in line]
+    assert steps == sorted(set(steps))
+    assert step() == round(60 * 1442 / 128)
+    log = (folder / "launch" / "run" / "output.log").read_text()
+    assert log.count("on 2 processes") == 3

@@ -1,12 +1,16 @@
-"""Train a config with every combination of some values of its keys, on this machine or on Slurm.
+"""Train a config with every combination of some values of its keys, or the rows of a table, here or on Slurm.
 
 Every run gets a workdir in DIR, named after its values. Ctrl-C stops all of them once their states are saved. To go
 on, run the same command again: finished runs are left as they are, and the others resume; more values may be added.
 Several launchers may work on one DIR.
 
+With --table, the runs are the rows of a table that have no score yet, and what they start from. DIR is the folder that
+`reproduce --runs` takes (default: runs/reproduce). `reproduce` then scores them and writes the results.
+
   python -m vit_jax launch --config=configs/quickstart.py --sweep optimizer.schedule.peak=1e-3,3e-3 --seeds=2 runs/peak
   python -m vit_jax launch --config=configs/quickstart.py --sweep model.num_layers=2,4 --at_once=2 runs/depth --dry-run
   python -m vit_jax launch --config=configs/deit.py:S --seeds=3 runs/deit --slurm --partition=gpu --gpus=8 --time=24:00
+  python -m vit_jax launch --table=vit/table8 --scale=small --seeds=3 --at_once=2
   python -m vit_jax launch status runs/peak
   python -m vit_jax launch stop runs/peak
 """
@@ -21,15 +25,16 @@ from typing import Any
 from vit_jax.commands.shared import common
 from vit_jax.errors import UserError, counted, nearest
 
-HELP = "train a config with many values of its keys"
+HELP = "train a config with many values of its keys, or the rows of a table"
 _ACTIONS = ("status", "stop")
+_RUNS = "runs/reproduce"  # folder of the runs of tables
 _SLURM = ("time", "nodes", "cpus", "memory", "partition", "account", "qos")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     text, count = common.given, common.at_least(1)
     parser.add_argument(
-        "words", nargs="+", metavar="[status|stop] DIR", type=text, help="folder of the sweep, which is created"
+        "words", nargs="*", metavar="[status|stop] DIR", type=text, help="folder of the sweep, which is created"
     )
     option = parser.add_argument
     option("--config", metavar="FILE.py[:ARGS]", type=text, help="config file, for example configs/quickstart.py")
@@ -41,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=text,
         help="key of the config and its values; may be repeated, for every combination",
     )
-    option("--seeds", type=count, metavar="N", help="train every combination with the seeds 0 to N - 1")
+    option("--seeds", type=count, metavar="N", help="train everything with the seeds 0 to N - 1 (for --table: 3)")
+    option("--table", metavar="TABLE", type=text, help="PAPER/TABLE, or the file that defines the table")
+    option("--scale", choices=("small", "paper"), help="of --table: small models, or the paper's (default: small)")
+    option("--only", metavar="ROW", type=text, help="of --table: one row")
     option("--dry-run", action="store_true", help="print the commands or scripts, and the cost, and start nothing")
     option("--json", action="store_true", help="of status: print one JSON object per run")
     option("--gpus", type=count, metavar="N", help="GPUs of each run; on Slurm, on each node")
@@ -76,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     # argparse takes an unknown option for a word if it has a space, as in --config.duration="20 epochs"
     args.overrides += [word for word in args.words if word.startswith("--config.")]
     args.words = [word for word in args.words if not word.startswith("--config.")]
+    if not args.words and args.table:
+        args.words = [_RUNS]
     if not args.words:
         raise UserError("launch needs a folder for the sweep")
     *actions, name = args.words
@@ -92,21 +102,52 @@ def _launch(args: argparse.Namespace, folder: pathlib.Path) -> int:
 
     if args.words[0] in _ACTIONS:
         raise UserError(f"launch {args.words[0]} needs the folder of a sweep")
-    if not args.config:
+    if not args.config and not args.table:
         raise UserError(
-            "launch needs --config=FILE.py. For an existing sweep, give `status` or `stop` before its folder."
+            "launch needs --config=FILE.py or --table=TABLE. For an existing sweep, give `status` or `stop` before its "
+            "folder."
         )
     _check_options(args)
-    sweep = Sweep.parse(args.config, args.overrides, args.sweep, args.seeds)
-    if args.slurm:
-        return _on_slurm(args, folder, sweep)
-    return _here(args, folder, sweep)
+    if args.table:
+        return _launch_table(args, folder)
+    return _start(args, folder, Sweep.parse(args.config, args.overrides, args.sweep, args.seeds))
+
+
+def _launch_table(args: argparse.Namespace, runs: pathlib.Path) -> int:
+    from vit_jax.launch import table
+
+    scale, seeds = args.scale or "small", args.seeds or 3
+    name, trials = table.open_table(args.table, scale, runs)
+    sweep = table.runs_of(name, trials, args.only, range(seeds))
+    only = f" --only={shlex.quote(args.only)}" if args.only else ""
+    where = "" if runs == pathlib.Path(_RUNS) else f" --runs={shlex.quote(str(runs))}"
+    score = f"python -m vit_jax reproduce {args.table} --scale={scale} --seeds={seeds}{only}{where}"
+    if not sweep.points:
+        print(f"all rows of {name} have a score; see: {score}")
+        return 0
+    for arguments in trials.comparison.data:
+        print(shlex.join(["python", "-m", "vit_jax", "data", "prepare", *arguments]), flush=True)
+    if not args.dry_run:
+        trials.prepare_data()
+    status = _start(args, trials.runs, sweep)
+    if not args.dry_run:
+        print(f"score the finished runs: {score}")
+    return status
+
+
+def _start(args: argparse.Namespace, folder: pathlib.Path, sweep: Any) -> int:
+    return _on_slurm(args, folder, sweep) if args.slurm else _here(args, folder, sweep)
 
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raises UserError for an option that has no effect."""
     if args.json:
         raise UserError("--json applies to launch status")
+    if args.table and (given := [*args.sweep, *args.overrides, *filter(None, [args.config])]):
+        raise UserError(f"--table says what is trained. Leave {given[0]} out, or leave --table out.")
+    for option in ("scale", "only"):
+        if not args.table and getattr(args, option) is not None:
+            raise UserError(f"--{option} applies to the rows of a table. Add --table=TABLE, or leave it out.")
     if args.slurm and args.at_once:
         raise UserError("--at_once applies to runs on this machine; on Slurm, the cluster decides how many run")
     for option in _SLURM:
@@ -131,7 +172,8 @@ def _here(args: argparse.Namespace, folder: pathlib.Path, sweep: Any) -> int:
             + (f" and {gpus} GPUs" if gpus else "")
         )
         return 0
-    sweep = sweep.save(folder)
+    saved = sweep.save(folder)
+    sweep = sweep if sweep.table else saved  # of a table, other launchers may have been given other rows
     say = lambda line: print(line, flush=True)  # noqa: E731
     return local.Launcher(folder, sweep, at_once=at_once, gpus_each=gpus, say=say).run()
 
@@ -151,15 +193,18 @@ def _on_slurm(args: argparse.Namespace, folder: pathlib.Path, sweep: Any) -> int
             print(slurm.script(job, sweep, resources))
         print(resources.cost(len(sweep.points)))
         return 0
-    jobs = jobs_of(folder, sweep.save(folder))
+    saved = sweep.save(folder)
+    jobs = jobs_of(folder, sweep if sweep.table else saved)
     queue = slurm.queue(job.recorded()["slurm"] for job in jobs if "slurm" in job.recorded())
     for job in jobs:
         state, reason = job.state(queue)
         if job.is_finished() or state == RUNNING or (state == WAITING and reason):
             print(f"{job.point.name}: {state}{f' ({reason})' if reason else ''}")
+        elif lacking := [need for need in job.lacking() if "slurm" not in need.recorded()]:
+            print(f"{job.point.name}: not submitted, because it starts from {lacking[0].point.name}")
         elif number := slurm.submit(job, sweep, resources):
             print(f"{job.point.name}: submitted as Slurm job {number}", flush=True)
-    print(f"see: python -m vit_jax launch status {shlex.quote(args.words[-1])}")
+    print(f"see: python -m vit_jax launch status {shlex.quote(str(folder))}")
     return 0
 
 

@@ -37,12 +37,12 @@ def run(args: argparse.Namespace) -> int:
     names = args.names or catalogue.MODELS
     found = catalogue.models(names, pathlib.Path(args.folder))
     width = max(map(len, names))
-    if not args.json:
-        print(f"{'model':<{width}}  {'parameters':>13}  {'multiply-acc.':>17}  {'input':<16}  formats; recipes")
-    for entry in found:
+    for number, entry in enumerate(found):
         if args.json:
             print(json.dumps(dataclasses.asdict(entry)), flush=True)
             continue
+        if number == 0:
+            print(f"{'model':<{width}}  {'parameters':>13}  {'multiply-acc.':>17}  {'input':<16}  formats; recipes")
         rest = "; ".join(filter(None, (", ".join(entry.formats), ", ".join(entry.recipes))))
         line = f"{entry.name:<{width}}  {entry.params:>13,}  {entry.macs:>17,}  {entry.input:<16}  {rest}"
         print(line.rstrip(), flush=True)

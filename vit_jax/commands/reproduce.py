@@ -150,6 +150,7 @@ def _train(args: argparse.Namespace, name: str, definitions: Mapping[str, Any]) 
     """Trains what is missing of a table, and writes its results; returns 1 if some could not be trained."""
     trials = _trials(args, name, definitions, args.scale)
     chosen = trials.comparison.select(args.scale, args.only)
+    trials.check(chosen)
     print(f"{name}: {trials.comparison.question}")
     try:
         problems = trials.run(chosen, range(args.seeds or 3))

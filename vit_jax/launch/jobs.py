@@ -43,6 +43,20 @@ class Job:
     def output(self) -> pathlib.Path:
         return self.own / "output.log"
 
+    @property
+    def needs(self) -> list["Job"]:
+        """The runs that must be finished before this one starts."""
+        return [Job(self.folder, Point(name, {})) for name in self.point.needs]
+
+    def lacking(self) -> list["Job"]:
+        """Returns those of `needs` that are not finished."""
+        return [job for job in self.needs if not job.is_finished()]
+
+    def make_folders(self) -> None:
+        """Creates the workdir, which the commands before the training may write to, and the launcher's own folder."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self.own.mkdir(parents=True, exist_ok=True)
+
     def record(self, **values: Any) -> None:
         """Replaces what is known about the run's process: `pid`, `host`, `started`, `exit` or `slurm`."""
         self.own.mkdir(parents=True, exist_ok=True)
@@ -94,6 +108,8 @@ class Job:
 
     def reason(self) -> str:
         """Returns the last line that says why a run has failed: the message of vit_jax, else the last of all."""
+        if lacking := self.lacking():
+            return f"{lacking[0].point.name}, which it starts from, is not finished"
         code = self.recorded().get("exit")
         if isinstance(code, int) and code < 0:
             return f"ended by signal {-code}"

@@ -87,6 +87,7 @@ class Launcher:
         self._jobs = jobs_of(folder, sweep)
         self._shares = shares(at_once, gpus_each)
         self._running: dict[int, tuple[Job, subprocess.Popen, Lock]] = {}  # by share
+        self._waiting: list[Job] = []
         self._failed: list[Job] = []
         self._signal = 0
         self._libc = ctypes.CDLL(None)  # loaded before a fork, after which little is allowed
@@ -105,25 +106,25 @@ class Launcher:
             for number, handler in before.items():
                 signal.signal(number, handler)
         for job in self._failed:
-            self._say(f"failed {job.point.name}: {job.reason()}; see {job.output}")
+            see = f"; see {job.output}" if job.output.exists() else ""
+            self._say(f"failed {job.point.name}: {job.reason()}{see}")
         return 1 if self._failed else 0
 
     def _note(self, signum: int, _frame: object) -> None:
         self._signal = signum
 
     def _train_all(self) -> None:
-        waiting = [job for job in self._jobs if not job.is_finished()]
-        self._say(
-            f"{counted(len(self._jobs), 'runs')}: {len(self._jobs) - len(waiting)} finished, {len(waiting)} to train"
-        )
+        self._waiting = [job for job in self._jobs if not job.is_finished()]
+        number, left = len(self._jobs), len(self._waiting)
+        self._say(f"{counted(number, 'runs')}: {number - left} finished, {left} to train")
         started, reported, done = time.monotonic(), time.monotonic(), self._done()
         said: set[str] = set()
-        while waiting or self._running:
+        while self._waiting or self._running:
             if self._signal or (self._folder / "launch" / STOP).exists():
                 self._end_all()
             for share in [share for share, (_, process, _) in self._running.items() if process.poll() is not None]:
                 self._reap(share)
-            waiting = [job for job in waiting if not self._start(job, said)]
+            self._waiting = [job for job in self._waiting if not self._start(job, said)]
             if self._running and time.monotonic() - reported > _REPORT_EVERY:
                 reported = time.monotonic()
                 self._say(self._progress(reported - started, done))
@@ -134,6 +135,10 @@ class Launcher:
         free = [share for share in range(len(self._shares)) if share not in self._running]
         if not free:
             return False
+        if lacking := job.lacking():
+            failed = [need for need in lacking if need.own in [other.own for other in self._failed]]
+            self._failed += [job] if failed else []
+            return bool(failed)
         try:
             if holder := holder_of(job.workdir):
                 raise UserError(f"{job.workdir} is in use by {holder}.")
@@ -163,7 +168,7 @@ class Launcher:
                 os.sched_setaffinity(0, cores)  # pyright: ignore[reportArgumentType]
                 libc.prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
-        job.own.mkdir(parents=True, exist_ok=True)
+        job.make_folders()
         with job.output.open("ab") as output:
             return subprocess.Popen(
                 self._sweep.command(job.point, self._folder, sys.executable),
@@ -183,6 +188,9 @@ class Launcher:
             scores = {name: value for name, value in job.scores().items() if isinstance(value, float)}
             shown = "  ".join(f"{name} {scores[name]:.4g}" for name in ("top1", "bleu", "loss") if name in scores)
             self._say(f"{FINISHED} {job.point.name}  {shown}".rstrip())
+        elif holder := holder_of(job.workdir):  # `train` or `reproduce` was faster
+            self._say(f"waiting for {job.point.name}: {job.workdir} is in use by {holder}")
+            self._waiting.append(job)
         else:
             self._failed.append(job)
             self._say(f"failed {job.point.name}: {job.reason()}")

@@ -54,8 +54,9 @@ class Resources:
         """Processes per node."""
         return max(self.gpus, 1)
 
-    def parameters(self) -> dict[str, Any]:
-        """Returns the arguments of submitit's executor."""
+    def parameters(self, after: Sequence[str] = ()) -> dict[str, Any]:
+        """Returns the arguments of submitit's executor for a run that starts after other jobs have succeeded."""
+        order = {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"} if after else {}
         named = {"slurm_mem": self.memory, "slurm_partition": self.partition, "slurm_account": self.account}
         named |= {"slurm_qos": self.qos, "gpus_per_node": self.gpus}
         return {
@@ -65,7 +66,7 @@ class Resources:
             "cpus_per_task": self.cpus,
             "stderr_to_stdout": True,
             "slurm_signal_delay_s": min(_SAVE_SECONDS, self.minutes * 30),
-            "slurm_additional_parameters": {"requeue": True},
+            "slurm_additional_parameters": {"requeue": True, **order},
             **{name: value for name, value in named.items() if value},
         }
 
@@ -90,8 +91,10 @@ class Train:
         rank = int(os.environ.get("SLURM_PROCID", "0"))
         output = self._output if rank == 0 else f"{self._output}.{rank}"
         with open(output, "ab") as file:
-            self._process = subprocess.Popen(self._command, stdout=file, stderr=subprocess.STDOUT)
-        if code := self._end():
+            self._process = subprocess.Popen(
+                self._command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=_ignore_warnings_of_slurm
+            )
+        if (code := self._end()) and not (rank and code == 128 + signal.SIGTERM):  # process 0 puts the job back
             raise RuntimeError(f"exit status {code}; see {output}")
 
     def _end(self) -> int:
@@ -109,11 +112,17 @@ class Train:
         return DelayedSubmission(Train(self._command, self._output))
 
 
+def _ignore_warnings_of_slurm() -> None:
+    """Called in the process of the run: Slurm signals all processes of a job, and the run would end without saving."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # submitit asks for one of them
+        signal.signal(number, signal.SIG_IGN)
+
+
 def check_cluster() -> None:
     """Checks that jobs can be submitted from here.
 
     Raises:
-      UserError: submitit is not installed, or there is no Slurm.
+      UserError: submitit is not installed, or there is no Slurm, or it does not answer.
     """
     if importlib.util.find_spec("submitit") is None:
         raise UserError("--slurm needs the package submitit. Run pip install 'vit_jax[launch]'.")
@@ -121,10 +130,13 @@ def check_cluster() -> None:
         raise UserError(
             "--slurm: there is no Slurm here, because the command sbatch is not found. Log in to its cluster."
         )
+    _ask("sinfo", "--noheader")
 
 
 def submit(job: Job, sweep: Sweep, resources: Resources) -> str:
     """Submits a run; returns the number of its Slurm job, or "" if another launcher is just submitting it.
+
+    The job starts when those of the runs that it needs, which must have been submitted, have succeeded.
 
     Raises:
       RunError: Slurm refuses the job.
@@ -134,7 +146,9 @@ def submit(job: Job, sweep: Sweep, resources: Resources) -> str:
     except UserError:
         return ""
     with contextlib.closing(lock), _explained():
-        submitted = _executor(job, resources).submit(_train(job, sweep))
+        job.make_folders()
+        after = [need.recorded()["slurm"] for need in job.lacking()]
+        submitted = _executor(job, resources, after).submit(_train(job, sweep))
         job.record(slurm=submitted.job_id)
     return submitted.job_id
 
@@ -142,10 +156,9 @@ def submit(job: Job, sweep: Sweep, resources: Resources) -> str:
 def script(job: Job, sweep: Sweep, resources: Resources) -> str:
     """Returns the batch script that would be submitted for a run, preceded by the command that it runs."""
     executor = _executor(job, resources)._executor
-    command = shlex.join(sweep.command(job.point, job.folder, sys.executable))
-    return (
-        f"# {job.point.name}: {command}\n{executor._make_submission_file_text(executor._submitit_command_str, 'run')}"
-    )
+    lines = [f"# {job.point.name}: {shlex.join(sweep.command(job.point, job.folder, sys.executable))}"]
+    lines += [f"# It starts after {', '.join(job.point.needs)}."] if job.point.needs else []
+    return "\n".join([*lines, executor._make_submission_file_text(executor._submitit_command_str, "run")])
 
 
 def queue(numbers: Iterable[str]) -> dict[str, str]:
@@ -184,12 +197,11 @@ def _train(job: Job, sweep: Sweep) -> Train:
     return Train(sweep.command(job.point, job.folder, sys.executable), str(job.output))
 
 
-def _executor(job: Job, resources: Resources) -> Any:
+def _executor(job: Job, resources: Resources, after: Sequence[str] = ()) -> Any:
     import submitit  # pyright: ignore[reportMissingImports]
 
-    check_cluster()
     executor = submitit.AutoExecutor(pathlib.Path(job.own, "slurm"), cluster="slurm", slurm_max_num_timeout=10_000)
-    executor.update_parameters(name=job.point.name[:100] or "run", **resources.parameters())
+    executor.update_parameters(name=job.point.name[:100] or "run", **resources.parameters(after))
     return executor
 
 

@@ -1,4 +1,4 @@
-"""A sweep: one config, trained with every combination of some values of its keys.
+"""A sweep: one config, trained with every combination of some values of its keys; or the rows of a table.
 
 The folder of a sweep holds `sweep.json`, which says what is swept; a workdir for each run; and in `launch/` for each
 run the output of its process and what became of it.
@@ -9,6 +9,7 @@ import itertools
 import json
 import pathlib
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,11 +28,16 @@ class Point:
 
     Attributes:
       name: Name of its workdir within the folder of the sweep, such as "peak=0.001,seed=0".
-      values: The swept keys and their values, as on the command line.
+      values: The swept keys and their values, as on the command line; for a row of a table, `row` and `seed`.
+      commands: For a row of a table, the arguments of each command of vit_jax, the last of which trains; `{folder}`
+        stands for the folder of the sweep.
+      needs: Names of the runs that must be finished before this one starts.
     """
 
     name: str
     values: dict[str, str]
+    commands: tuple[tuple[str, ...], ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> list[str]:
@@ -46,11 +52,13 @@ class Sweep:
       config: Config file with its argument, as `train --config` takes it.
       overrides: `--config.KEY=VALUE` for all runs.
       points: The runs.
+      table: Name and scale of the table whose rows the runs are; "" for a sweep.
     """
 
     config: str
     overrides: tuple[str, ...]
     points: tuple[Point, ...]
+    table: str = ""
 
     @classmethod
     def parse(cls, config: str, overrides: Sequence[str], sweeps: Sequence[str], seeds: int | None = None) -> "Sweep":
@@ -101,12 +109,13 @@ class Sweep:
         before = load_sweep(folder) if path.exists() else None
         # another launcher may be about to write the same sweep
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        if before is None and any(name != RESERVED and not name.startswith(FILE) for name in names):
+        if before is None and not self.table and any(name != RESERVED and not name.startswith(FILE) for name in names):
             raise UserError(f"{folder} is not empty, and holds no sweep. Name another folder.")
         if before is not None:
             self._check_same(before, folder)
-        known = {} if before is None else {point.name: point for point in before.points}
-        merged = dataclasses.replace(self, points=tuple({**known, **{p.name: p for p in self.points}}.values()))
+        points = [*(before.points if before else ()), *self.points]
+        # by value, because a row whose definition has changed has another name
+        merged = dataclasses.replace(self, points=tuple({tuple(p.values.items()): p for p in points}.values()))
         (folder / RESERVED).mkdir(parents=True, exist_ok=True)
         files.replace(
             files.absolute(path), json.dumps({"version": VERSION, **dataclasses.asdict(merged)}, indent=2) + "\n"
@@ -114,6 +123,10 @@ class Sweep:
         return merged
 
     def _check_same(self, before: "Sweep", folder: pathlib.Path) -> None:
+        if self.table or before.table:
+            if self.table != before.table:
+                raise UserError(f"{folder} holds {before.table or 'a sweep'}. Name another folder.")
+            return
         first, second = (load_config(sweep.config, list(sweep.overrides)) for sweep in (before, self))
         changed = differences(first, second)
         if first.duration != second.duration:  # finished runs would not go on by themselves
@@ -126,7 +139,12 @@ class Sweep:
 
     def command(self, point: Point, folder: pathlib.Path, python: str) -> list[str]:
         """Returns the command that trains one run, or resumes it."""
-        train = [python, "-m", "vit_jax", "train", f"--config={self.config}", f"--workdir={folder / point.name}"]
+        program = [python, "-m", "vit_jax"]
+        if point.commands:
+            return _in_turn(
+                [[*program, *(word.replace("{folder}", str(folder)) for word in words)] for words in point.commands]
+            )
+        train = [*program, "train", f"--config={self.config}", f"--workdir={folder / point.name}"]
         return [*train, *self.overrides, *point.overrides]
 
 
@@ -141,14 +159,32 @@ def load_sweep(folder: pathlib.Path) -> Sweep:
         saved = json.loads(path.read_text())
         if saved["version"] != VERSION:
             raise UserError(f"{path} is of version {saved['version']}, but this vit_jax reads version {VERSION}")
-        points = tuple(Point(point["name"], dict(point["values"])) for point in saved["points"])
-        return Sweep(saved["config"], tuple(saved["overrides"]), points)
+        points = tuple(
+            Point(
+                point["name"], dict(point["values"]), tuple(map(tuple, point.get("commands", ()))),
+                tuple(point.get("needs", ())),
+            )
+            for point in saved["points"]
+        )  # fmt: skip
+        return Sweep(saved["config"], tuple(saved["overrides"]), points, saved.get("table", ""))
     except FileNotFoundError:
         raise UserError(
             f"{folder} holds no sweep. Name a folder that `python -m vit_jax launch` has written."
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}). Remove it, and launch again.") from None
+
+
+def _in_turn(commands: Sequence[Sequence[str]]) -> list[str]:
+    """Returns one command that runs several in turn, until one fails.
+
+    The last takes the place of the shell, which passes SIGTERM on to the others.
+    """
+    if len(commands) == 1:
+        return list(commands[0])
+    *before, last = map(shlex.join, commands)
+    script = "".join(f"{command} & wait $! || exit; " for command in before)
+    return ["sh", "-c", f"trap 'kill -TERM $!; wait $!; exit 143' TERM; {script}exec {last}"]
 
 
 def _read(text: str) -> tuple[str, list[str]]:

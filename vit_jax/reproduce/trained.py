@@ -25,6 +25,7 @@ from typing import Any
 
 from etils import epath
 
+from vit_jax.config import load_config
 from vit_jax.errors import Interrupted, RunError, UserError
 from vit_jax.reproduce import programs
 from vit_jax.reproduce.comparison import Comparison, Trial
@@ -102,6 +103,20 @@ class Trials:
             if name in trials and row["identity"] == self.identity(trials[name], seed)
         }
 
+    def check(self, trials: Sequence[Trial]) -> None:
+        """Loads the configs of rows and of what they start from, so that a mistake shows before anything is trained.
+
+        Raises:
+          UserError: A config does not exist or has an illegal value.
+        """
+        for trial in self.comparison.with_preparation(trials, self.scale):
+            if (recipe := trial.recipe(self.scale)) and not trial.of:
+                _, config, *overrides, _ = recipe.commands(0)[-1]
+                try:
+                    load_config(config.removeprefix("--config="), overrides)
+                except UserError as error:
+                    raise UserError(f"row {trial.name!r}: {error}") from None
+
     def run(self, trials: Sequence[Trial], seeds: Sequence[int]) -> list[str]:
         """Trains and scores what is missing, and writes the CSV; returns what could not be done, a line each.
 
@@ -112,7 +127,7 @@ class Trials:
         ordered = self.comparison.with_preparation(trials, self.scale)
         missing = [(trial, seed) for seed in seeds for trial in ordered if not self._is_done(trial, seed, known)]
         if missing:
-            self._prepare_data()
+            self.prepare_data()
         times: list[float] = []
         for number, (trial, seed) in enumerate(missing):
             left = f", about {_duration(sum(times) / len(times) * (len(missing) - number))} left" if times else ""
@@ -132,7 +147,12 @@ class Trials:
             return (trial.name, seed) in known
         return is_finished(self.workdir(trial, seed))
 
-    def _prepare_data(self) -> None:
+    def prepare_data(self) -> None:
+        """Prepares the sets that the rows are trained on.
+
+        Raises:
+          RunError: A set cannot be prepared.
+        """
         if self.comparison.programs:
             programs.prepare(self.data, self.comparison.programs, self.say)
         for arguments in self.comparison.data:

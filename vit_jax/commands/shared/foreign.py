@@ -57,7 +57,7 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 def height_width(text: str) -> tuple[int, int]:
     """An argument type: the height and width of an image in pixels."""
-    sides = re.fullmatch(r"([1-9]\d{0,5}),([1-9]\d{0,5})", text)
+    sides = re.fullmatch(r"\(?([1-9]\d{0,5}), ?([1-9]\d{0,5})\)?", text)
     if sides is None:
         raise argparse.ArgumentTypeError(f"must be a height and a width in pixels, such as 384,384, got {text!r}")
     return int(sides[1]), int(sides[2])

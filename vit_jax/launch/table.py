@@ -1,0 +1,74 @@
+"""The rows of a table as runs, in the workdirs in which `reproduce` looks for them."""
+
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from vit_jax.errors import UserError, nearest
+from vit_jax.launch.sweep import RESERVED, Point, Sweep
+from vit_jax.reproduce.comparison import Trial
+from vit_jax.reproduce.tables import find_tables, load_definition
+from vit_jax.reproduce.trained import Trials, slug
+
+TABLES = "experiments"  # folder of the tables
+
+
+def open_table(word: str, scale: str, runs: pathlib.Path, say: Callable[[str], None] = print) -> tuple[str, Trials]:
+    """Returns the name of a table and its trials at a scale.
+
+    Args:
+      word: `PAPER/TABLE`, or the file that defines the table.
+      runs: Folder of the workdirs of all tables, as `reproduce --runs` takes it.
+
+    Raises:
+      UserError: There is no such table, or it has nothing to train at this scale.
+    """
+    path = pathlib.Path(word).absolute()
+    folder = path.parents[1] if path.is_file() else pathlib.Path(TABLES)
+    name = f"{path.parent.name}/{path.stem}" if path.is_file() else word.removeprefix(f"{TABLES}/").removesuffix(".py")
+    known = find_tables(folder)
+    if name not in known:
+        raise UserError(f"unknown table {word!r}{nearest(name, known)}")
+    comparison = load_definition(known[name]).comparison
+    if comparison is None or scale not in comparison.scales:
+        raise UserError(f"{name} has nothing at the scale {scale}; see `python -m vit_jax reproduce --list`")
+    csv = folder / "results" / f"{name}.{scale}.csv"
+    return name, Trials(comparison, scale, runs / scale / name, csv, say, runs / "data")
+
+
+def runs_of(name: str, trials: Trials, only: str | None, seeds: Iterable[int]) -> Sweep:
+    """Returns the runs that a table lacks as a sweep in the folder `trials.runs`, each after those that it starts from.
+
+    Rows with a score, and rows that only score the run of another row, have no run of their own.
+
+    Raises:
+      UserError: There is no row of this name, or a row has a config that cannot be loaded.
+    """
+    chosen, scored = trials.comparison.select(trials.scale, only), trials.rows()
+    trials.check(chosen)
+    points: dict[str, Point] = {}
+    for seed in seeds:
+        missing = [trial for trial in chosen if (trial.name, seed) not in scored]
+        for trial in trials.comparison.with_preparation(missing, trials.scale):
+            if not trial.of:
+                point = _point(trials, trial, seed)
+                points[point.name] = point
+    return Sweep("", (), tuple(points.values()), table=f"{name} at the scale {trials.scale}")
+
+
+def _point(trials: Trials, trial: Trial, seed: int) -> Point:
+    recipe = trial.recipe(trials.scale)
+    if recipe is None:
+        raise UserError(f"{trial.name!r} has no recipe at the scale {trials.scale}")
+    if slug(trial.name) == RESERVED:
+        raise UserError(f"a row named {trial.name!r} cannot be launched, because its folder is the launcher's own")
+
+    def folder_of(other: Trial) -> str:
+        return trials.workdir(other, seed).relative_to(trials.runs).as_posix()
+
+    needed: dict[str, Any] = {need: folder_of(trials.comparison.trial(need)) for need in recipe.needs()}
+    folders = {need: pathlib.Path("{folder}", folder) for need, folder in needed.items()}
+    folders |= {"workdir": pathlib.Path("{folder}", folder_of(trial)), "data": trials.data.absolute()}
+    commands = recipe.commands(seed, folders)
+    values = {"row": trial.name, "seed": str(seed)}
+    return Point(folder_of(trial), values, tuple(map(tuple, commands)), tuple(needed.values()))
