@@ -54,9 +54,9 @@ def plot_clip(
     columns = min(len(shown), FRAMES_PER_ROW)
     rows = -(-len(shown) // columns)
     ratio = frames.shape[1] / frames.shape[2]
-    height = rows * (2 * ratio * COLUMN / columns * 0.97 + 0.2) + 0.55
+    height = rows * (2 * ratio * COLUMN / columns * 0.97 + 0.22) + 0.65
     with figure(path, COLUMN, height) as drawing:
-        drawing.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0.01)
+        drawing.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0.01)
         axes = drawing.subplots(2 * rows, columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")

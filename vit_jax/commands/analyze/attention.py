@@ -118,7 +118,8 @@ def _draw_maps(run: Any, args: argparse.Namespace) -> None:
     if is_film:
         film(args.out, pictures[0], maps[0])
     elif is_clip:
-        plot_clip(args.out, pictures[0], maps[0], names[0])
+        label = f"{args.kind} attention received" if args.kind else "attention per patch"
+        plot_clip(args.out, pictures[0], maps[0], names[0], label=label)
     else:
         plot_images(args.out, list(pictures), list(maps), names)
     axes = ("frame", "row", "column")[-(maps.ndim - 1) :]
