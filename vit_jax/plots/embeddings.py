@@ -32,8 +32,8 @@ def plot_map(
         raise UserError(f"a map tells {MOST_CLASSES} classes apart, but there are {len(groups)}; leave the labels out")
     columns = 1 if labels is None else min(3 if len(panels) <= 2 else 6, len(groups))
     legend = 0 if labels is None else 0.15 * -(-len(groups) // columns) + 0.1
-    width = COLUMN if len(panels) <= 2 else PAGE
-    with figure(path, width, width / len(panels) + 0.2 + legend) as drawing:
+    width, lines = COLUMN if len(panels) <= 2 else PAGE, 1 + max(title.count("\n") for title in panels)
+    with figure(path, width, width / len(panels) + 0.05 + 0.15 * lines + legend) as drawing:
         axes = drawing.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, points) in zip(axes, panels.items(), strict=True):
             for i, group in enumerate(groups):
