@@ -60,29 +60,34 @@ train, test = (
 # %%
 from vit_jax.analysis.embedding.embeddings import knn_accuracy, nearest, project
 
-titles = {}
 print(f"{'features':12} {'motion':>7} {'family':>7}")
 for name in runs:
     known, asked = train[name], test[name]
     motion = knn_accuracy(known["features"], known["label"], test=(asked["features"], asked["label"]))
     family = knn_accuracy(known["features"], known["label"] // 2, test=(asked["features"], asked["label"] // 2))
     print(f"{name:12} {motion:7.1%} {family:7.1%}")
-    titles[name] = f"{name}: {motion:.1%} by neighbours"
 
 # %% [markdown]
 # ## t-SNE
 #
-# The test clips, coloured by motion, with the accuracy of the nearest neighbours.
+# The test clips, coloured by motion. A motion and its reverse have two shades of one colour.
 
 # %%
 from IPython.display import Image
+from matplotlib import colormaps
 
-from vit_jax.plots.embeddings import plot_map
+from vit_jax.plots import PAGE, figure
 
 labels = runs["divided"].labels
-panels = {titles[name]: project(test[name]["features"]) for name in runs}
-plot_map(start.FIGURES / "tsne.png", panels, test["divided"]["label"], labels)
-Image(start.FIGURES / "tsne.png", width=700)
+with figure(start.FIGURES / "tsne.png", PAGE, 3.6) as drawing:
+    for axis, name in zip(drawing.subplots(1, 2), runs):
+        points = project(test[name]["features"])
+        for motion, label in enumerate(labels):
+            chosen = points[test[name]["label"] == motion]
+            axis.scatter(*chosen.T, color=colormaps["tab20"].colors[motion], s=4, label=label)
+        axis.set(title=name, xticks=[], yticks=[])
+    drawing.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, markerscale=3)
+Image(start.FIGURES / "tsne.png", width=800)
 
 # %% [markdown]
 # ## The most similar clips
