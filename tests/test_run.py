@@ -304,8 +304,8 @@ def test_a_checkpoint_with_another_description_loads_or_is_refused(trained, work
         rng = random.Random(seed)
         part = rng.choice(["config", "labels", "preprocessing", "extensions"])
         changed = {**meta, part: replaced(meta[part], rng)}
-        monkeypatch.setattr("vit_jax.run.load_meta", lambda path, changed=changed: changed)
-        monkeypatch.setattr("vit_jax.run.load_checkpoint", lambda path, changed=changed: (params, changed))
+        monkeypatch.setattr("vit_jax.load.load_meta", lambda path, changed=changed: changed)
+        monkeypatch.setattr("vit_jax.load.load_checkpoint", lambda path, changed=changed: (params, changed))
         try:
             assert isinstance(load_run(workdir), Run)
         except UserError as error:

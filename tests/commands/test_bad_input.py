@@ -183,7 +183,7 @@ def test_an_unreadable_image_among_good_ones_is_skipped_and_the_status_says_so(t
     assert [json.loads(line)["image"][-11:] for line in out.splitlines()] == [
         f"{label}/{index}.png" for label in ("black", "white") for index in range(2)
     ]
-    assert err == f"vit_jax: skipped {folder}/black/bad.png: not an image\n"
+    assert err == f"vit_jax: skipped {folder}/black/bad.png: cannot be decoded (not an image)\n"
 
 
 def test_nothing_or_another_architecture_to_start_from(trained, shelf):

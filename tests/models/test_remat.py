@@ -70,7 +70,10 @@ def computed(model, params):
 
 def test_each_policy_keeps_what_it_says(params):
     counts = {remat: computed(tiny(remat), params) for remat in REMAT}
-    layers, of_block = 2, 5  # query, key, value, out and the first of the MLP; nothing needs its second again
+    layers, of_block = (
+        2,
+        3,
+    )  # query, key and value as one, out, and the first of the MLP; nothing needs its second again
     assert counts["none"]["attention"] == 2 * layers  # a loop forward and one backward
     for remat in ("attention", "dots_attention"):
         assert counts[remat]["attention"] == 2 * layers

@@ -19,7 +19,10 @@ MESSAGE = (
     b"The same command resumes from the last checkpoint.\n"
 )
 NOISE = re.compile(rb"[EWI]\d{4} .*(coordination_service|preemption_sync_manager)")
-MORE_NOISE = re.compile(rb"Additional GRPC error|:[A-Z]+:|The tasks have crashed|=== Source Location|external/xla|\d+$")
+MORE_NOISE = re.compile(
+    rb"Additional GRPC error|:[A-Z]+:|The tasks have crashed|=== Source Location|external/xla|\. This is only|\d*$"
+)
+SAID = MESSAGE[: MESSAGE.index(b" to ")]  # how the process itself says it, if its own call fails before jaxlib aborts
 _reader: Any = None  # keeps the program from being reported as still running
 
 
@@ -34,24 +37,30 @@ class Copy:
     """Copies lines, or parts of lines, until jaxlib says that it ends the process."""
 
     def __init__(self, write: Callable[[bytes], Any]):
-        self._write, self._part, self._is_noise, self._ended = write, b"", False, False
+        self._write = write
+        self._part = b""  # of a line that is not complete yet, and not written
+        self._start = b""  # of the line that `_part` continues, written already
+        self._is_noise = self._is_said = self._has_ended = False
 
     def add(self, data: bytes) -> None:
         *lines, self._part = (self._part + data).split(b"\n")
         for line in lines:
             self._line(line + b"\n")
+            self._start = b""
         is_log = self._is_noise or re.match(rb"[EWIF](\d|$)", self._part)
-        if self._part and not self._ended and not is_log:  # a prompt or a progress bar
+        if self._part and not self._has_ended and not is_log:  # a prompt or a progress bar
             self._write(self._part)
-            self._part = b""
+            self._start, self._part = self._start + self._part, b""
 
     def _line(self, line: bytes) -> None:
-        if self._ended:
+        if self._has_ended:
             return
         if ABORT in line:
-            self._ended = True
-            self._write(MESSAGE)
+            self._has_ended = True
+            if not self._is_said:
+                self._write(MESSAGE)
             return
+        self._is_said |= (self._start + line).startswith(SAID)
         self._is_noise = bool(NOISE.match(line) or (self._is_noise and MORE_NOISE.match(line)))
         if not self._is_noise:
             self._write(line)

@@ -17,8 +17,6 @@ from etils import epath
 
 from vit_jax.architecture import title
 from vit_jax.errors import UserError
-from vit_jax.workdir.metrics import read_metrics
-from vit_jax.workdir.provenance import read_runs
 
 UNKNOWN_LICENSE = "unknown"  # the identifier that model hubs use
 _COUNTS = ("examples", "skipped", "views")  # in the table of metrics, next to the scores
@@ -49,6 +47,9 @@ class Origin:
 
 def origin_of_run(run: Any) -> Origin:
     """Describes a run: its data, and what its workdir records about this step and how it was trained."""
+    from vit_jax.workdir.metrics import read_metrics  # with Orbax, which foreign weights do not need
+    from vit_jax.workdir.provenance import read_runs
+
     data, workdir = run.config.data, run.workdir
     sets = {"set": data.name, "path": data.path, "train_split": data.train_split, "eval_split": data.eval_split}
     rows, starts = (read_metrics(workdir), read_runs(workdir)) if workdir else ([], [])

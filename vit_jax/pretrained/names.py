@@ -58,7 +58,7 @@ class Format:
     Attributes:
       name: As in `save_pretrained(format=...)`; several families may share a name.
       model: The class of the family's models.
-      variants: The family's names for its sizes, for example `B`.
+      variants: The family's sizes: the fields that each name stands for, such as `B`.
       base: The model whose fields are the defaults for what the file does not say, for example `vit:B/16`.
       recognise: Returns whether a file has this format, given the names of its tensors and its config.
       architecture: Returns the model's fields that tensors and config determine. It reads shapes and names only, never
@@ -84,7 +84,7 @@ class Format:
 
     name: str
     model: type[nn.Module]
-    variants: Collection[str]
+    variants: Mapping[str, Mapping[str, Any]]
     base: str
     recognise: Callable[[Collection[str], Config], bool]
     architecture: Callable[[Tensors, Config], dict[str, Any]]

@@ -238,13 +238,12 @@ def _read_off(format: Format, model: Any, tensors: Tensors) -> dict[str, Any]:
 
 def _variant_of(format: Format, fields: Mapping[str, Any]) -> str:
     """Returns the name of the variant that has these sizes; the format's base if there is none."""
-    family = format.base.partition(":")[0]
     height, width = fields["patch_size"]
-    names = [f"{family}:{size}/{height}" for size in format.variants] if height == width else []
-    for name in names:
-        variant = build_model(name)
-        if all(getattr(variant, field) == fields[field] for field in _NAMED if field in fields):
-            return name
+    defaults = {field.name: field.default for field in dataclasses.fields(format.model)}
+    for name, sizes in format.variants.items() if height == width else ():
+        sizes = {**defaults, **sizes, "patch_size": (height, width)}
+        if all(sizes[field] == fields[field] for field in _NAMED if field in fields):
+            return f"{format.base.partition(':')[0]}:{name}/{height}"
     return format.base
 
 

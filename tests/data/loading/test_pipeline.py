@@ -272,7 +272,7 @@ def test_workers_leave_signals_to_the_parent_and_die_with_it(data_dir, tmp_path)
 
 def test_importing_the_data_modules_is_light():
     """Grain, when it runs, imports JAX for its profiler; importing our modules loads neither."""
-    modules = ("pipeline", "source", "describe", "image.folder", "image.transforms", "sets.prepare")
+    modules = ("loading.pipeline", "source", "describe", "image.folder", "image.transforms", "sets.prepare")
     imports = "; ".join(f"import vit_jax.data.{module}" for module in modules)
     code = f"import sys; {imports}; import vit_jax.commands.data; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

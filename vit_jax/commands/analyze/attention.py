@@ -15,12 +15,13 @@ Between tokens, rows attend to columns, in one layer (weights) or through all la
 import argparse
 import csv
 import json
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError, counted, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HELP = "draw what a model attends to"
 _METHODS = ("weights", "rollout", "gradient")
@@ -104,6 +105,8 @@ def _example(run: Any, number: int) -> tuple[str, Any]:
 
 
 def _draw_maps(run: Any, args: argparse.Namespace) -> None:
+    import numpy as np
+
     from vit_jax.analysis.attention.pictures import as_pictures
     from vit_jax.plots.attention import FILMS, film, plot_clip, plot_images
 
@@ -126,7 +129,7 @@ def _draw_maps(run: Any, args: argparse.Namespace) -> None:
     _write_numbers(args, [({"input": name}, axes, values) for name, values in zip(names, maps, strict=True)])
 
 
-def _encoded(run: Any, name: str, stored: Any) -> np.ndarray:
+def _encoded(run: Any, name: str, stored: Any) -> "np.ndarray":
     """Returns the model's input.
 
     Raises:
@@ -138,9 +141,10 @@ def _encoded(run: Any, name: str, stored: Any) -> np.ndarray:
     return run.encoder.rows(stored, None)[0]
 
 
-def _maps(run: Any, rows: np.ndarray, args: argparse.Namespace) -> np.ndarray:
+def _maps(run: Any, rows: "np.ndarray", args: argparse.Namespace) -> "np.ndarray":
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     from vit_jax.analysis import attention_map, received_attention
 
@@ -194,8 +198,12 @@ def _draw_tokens(run: Any, args: argparse.Namespace) -> None:
     )
 
 
-def _write_numbers(args: argparse.Namespace, arrays: list[tuple[dict[str, str], tuple[str, ...], np.ndarray]]) -> None:
+def _write_numbers(
+    args: argparse.Namespace, arrays: "list[tuple[dict[str, str], tuple[str, ...], np.ndarray]]"
+) -> None:
     """Writes arrays, each given as (what it is, names of its axes, values), as JSON or CSV if asked for."""
+    import numpy as np
+
     if args.json:
         for about, _, values in arrays:
             print(json.dumps({**about, "attention": values.tolist()}))

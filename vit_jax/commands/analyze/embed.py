@@ -16,13 +16,14 @@ separated: each example is classified by the others.
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.commands.analyze import numbers
 from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HELP = "write or draw features, and measure how well they separate classes"
 _QUERIES = 6
@@ -85,6 +86,8 @@ def _action(args: argparse.Namespace) -> Callable[[argparse.Namespace], Iterator
 
 def _load(args: argparse.Namespace, path: str, examples: int | None) -> tuple[Any, Any]:
     """Returns a run, and the examples asked for as a source."""
+    import numpy as np
+
     from vit_jax.data.source import Subset
     from vit_jax.load import load_run
 
@@ -169,6 +172,8 @@ def _map(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _cka(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
     from vit_jax.analysis.embedding.embeddings import check_same_examples, cka_matrix
     from vit_jax.evaluate import in_order
     from vit_jax.plots.embeddings import plot_cka
@@ -190,6 +195,8 @@ def _cka(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _nearest(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
     from vit_jax.analysis.attention.pictures import as_pictures
     from vit_jax.analysis.embedding.embeddings import nearest
     from vit_jax.evaluate import in_order
@@ -218,11 +225,12 @@ def _nearest(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         }
 
 
-def _inputs(run: Any, source: Any, indices: np.ndarray) -> dict[int, np.ndarray]:
+def _inputs(run: Any, source: Any, indices: "np.ndarray") -> "dict[int, np.ndarray]":
     """Returns the model's inputs for some examples of a source, by index."""
+    from vit_jax.data.loading.levels import as_floats
     from vit_jax.data.source import Subset
 
     chosen, inputs = Subset(source, indices.tolist()), []
     for batch in run.batches(chosen)[0]:
-        inputs.extend(run.task.model_inputs(batch)[0][batch["mask"] > 0])
+        inputs.extend(run.task.model_inputs(as_floats(batch))[0][batch["mask"] > 0])
     return dict(zip(indices.tolist(), inputs, strict=True))

@@ -14,12 +14,13 @@
 
 import argparse
 import re
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.commands.analyze import numbers
 from vit_jax.commands.shared import common
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HELP = "draw position embeddings and patch filters"
 
@@ -47,6 +48,8 @@ def _grid(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> int:
     """Draws the figure; returns 0."""
+    import numpy as np
+
     from vit_jax.plots import check_path
 
     check_path(args.out, "--out")
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _space(args: argparse.Namespace, model: Any, params: Any) -> tuple[tuple[str, ...], np.ndarray]:
+def _space(args: argparse.Namespace, model: Any, params: Any) -> "tuple[tuple[str, ...], np.ndarray]":
     from vit_jax.analysis.positions import in_space, similarity
     from vit_jax.plots.positions import plot_grid
 
@@ -69,7 +72,7 @@ def _space(args: argparse.Namespace, model: Any, params: Any) -> tuple[tuple[str
     return ("row", "column", "other_row", "other_column", "similarity"), values
 
 
-def _time(args: argparse.Namespace, model: Any, params: Any) -> tuple[tuple[str, ...], np.ndarray]:
+def _time(args: argparse.Namespace, model: Any, params: Any) -> "tuple[tuple[str, ...], np.ndarray]":
     from vit_jax.analysis.positions import in_time, similarity
     from vit_jax.plots.positions import plot_sequence
 
@@ -78,7 +81,7 @@ def _time(args: argparse.Namespace, model: Any, params: Any) -> tuple[tuple[str,
     return ("frame", "other_frame", "similarity"), values
 
 
-def _tokens(args: argparse.Namespace, model: Any, params: Any) -> tuple[tuple[str, ...], np.ndarray]:
+def _tokens(args: argparse.Namespace, model: Any, params: Any) -> "tuple[tuple[str, ...], np.ndarray]":
     from vit_jax.analysis.positions import of_tokens, similarity
     from vit_jax.plots.positions import plot_sequence
 
@@ -87,7 +90,7 @@ def _tokens(args: argparse.Namespace, model: Any, params: Any) -> tuple[tuple[st
     return ("token", "other_token", "similarity"), values
 
 
-def _filters(args: argparse.Namespace, model: Any, params: Any) -> tuple[tuple[str, ...], np.ndarray]:
+def _filters(args: argparse.Namespace, model: Any, params: Any) -> "tuple[tuple[str, ...], np.ndarray]":
     from vit_jax.analysis.positions import patch_filters
     from vit_jax.plots.positions import plot_filters
 

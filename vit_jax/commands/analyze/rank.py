@@ -19,13 +19,14 @@ ViT, TimeSformer, and the encoder of a Transformer.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vit_jax.commands.analyze import numbers
 from vit_jax.commands.shared import checkpoints, common
 from vit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HELP = "draw how fast tokens become equal with depth"
 _WHAT = ("depth", "decay", "paths", "heads", "lengths")
@@ -60,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _examples(run: Any, count: int) -> tuple[tuple[Any, ...], Any]:
     """Returns the model's inputs for the first examples of the evaluation split, and their labels (None for text)."""
+    import numpy as np
+
+    from vit_jax.data.loading.levels import as_floats
     from vit_jax.data.source import Subset
 
     source = run.open_split()
@@ -70,15 +74,17 @@ def _examples(run: Any, count: int) -> tuple[tuple[Any, ...], Any]:
 
     inputs, labels = [], []
     for batch in run.batches(source)[0]:
-        real = {name: values[batch["mask"] > 0] for name, values in batch.items()}
+        real = {name: values[batch["mask"] > 0] for name, values in as_floats(batch).items()}
         inputs.append([np.asarray(x) for x in run.task.model_inputs(real)])
         labels.extend([real["label"]] if "label" in real else [])
     joined = tuple(jnp.asarray(_joined(arrays)) for arrays in zip(*inputs, strict=True))
     return joined, np.concatenate(labels) if labels else None
 
 
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def _joined(arrays: "Sequence[np.ndarray]") -> "np.ndarray":
     """Joins batches; shorter sentences are padded with zeros, the token that is ignored."""
+    import numpy as np
+
     width = max(array.shape[1] for array in arrays)
     return np.concatenate(
         [np.pad(array, ((0, 0), (0, width - array.shape[1]), *((0, 0),) * (array.ndim - 2))) for array in arrays]
@@ -117,6 +123,8 @@ def _depth(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
 
 
 def _decay(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
     from vit_jax.analysis.rank.collapse import decay
     from vit_jax.plots.rank import plot_decay
 
@@ -169,6 +177,8 @@ def _paths(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iter
 
 
 def _heads(args: argparse.Namespace, run: Any, inputs: Any, labels: Any) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
     from vit_jax.analysis.rank.branches import open_stack
     from vit_jax.analysis.rank.paths import single_heads, strongest_path
     from vit_jax.plots.rank import plot_two_paths

@@ -49,9 +49,8 @@ def chunked_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     rank = query.ndim
     bias, mask = (None if x is None else x.reshape((1,) * (rank - x.ndim) + x.shape) for x in (bias, mask))
-    arrays: tuple[Any, ...] = (query, key, value)
-    query, key, value = (x.swapaxes(-3, -2) for x in arrays)
-    return _attention(query, key, value, bias, mask, is_causal, scale, chunk).swapaxes(-3, -2)
+    query, key, value = (jnp.swapaxes(x, -3, -2) for x in (query, key, value))
+    return jnp.swapaxes(_attention(query, key, value, bias, mask, is_causal, scale, chunk), -3, -2)
 
 
 class _Blocks:

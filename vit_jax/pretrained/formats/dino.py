@@ -154,7 +154,7 @@ def _resample(tensors: Tensors, config: Config) -> str:
 DINOV2 = Format(
     name="dinov2",
     model=ViT,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base="vit:B/14",
     recognise=_recognise,
     architecture=_architecture,

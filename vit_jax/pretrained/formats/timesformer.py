@@ -124,7 +124,7 @@ _AUTHORS = {
 AUTHORS = Format(
     name="timesformer",
     model=TimeSformer,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base=BASE,
     recognise=lambda names, config: any(
         re.fullmatch(r"(model\.)?time_embed|model\.blocks\.0\.attn\.qkv\.weight", name) for name in names
@@ -203,7 +203,7 @@ def _hugging_face_config(model: TimeSformer) -> dict[str, Any]:
 HUGGING_FACE = Format(
     name="huggingface",
     model=TimeSformer,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base=BASE,
     recognise=lambda names, config: (
         config.get("model_type", "timesformer") == "timesformer"

@@ -206,7 +206,7 @@ def _timm_config(model: TNT) -> dict[str, Any]:
 TIMM = Format(
     name="timm",
     model=TNT,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base=BASE,
     recognise=lambda names, config: {"blocks.0.attn_out.qk.weight", "pixel_embed.proj.weight"} <= set(names),
     architecture=_timm_architecture,
@@ -263,7 +263,7 @@ def _authors_architecture(tensors: Tensors, config: Config) -> dict[str, Any]:
 AUTHORS = Format(
     name="tnt",
     model=TNT,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base=BASE,
     recognise=lambda names, config: {"blocks.0.outer_attn.qk.weight", "patch_embed.proj.weight"} <= set(names),
     architecture=_authors_architecture,

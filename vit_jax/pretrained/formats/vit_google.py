@@ -106,7 +106,7 @@ def _without_prefix(tensors: Tensors) -> Tensors:
 GOOGLE = Format(
     name="npz",
     model=ViT,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base="vit:B/16",
     recognise=lambda names, config: any(name.endswith("encoderblock_0/MlpBlock_3/Dense_0/kernel") for name in names),
     architecture=_google_architecture,
@@ -167,7 +167,7 @@ def _normalise_big_vision(tensors: Tensors) -> Tensors:
 BIG_VISION = Format(
     name="big_vision",
     model=ViT,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base="vit:B/16",
     recognise=lambda names, config: any(
         re.search(r"Transformer/encoderblock(_0)?/MlpBlock_0/Dense_0/kernel$", name) for name in names

@@ -179,7 +179,7 @@ def _normalise(tensors: Tensors) -> Tensors:
 HUGGING_FACE = Format(
     name="huggingface",
     model=ViT,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base="vit:B/16",
     recognise=lambda names, config: (
         config.get("model_type", "vit") in _EPSILONS  # TimesformerModel has the same embeddings

@@ -178,7 +178,7 @@ def _architecture_of(model: ViT) -> str:
 TIMM = Format(
     name="timm",
     model=ViT,
-    variants=tuple(VARIANTS),
+    variants=VARIANTS,
     base="vit:B/16",
     recognise=lambda names, config: (
         {"blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} <= set(names)
