@@ -28,7 +28,7 @@ def test_every_labelled_example_is_counted_once(breakdown):
 
 
 def test_the_calibration_is_that_of_the_analysis(breakdown):
-    # bins of 1/15: (0.533, 0.6] has 0.6 (wrong), (0.6, 0.667] has 0.61 (right), (0.867, 0.933] has 0.9, the last has 1.0
+    # bins of 1/15: (0.533, 0.6] has 0.6 (wrong), (0.6, 0.667] has 0.61 (right), (0.867, 0.933] has 0.9, the last 1.0
     found = breakdown.as_json()["calibration"]
     diagram = reliability([0.9, 0.6, 0.61, 1.0], [True, False, True, True])
     assert found["ece"] == diagram.ece == pytest.approx((0.6 + 0.39 + 0.1 + 0) / 4)
