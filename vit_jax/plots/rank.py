@@ -38,7 +38,7 @@ def plot_depth(path: Any, panels: Mapping[str, Mapping[Parts, np.ndarray]]) -> N
                 axis.fill_between(depth, np.maximum(mean - spread, 0), mean + spread, color=colour, alpha=0.2, lw=0)
             last = values.shape[1] - 1
             axis.set(title=title, ylim=(-0.02, None), xlim=(-0.04 * last, 1.04 * last))
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
         for axis in axes[-1]:
             axis.set_xlabel("after block")
         for axis in axes[:, 0]:
@@ -75,7 +75,7 @@ def plot_decay(path: Any, panels: Mapping[str, Any]) -> None:
                     axis.plot(*zip(*points, strict=True), style, color=colour, label=label)
             axis.set(title=title, xlabel="after block", ylim=(np.nanmin(measured) - 10, 20))
             axis.set_xlim(-0.3, max(np.flatnonzero(np.isfinite(measured).all(axis=0))) + 1)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
             axis.grid(alpha=0.3, lw=0.4)
         axes[0].set_ylabel("log10 of the residual's norm")
         drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -111,7 +111,7 @@ def plot_paths(
             right.plot(lengths, values, color=colour, marker="D", label=label)
         right.set(xlabel="length of path", ylim=(0, 1.04 if accuracy else None))
         for axis, place in ((left, "outside lower left"), (right, "outside lower right")):
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
             drawing.legend(*axis.get_legend_handles_labels(), loc=place, frameon=False, handlelength=1.5)
 
 
