@@ -33,7 +33,7 @@ def plot_map(
     columns = 1 if labels is None else min(3 if len(panels) <= 2 else 6, len(groups))
     legend = 0 if labels is None else 0.15 * -(-len(groups) // columns) + 0.1
     width, lines = COLUMN if len(panels) <= 2 else PAGE, 1 + max(title.count("\n") for title in panels)
-    with figure(path, width, width / len(panels) + 0.05 + 0.15 * lines + legend) as drawing:
+    with figure(path, width, width / len(panels) + 0.1 + 0.18 * lines + legend) as drawing:
         axes = drawing.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, points) in zip(axes, panels.items(), strict=True):
             for i, group in enumerate(groups):
