@@ -31,6 +31,7 @@ start.begin()
 from make_checkpoints import make
 
 import vit_jax
+from vit_jax.data.loading.levels import as_floats
 
 digits, clips = vit_jax.load_run(make("digits")), vit_jax.load_run(make("divided"))
 for run in (digits, clips):
@@ -41,7 +42,7 @@ for run in (digits, clips):
 def first_batch(run):
     """Returns the first examples of the test split, as the model takes them."""
     batches, _ = run.batches(run.open_split("test"))
-    return next(iter(batches))
+    return as_floats(next(iter(batches)))
 
 
 # %% [markdown]

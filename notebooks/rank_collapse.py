@@ -34,6 +34,7 @@ import jax
 from make_checkpoints import make
 
 import vit_jax
+from vit_jax.data.loading.levels import as_floats
 
 runs = {
     "images": vit_jax.load_run(make("digits")),
@@ -46,7 +47,7 @@ runs = {
 def some_inputs(run, count=16):
     """Returns the first examples of the split on which a run is evaluated, as a model takes them, and labels."""
     batches, _ = run.batches(run.open_split())
-    batch = {name: rows[:count] for name, rows in next(iter(batches)).items()}
+    batch = {name: rows[:count] for name, rows in as_floats(next(iter(batches))).items()}
     return run.task.model_inputs(batch), batch.get("label")
 
 

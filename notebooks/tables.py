@@ -103,7 +103,7 @@ with figure(start.FIGURES / "motion.png", width=PAGE, height=2.4) as drawing:
         places = [place + 0.25 * (int(row["seed"]) - 1) for row in rows]
         axis.bar(places, value, width=0.22, color=COLOURS[0], yerr=errors, ecolor="black", error_kw={"lw": 0.8})
     axis.axhline(0.5, color=COLOURS[1], ls="--")
-    axis.set(xticks=range(len(schemes)), xticklabels=schemes, ylim=(0, 1), ylabel="direction correct")
+    axis.set(xticks=range(len(schemes)), xticklabels=schemes, ylim=(0, 1.03), ylabel="direction correct")
 Image(start.FIGURES / "motion.png", width=800)
 
 # %% [markdown]

@@ -19,13 +19,16 @@ FILM_HEIGHT = 240  # pixels of a film, at least
 FILMS = (".gif", ".mp4")
 
 
-def plot_images(path: Any, pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray], names: Sequence[str]) -> None:
+def plot_images(
+    path: Any, pictures: Sequence[np.ndarray], maps: Sequence[np.ndarray], names: Sequence[str], *, label: str = ""
+) -> None:
     """Draws images and, next to each, its attention map over it.
 
     Args:
       pictures: `(height, width, channels)` each, from 0 to 1.
       maps: `(grid_height, grid_width)` each. Each has its own colour scale, from 0 to its largest value.
       names: A line above each image.
+      label: What the values are, above each map.
     """
     rows = len(pictures)
     ratio = max(picture.shape[0] / picture.shape[1] for picture in pictures)
@@ -34,7 +37,8 @@ def plot_images(path: Any, pictures: Sequence[np.ndarray], maps: Sequence[np.nda
         for (left, right), picture, values, name in zip(axes, pictures, maps, names, strict=True):
             _show(left, picture)
             _show(right, blend(picture, values, values.max()))
-            left.set_title(_short(name, 34), loc="left")
+            left.set_title(_short(name, 22 if label else 34), loc="left")
+            right.set_title(label, loc="left")
             _colour_bar(drawing, right, values.max(), shrink=0.9, aspect=14, pad=0.03)
 
 
@@ -54,9 +58,9 @@ def plot_clip(
     columns = min(len(shown), FRAMES_PER_ROW)
     rows = -(-len(shown) // columns)
     ratio = frames.shape[1] / frames.shape[2]
-    height = rows * (2 * ratio * COLUMN / columns * 0.97 + 0.2) + 0.55
+    height = rows * (2 * ratio * COLUMN / columns * 0.97 + 0.22) + 0.65
     with figure(path, COLUMN, height) as drawing:
-        drawing.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0.01)
+        drawing.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0.01)
         axes = drawing.subplots(2 * rows, columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")

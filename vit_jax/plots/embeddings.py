@@ -17,6 +17,8 @@ def plot_map(
 ) -> None:
     """Draws examples as points, coloured by class; classes beyond the seventh also have another marker.
 
+    One or two panels have the width of a column, more of them that of a page.
+
     Args:
       panels: Coordinates `(examples, 2)` by title, see `analysis.embeddings.project`.
       labels: The class of each example; without, all points have one colour.
@@ -28,9 +30,10 @@ def plot_map(
     groups = [None] if labels is None else np.unique(labels).tolist()
     if len(groups) > MOST_CLASSES:
         raise UserError(f"a map tells {MOST_CLASSES} classes apart, but there are {len(groups)}; leave the labels out")
-    columns = 1 if labels is None else min(3, len(groups))
+    columns = 1 if labels is None else min(3 if len(panels) <= 2 else 6, len(groups))
     legend = 0 if labels is None else 0.15 * -(-len(groups) // columns) + 0.1
-    with figure(path, COLUMN, (COLUMN if len(panels) == 1 else COLUMN / len(panels)) + 0.2 + legend) as drawing:
+    width, lines = COLUMN if len(panels) <= 2 else PAGE, 1 + max(title.count("\n") for title in panels)
+    with figure(path, width, width / len(panels) + 0.1 + 0.18 * lines + legend) as drawing:
         axes = drawing.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, points) in zip(axes, panels.items(), strict=True):
             for i, group in enumerate(groups):

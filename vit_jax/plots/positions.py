@@ -17,12 +17,15 @@ def plot_grid(path: Any, values: np.ndarray) -> None:
       values: `(rows, columns, rows, columns)`, see `analysis.positions.similarity`.
     """
     rows, columns = (np.arange(0, size, -(-size // MOST_MAPS)) for size in values.shape[:2])
-    height = (COLUMN - 0.65) * len(rows) / len(columns) + 0.35
+    ratio = len(rows) * values.shape[2] / (len(columns) * values.shape[3])
+    height = max((COLUMN - 0.85) * ratio + 0.35, 1.3)
     with figure(path, COLUMN, height) as drawing:
         drawing.get_layout_engine().set(w_pad=0.005, h_pad=0.005, wspace=0.02, hspace=0.02)
         axes = drawing.subplots(len(rows), len(columns), squeeze=False)
         for axis, (row, column) in zip(axes.flat, [(r, c) for r in rows for c in columns], strict=True):
-            drawn = axis.imshow(values[row, column], cmap=SEQUENTIAL, vmin=-1, vmax=1, interpolation="nearest")
+            drawn = axis.imshow(
+                values[row, column], cmap=SEQUENTIAL, vmin=_lowest(values), vmax=1, interpolation="nearest"
+            )
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         for axis, row in zip(axes[:, 0], rows, strict=True):
@@ -44,11 +47,16 @@ def plot_sequence(path: Any, values: np.ndarray, unit: str) -> None:
     with figure(path, COLUMN, 2.6) as drawing:
         axis = drawing.subplots()
         ends = (0.5, len(values) + 0.5)
-        drawn = axis.imshow(values, cmap=SEQUENTIAL, vmin=-1, vmax=1, extent=(*ends, *ends[::-1]))
+        drawn = axis.imshow(values, cmap=SEQUENTIAL, vmin=_lowest(values), vmax=1, extent=(*ends, *ends[::-1]))
         axis.set(xlabel=unit, ylabel=unit)
         for side in (axis.xaxis, axis.yaxis):
             side.get_major_locator().set_params(integer=True)
         drawing.colorbar(drawn, ax=axis, label="cosine similarity", shrink=0.9, aspect=20)
+
+
+def _lowest(similarities: np.ndarray) -> float:
+    """Returns where the colour scale of similarities starts: their minimum, rounded down to a quarter."""
+    return max(math.floor(4 * float(similarities.min()) + 1e-6) / 4, -1.0) if similarities.min() < 0.99 else -1.0
 
 
 def plot_filters(path: Any, filters: np.ndarray, shares: np.ndarray) -> None:

@@ -36,8 +36,9 @@ def plot_depth(path: Any, panels: Mapping[str, Mapping[Parts, np.ndarray]]) -> N
                 depth, mean, spread = np.arange(values.shape[1]), values.mean(axis=0), values.std(axis=0)
                 axis.plot(depth, mean, style, color=colour, marker=marker, markersize=2.5, lw=0.9, label=str(parts))
                 axis.fill_between(depth, np.maximum(mean - spread, 0), mean + spread, color=colour, alpha=0.2, lw=0)
-            axis.set(title=title, ylim=(-0.02, None), xlim=(0, values.shape[1] - 1))
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            last = values.shape[1] - 1
+            axis.set(title=title, ylim=(-0.02, None), xlim=(-0.04 * last, 1.04 * last))
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
         for axis in axes[-1]:
             axis.set_xlabel("after block")
         for axis in axes[:, 0]:
@@ -74,7 +75,7 @@ def plot_decay(path: Any, panels: Mapping[str, Any]) -> None:
                     axis.plot(*zip(*points, strict=True), style, color=colour, label=label)
             axis.set(title=title, xlabel="after block", ylim=(np.nanmin(measured) - 10, 20))
             axis.set_xlim(-0.3, max(np.flatnonzero(np.isfinite(measured).all(axis=0))) + 1)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
             axis.grid(alpha=0.3, lw=0.4)
         axes[0].set_ylabel("log10 of the residual's norm")
         drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -95,7 +96,7 @@ def plot_paths(
       accuracy: `(lengths,)` of the outputs from the paths up to each length, by what it is called in the legend.
     """
     lengths = np.arange(len(residual))
-    with figure(path, COLUMN, 2.1) as drawing:
+    with figure(path, COLUMN, 2.4) as drawing:
         left, right = drawing.subplots(1, 2)
         for values, colour, marker, label in (
             (residual, COLOURS[1], "o", "relative residual"),
@@ -108,21 +109,23 @@ def plot_paths(
         right.bar(lengths, count, color="#bbbbbb", label="share of all paths")
         for (label, values), colour in zip((accuracy or {}).items(), (COLOURS[2], COLOURS[3]), strict=False):
             right.plot(lengths, values, color=colour, marker="D", label=label)
-        right.set(xlabel="length of path", ylim=(0, 1 if accuracy else None))
-        for axis in (left, right):
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.legend(frameon=False, loc="best", handlelength=1.5)
+        right.set(xlabel="length of path", ylim=(0, 1.04 if accuracy else None))
+        for axis, place in ((left, "outside lower left"), (right, "outside lower right")):
+            axis.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+            drawing.legend(*axis.get_legend_handles_labels(), loc=place, frameon=False, handlelength=1.5)
 
 
 def plot_lengths(path: Any, shares: Mapping[str, np.ndarray]) -> None:
-    """Draws the share of paths of each length for several architectures (a figure of the paper)."""
-    styles = ("-", "--", ":", "-.")
+    """Draws the share of paths of each length for several architectures (a figure of the paper).
+
+    The first of them has a thick black line.
+    """
+    styles, colours = ("-", "--", ":", "-."), (COLOURS[-1], *COLOURS[:-1], "#888888")
     with figure(path, COLUMN, 2.2) as drawing:
         axis = drawing.subplots()
         for i, (name, values) in enumerate(shares.items()):
-            axis.plot(
-                np.arange(len(values)), values, styles[i % 4], marker=".", color=COLOURS[i % len(COLOURS)], label=name
-            )
+            style = {"color": colours[i % len(colours)], "marker": ".", "lw": 1.0 if i else 1.8}
+            axis.plot(np.arange(len(values)), values, styles[i % 4], label=name, **style)
         axis.set(xlabel="length of path", ylabel="share of all paths", ylim=(0, None))
         axis.legend(frameon=False, ncols=2)
 

@@ -56,7 +56,7 @@ def plot_confusion(path: Any, confusion: np.ndarray, labels: Sequence[str]) -> N
             axis.set_yticks(range(classes), names)
         for (row, column), value in np.ndenumerate(share):
             if classes <= _MOST_NUMBERS and confusion[row, column]:
-                text = f"{100 * value:.0f}" if value >= 0.005 else "<1"
+                text = f"{100 * value:.0f}" if round(100 * value) else "<1"
                 axis.text(column, row, text, ha="center", va="center", fontsize=5.5, color=_over(value))
         scale = drawing.colorbar(drawn, ax=axis, shrink=0.75, aspect=25, pad=0.02)
         scale.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")

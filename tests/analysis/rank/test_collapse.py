@@ -59,6 +59,9 @@ def test_norms_and_residual_are_those_of_their_definitions():
     ratio = np.linalg.norm(x[1, :3] - x[1, :3].mean(0)) / np.linalg.norm(x[1, :3])
     np.testing.assert_allclose(relative_residual(x, real, "frobenius")[1], ratio, rtol=1e-5)
     assert relative_residual(np.ones((4, 3))) == 0
+    for norm in (composite_norm, frobenius_norm):  # their squares are smaller than any float64
+        np.testing.assert_allclose(norm(1e-300 * x), 1e-300 * norm(x), rtol=1e-12)
+        assert norm(np.zeros((1, 4, 3))) == [0]
 
 
 @pytest.mark.parametrize("name", MODELS)

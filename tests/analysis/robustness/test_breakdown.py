@@ -3,6 +3,7 @@
 import pytest
 
 from vit_jax.analysis.robustness.breakdown import Breakdown
+from vit_jax.analysis.robustness.calibration import reliability
 
 FIRST = {
     "label": ["a", "a", "b"],
@@ -26,12 +27,19 @@ def test_every_labelled_example_is_counted_once(breakdown):
     assert breakdown.confusion == {("a", "a"): 2, ("a", "b"): 1, ("b", "b"): 1}
 
 
-def test_the_calibration_error_is_the_mean_gap_of_the_bins(breakdown):
-    # bins of 1/15: [0.6, 0.667) has 0.6 (wrong) and 0.61 (right), [0.867, 0.933) has 0.9, the last has 1.0
-    found = breakdown.calibration()
-    assert found["ece"] == pytest.approx((abs(1 - 1.21) + abs(1 - 0.9) + 0) / 4)
-    assert [(each["examples"], each["accuracy"]) for each in found["bins"]] == [(2, 0.5), (1, 1), (1, 1)]
-    assert found["bins"][0]["confidence"] == pytest.approx(0.605)
+def test_the_calibration_is_that_of_the_analysis(breakdown):
+    # bins of 1/15: (0.533, 0.6] has 0.6 (wrong), (0.6, 0.667] has 0.61 (right), (0.867, 0.933] has 0.9, the last 1.0
+    found = breakdown.as_json()["calibration"]
+    diagram = reliability([0.9, 0.6, 0.61, 1.0], [True, False, True, True])
+    assert found["ece"] == diagram.ece == pytest.approx((0.6 + 0.39 + 0.1 + 0) / 4)
+    assert [(each["examples"], each["accuracy"]) for each in found["bins"]] == [(1, 0), (1, 1), (1, 1), (1, 1)]
+    assert [each["confidence"] for each in found["bins"]] == [0.6, 0.61, 0.9, 1.0]
+
+
+def test_a_split_without_labels_has_no_bins():
+    breakdown = Breakdown(("a", "b", "c"))
+    breakdown.add({"label": [None], "correct": [None], "classes": [["a"]], "probabilities": [[0.5]]})
+    assert breakdown.as_json()["calibration"] == {"ece": 0.0, "bins": []}
 
 
 def test_an_example_with_several_labels_counts_for_each():

@@ -44,13 +44,15 @@ SPREAD = 1.256  # largest difference of logits for which exp(x) <= 1 + 2 x is us
 
 def composite_norm(x: Tokens) -> Float[np.ndarray, "*batch"]:
     """Returns sqrt(||X||_1 ||X||_inf) of each matrix."""
-    size = np.abs(x)
-    return np.sqrt(size.sum(axis=-2).max(axis=-1) * size.sum(axis=-1).max(axis=-1))
+    size = np.abs(x)  # the product of the two could underflow
+    return np.sqrt(size.sum(axis=-2).max(axis=-1)) * np.sqrt(size.sum(axis=-1).max(axis=-1))
 
 
 def frobenius_norm(x: Tokens) -> Float[np.ndarray, "*batch"]:
     """Returns the square root of the sum of squares of each matrix."""
-    return np.sqrt((x**2).sum(axis=(-2, -1)))
+    largest = np.abs(x).max(axis=(-2, -1), keepdims=True)  # squares of small numbers could underflow
+    scaled = np.divide(x, largest, out=np.zeros_like(x), where=largest > 0)
+    return largest[..., 0, 0] * np.sqrt((scaled**2).sum(axis=(-2, -1)))
 
 
 NORMS: dict[str, Callable[[Any], Any]] = {"composite": composite_norm, "frobenius": frobenius_norm}

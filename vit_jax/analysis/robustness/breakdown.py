@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from vit_jax.analysis.robustness.calibration import Reliability, reliability
 
-BINS = 15  # of confidence, as in Guo et al. (arXiv:1706.04599)
 _WIDEST = 16  # classes up to which the confusion matrix is printed as a matrix
 _MOST = 20  # pairs of confused classes that are printed otherwise
 
@@ -27,7 +26,8 @@ class Breakdown:
         self.confusion: Counter[tuple[str, str]] = Counter()
         self.examples: Counter[str] = Counter()
         self.correct: Counter[str] = Counter()
-        self._count, self._confidence, self._hits = (np.zeros(BINS) for _ in range(3))
+        self._confidence: list[float] = []
+        self._hits: list[bool] = []
 
     def add(self, columns: Mapping[str, Any]) -> None:
         """Adds the examples of a batch."""
@@ -39,30 +39,16 @@ class Breakdown:
                 self.examples[each] += 1
                 self.correct[each] += correct
                 self.confusion[each, classes[0]] += 1
-            place = min(int(probabilities[0] * BINS), BINS - 1)
-            self._count[place] += 1
-            self._confidence[place] += probabilities[0]
-            self._hits[place] += correct
+            self._confidence.append(probabilities[0])
+            self._hits.append(correct)
 
     def accuracy(self) -> dict[str, float]:
         """Returns the accuracy by class, for the classes that have examples."""
         return {name: self.correct[name] / self.examples[name] for name in self.labels if self.examples[name]}
 
-    def calibration(self) -> dict[str, Any]:
-        """Returns the expected calibration error, and the reliability diagram it is computed from.
-
-            ece = sum over bins of (examples in the bin / examples) * |accuracy - mean confidence|
-
-        The confidence is the probability of the most probable class. `bins` has `confidence`, `accuracy` and
-        `examples` of each of the 15 bins of equal width that is not empty (arXiv:1706.04599).
-        """
-        used = self._count > 0
-        count, confidence, hits = (values[used] for values in (self._count, self._confidence, self._hits))
-        bins = [
-            {"confidence": float(c / n), "accuracy": float(h / n), "examples": int(n)}
-            for n, c, h in zip(count, confidence, hits, strict=True)
-        ]
-        return {"ece": float(np.abs(hits - confidence).sum() / max(count.sum(), 1)), "bins": bins}
+    def reliability(self) -> Reliability:
+        """Returns the reliability diagram; the confidence is the probability of the most probable class."""
+        return reliability(self._confidence, self._hits)
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything as JSON-compatible values; `confusion` lists label, prediction and count."""
@@ -71,7 +57,9 @@ class Breakdown:
             for name, value in self.accuracy().items()
         }
         confusion = [[label, found, count] for (label, found), count in sorted(self.confusion.items())]
-        return {"classes": classes, "confusion": confusion, "calibration": self.calibration()}
+        diagram = self.reliability()
+        calibration = {"ece": diagram.ece, "bins": diagram.filled()}
+        return {"classes": classes, "confusion": confusion, "calibration": calibration}
 
     def lines(self) -> list[str]:
         """Returns what people read: the three parts as aligned text."""
@@ -97,6 +85,6 @@ class Breakdown:
         return lines + [f"{label}  {found}  {count:,}" for (label, found), count in wrong.most_common(_MOST)]
 
     def _calibrated(self) -> list[str]:
-        found = self.calibration()
-        lines = [f"expected calibration error {found['ece']:.4f}", "confidence  accuracy  examples"]
-        return lines + [f"{b['confidence']:10.4f}  {b['accuracy']:8.4f}  {b['examples']:8,}" for b in found["bins"]]
+        diagram = self.reliability()
+        lines = [f"expected calibration error {diagram.ece:.4f}", "confidence  accuracy  examples"]
+        return lines + [f"{b['confidence']:10.4f}  {b['accuracy']:8.4f}  {b['examples']:8,}" for b in diagram.filled()]

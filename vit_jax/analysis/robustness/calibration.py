@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vit_jax.errors import UserError
 
@@ -43,7 +44,15 @@ class Reliability:
         """Expected calibration error, from 0 to 1."""
         filled = self.count > 0
         gaps = np.abs(self.accuracy - self.confidence)[filled]
-        return float(np.sum(gaps * self.count[filled]) / self.count.sum())
+        return float(np.sum(gaps * self.count[filled]) / max(self.count.sum(), 1))
+
+    def filled(self) -> list[dict[str, float]]:
+        """Returns `confidence`, `accuracy` and `examples` of each bin that is not empty, for JSON."""
+        return [
+            {"confidence": float(c), "accuracy": float(a), "examples": int(n)}
+            for n, a, c in zip(self.count, self.accuracy, self.confidence, strict=True)
+            if n
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Calibration:
     diagrams: tuple[Reliability, Reliability]
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> Reliability:
     """Returns the reliability diagram of examples with these confidences, `(examples,)`.
 
     Args:

@@ -118,12 +118,13 @@ def _draw_maps(run: Any, args: argparse.Namespace) -> None:
     rows = np.stack([_encoded(run, name, stored) for name, stored in found])
     maps = _maps(run, rows, args)
     pictures = as_pictures(run.encoder, rows)
+    label = f"{args.kind} attention received" if args.kind else "attention per patch"
     if is_film:
         film(args.out, pictures[0], maps[0])
     elif is_clip:
-        plot_clip(args.out, pictures[0], maps[0], names[0])
+        plot_clip(args.out, pictures[0], maps[0], names[0], label=label)
     else:
-        plot_images(args.out, list(pictures), list(maps), names)
+        plot_images(args.out, list(pictures), list(maps), names, label=label)
     axes = ("frame", "row", "column")[-(maps.ndim - 1) :]
     _write_numbers(args, [({"input": name}, axes, values) for name, values in zip(names, maps, strict=True)])
 

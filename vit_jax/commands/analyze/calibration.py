@@ -4,7 +4,7 @@
   python -m vit_jax analyze calibration runs/mine --fit_split=val --split=test --out=calibration.png --json
 
 Temperature scaling divides the logits by one number, fitted on --fit_split. Without this option, each half of the
-split is scored with the temperature that was fitted on the other half. See docs/analysis.md.
+split is scored with the temperature that was fitted on the other half. See docs/robustness.md.
 """
 
 import argparse

@@ -4,7 +4,7 @@
   python -m vit_jax analyze corruptions runs/mine --corruptions=fog,snow --severities=3,5 --out=weather.png
 
 Every example of the split is scored under every corruption. All fifteen need the extra `corruptions`, which has the
-photographs of frost. See docs/analysis.md.
+photographs of frost. See docs/robustness.md.
 """
 
 import argparse
