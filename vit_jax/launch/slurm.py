@@ -8,6 +8,7 @@ resumes likewise. With several tasks, JAX joins the processes of all nodes.
 import contextlib
 import dataclasses
 import importlib.util
+import io
 import os
 import pathlib
 import shlex
@@ -210,7 +211,8 @@ def _explained() -> Iterator[None]:
     from submitit.core.utils import FailedJobError  # pyright: ignore[reportMissingImports]
 
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what it raises as well
+            yield
     except FailedJobError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = next((line for line in lines if "error" in line.lower()), lines[-1])
