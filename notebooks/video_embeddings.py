@@ -41,7 +41,7 @@ for name, run in runs.items():
 
 # %% [markdown]
 # Both have seen 20,000 clips, each once. Space-only attention is then close to chance, which is 1 in 6. When such
-# models are trained for longer, they recognise at most the family of a motion, that is, horizontal, vertical or rotation
+# models are trained for longer, they recognise at most the family of a motion: horizontal, vertical or rotation
 # (`docs/results.md`).
 #
 # ## Features
