@@ -12,8 +12,8 @@ an interruption, the same command resumes them. With seed 0, the models reached 
   space_only  16.40 % of 2,000 clips       171 s (chance is 16.7 %)
   messages    BLEU 4.1 on 358 pairs        145 s, and 9 s to download and read the programs
 
-Drawing the 42,000 clips of both models takes more time, once. Each training used one core that it shared with
-other work. With another number of cores the sums are rounded differently, so that scores may differ a little.
+Drawing the 42,000 clips takes another 61 s, once. These are seconds on one core that was shared with other work, so
+that they are upper bounds. With another number of cores, sums are rounded differently, and scores differ a little.
 """
 
 import argparse
