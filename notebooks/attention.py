@@ -124,8 +124,9 @@ Image(start.FIGURES / "clip.gif", format="gif")
 # %% [markdown]
 # Temporal attention by itself: how much attention each frame receives at each place. Some heads look at particular
 # frames, whatever they show; others look at the frames in which the digit is at this place, so that their maps show its
-# path. This is the head whose attention is correlated most with the difference between a patch and its median over the
-# frames, which is large where the digit is.
+# path, at least in part. This is the head whose attention is correlated most with the difference between a patch and
+# its median over the frames, which is large where the digit is. At the places that the digit does not cross, it looks
+# mostly at the first frame.
 
 # %%
 bright = frames.mean(axis=-1).reshape(8, 4, 8, 4, 8).mean(axis=(2, 4))  # of each patch: frames, rows, columns

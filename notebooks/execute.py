@@ -12,6 +12,7 @@ import pathlib
 import jupytext
 import nbclient
 import nbformat
+from make_checkpoints import MODELS, make
 
 HERE = pathlib.Path(__file__).resolve().parent
 SCRIPTS = ("start", "make_checkpoints", "execute")
@@ -44,10 +45,19 @@ def execute(name: str) -> nbformat.NotebookNode:
     return notebook
 
 
+def make_models(name: str) -> None:
+    """Trains the missing models of the notebook NAME, so that its outputs do not contain what training prints."""
+    source = (HERE / f"{name}.py").read_text()
+    for model in MODELS:
+        if f'"{model}"' in source:
+            make(model)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *NAMES], metavar="NAME", help=f"some of {', '.join(NAMES)}")
     for name in parser.parse_args().names or NAMES:
+        make_models(name)
         nbformat.write(execute(name), HERE / f"{name}.ipynb")
         print(f"wrote notebooks/{name}.ipynb")
 

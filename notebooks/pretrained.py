@@ -81,29 +81,25 @@ except UserError as error:
 # ## Features out
 #
 # `analysis.features` takes a model and parameters from anywhere. Here: the mean of the patches in every layer, for the
-# 355 test images, reduced to two dimensions by principal components. A colour is a digit.
+# 355 test images, reduced to two dimensions by principal components. A digit has a colour and a marker.
 
 # %%
 import numpy as np
 from IPython.display import Image
-from matplotlib import colormaps
-from sklearn.decomposition import PCA
 
 from vit_jax import analysis
-from vit_jax.plots import PAGE, figure
+from vit_jax.analysis.embedding.embeddings import project
+from vit_jax.plots.embeddings import plot_map
 
 test = digits.open_split("test")
 rows = test.__getitems__(range(len(test)))
 images = np.stack([loaded.preprocessing.rows(row["image"], None)[0] for row in rows])
 labels = np.array([row["label"] for row in rows])
-with figure(start.FIGURES / "features.png", PAGE, 2.0) as drawing:
-    for layer, axis in enumerate(drawing.subplots(1, loaded.model.num_layers)):
-        patches = analysis.features(loaded.model, loaded.params, images, layer=layer, kind="patch")
-        points = PCA(2).fit_transform(np.asarray(patches).mean(axis=(1, 2)))
-        axis.scatter(*points.T, c=labels, cmap="tab10", s=3)
-        axis.set(title=f"layer {layer}", xticks=[], yticks=[])
-    dots = [drawing.axes[0].scatter([], [], color=colormaps["tab10"](digit), s=8) for digit in range(10)]
-    drawing.legend(dots, loaded.labels, loc="outside right center", frameon=False)
+panels = {}
+for layer in range(loaded.model.num_layers):
+    patches = analysis.features(loaded.model, loaded.params, images, layer=layer, kind="patch")
+    panels[f"layer {layer}"] = project(np.asarray(patches).mean(axis=(1, 2)), "pca")
+plot_map(start.FIGURES / "features.png", panels, labels, loaded.labels)
 Image(start.FIGURES / "features.png", width=900)
 
 # %% [markdown]
@@ -163,7 +159,7 @@ contact_sheet(
     [file.parent.name for file in shown],
     [GREY] * len(shown),
 )
-Image(start.FIGURES / "letters.png", width=700)
+Image(start.FIGURES / "letters.png", width=900)
 
 # %% [markdown]
 # One command fine-tunes the weights on the folder. Architecture, image size, channels and preprocessing come from the
@@ -197,7 +193,7 @@ start.vit_jax("train", *OPTIONS, f"--workdir={SCRATCH}", "--quiet", *model)
 # %%
 from etils import epath
 
-from vit_jax.plots import COLOURS
+from vit_jax.plots import COLOURS, figure
 from vit_jax.workdir.metrics import read_metrics
 
 with figure(start.FIGURES / "tuned.png") as drawing:

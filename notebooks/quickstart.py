@@ -84,7 +84,7 @@ names = [f"a {run.labels[rows['label'][i]]}" for i in wrong]
 titles = [f"{run.labels[probabilities[i].argmax()]}, {probabilities[i].max():.0%}" for i in wrong]
 images = [example["image"] for example in test.__getitems__(wrong)]
 contact_sheet(start.FIGURES / "wrong.png", images, names, titles, [RED] * len(wrong))
-Image(start.FIGURES / "wrong.png")
+Image(start.FIGURES / "wrong.png", width=900)
 
 # %% [markdown]
 # ## Look

@@ -16,7 +16,9 @@
 # beam; and where the decoder looks in the source while it writes each sub-word.
 #
 # When it is first run, the notebook downloads a few programs from PyPI for their Italian catalogues, and trains the
-# model on them. `make_checkpoints.py` says on which.
+# model on them. `vit_jax/reproduce/programs.py` says on which. A training of two minutes is too short to translate
+# well: most of the translations below are wrong. It is long enough to see how the search works and where the model
+# looks.
 
 # %%
 import os
@@ -81,7 +83,7 @@ plot_beams(steps, run.encoder, start.FIGURES / "beams.png")
 Image(start.FIGURES / "beams.png", width=900)
 
 # %% [markdown]
-# A larger beam finds translations that are at least as probable. That they are better is not guaranteed.
+# A larger beam usually finds a translation with a higher score. That it is a better translation is not guaranteed.
 
 # %%
 for beam_size in (1, 2, 4, 8, 16):
