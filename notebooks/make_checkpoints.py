@@ -27,7 +27,7 @@ from vit_jax.workdir.provenance import read_runs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "notebooks"
-PAIRS = RUNS / "messages-data"  # the pairs of sentences, and the programs of which they are
+PAIRS = RUNS / "messages-data"  # the pairs of sentences, and the programs that they come from
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib
 import itertools
 import logging
 import os
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import vit_jax
+from vit_jax.commands.shared import common
 from vit_jax.errors import Interrupted, RunError, UserError, nearest
 
 COMMANDS = (
@@ -78,17 +78,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="vit_jax", description="Transformers for images, video and text, in JAX.")
     parser.add_argument("--version", action="version", version=f"vit_jax {vit_jax.__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        module = importlib.import_module(f"vit_jax.commands.{name}")
-        subparser = parsers.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+    common.add_commands(parsers, "vit_jax.commands", COMMANDS)
     args, overrides = parser.parse_known_args(argv)
     if hasattr(args, "overrides"):
         args.overrides = overrides

@@ -44,7 +44,7 @@ def tiny(tmp_path):
 
 
 def opened(tiny):
-    return table.open_table(str(tiny), "small", tiny.parents[1] / "runs", say=lambda line: None)
+    return table.trials_of(str(tiny), "small", tiny.parents[1] / "runs", say=lambda line: None)
 
 
 def names(sweep):

@@ -117,7 +117,7 @@ def _launch_table(args: argparse.Namespace, runs: pathlib.Path) -> int:
     from vit_jax.launch import table
 
     scale, seeds = args.scale or "small", args.seeds or 3
-    name, trials = table.open_table(args.table, scale, runs)
+    name, trials = table.trials_of(args.table, scale, runs)
     sweep = table.runs_of(name, trials, args.only, range(seeds))
     only = f" --only={shlex.quote(args.only)}" if args.only else ""
     where = "" if runs == pathlib.Path(_RUNS) else f" --runs={shlex.quote(str(runs))}"

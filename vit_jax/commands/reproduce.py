@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vit_jax.commands.shared import common
-from vit_jax.errors import UserError, counted, nearest
+from vit_jax.errors import UserError, counted
 
 HELP = "compute the tables of the papers, or train their rows"
 REPORT = pathlib.Path("docs/tables.md")
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     common.start_jax(args)
     folder = pathlib.Path(args.folder)
     known = tables.find_tables(folder)
-    names = [_name_of(word, known) for word in args.tables]
+    names = [tables.name_of(word, known) for word in args.tables]
     loaded = known if args.all or args.list or args.report else names
     definitions = {name: tables.load_definition(known[name]) for name in loaded}
     if args.list:
@@ -109,14 +109,6 @@ def _has(definition: Any, scale: str) -> bool:
     return definition.comparison is not None and scale in definition.comparison.scales
 
 
-def _name_of(word: str, known: Mapping[str, pathlib.Path]) -> str:
-    """Returns the name of the table that `word` names, or whose file it is."""
-    for name, path in known.items():
-        if word == name or pathlib.Path(word).absolute() == path.absolute():
-            return name
-    raise UserError(f"unknown table {word!r}{nearest(word, known)}")
-
-
 def _results(folder: pathlib.Path, name: str, ending: str) -> pathlib.Path:
     return folder / "results" / f"{name}{ending}"
 
@@ -140,10 +132,8 @@ def _compute(args: argparse.Namespace, name: str, definitions: Mapping[str, Any]
 def _trials(args: argparse.Namespace, name: str, definitions: Mapping[str, Any], scale: str) -> Any:
     from vit_jax.reproduce.trained import Trials
 
-    csv = _results(pathlib.Path(args.folder), name, f".{scale}.csv")
     say = lambda line: print(line, flush=True)  # noqa: E731
-    runs = pathlib.Path(args.runs)
-    return Trials(definitions[name].comparison, scale, runs / scale / name, csv, say, runs / "data")
+    return Trials.of(definitions[name].comparison, name, scale, pathlib.Path(args.folder), pathlib.Path(args.runs), say)
 
 
 def _train(args: argparse.Namespace, name: str, definitions: Mapping[str, Any]) -> int:

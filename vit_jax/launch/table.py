@@ -4,16 +4,16 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vit_jax.errors import UserError, nearest
+from vit_jax.errors import UserError
 from vit_jax.launch.sweep import RESERVED, Point, Sweep
 from vit_jax.reproduce.comparison import Trial
-from vit_jax.reproduce.tables import find_tables, load_definition
+from vit_jax.reproduce.tables import find_tables, load_definition, name_of
 from vit_jax.reproduce.trained import Trials, slug
 
-TABLES = "experiments"  # folder of the tables
+TABLES = pathlib.Path("experiments")
 
 
-def open_table(word: str, scale: str, runs: pathlib.Path, say: Callable[[str], None] = print) -> tuple[str, Trials]:
+def trials_of(word: str, scale: str, runs: pathlib.Path, say: Callable[[str], None] = print) -> tuple[str, Trials]:
     """Returns the name of a table and its trials at a scale.
 
     Args:
@@ -24,16 +24,13 @@ def open_table(word: str, scale: str, runs: pathlib.Path, say: Callable[[str], N
       UserError: There is no such table, or it has nothing to train at this scale.
     """
     path = pathlib.Path(word).absolute()
-    folder = path.parents[1] if path.is_file() else pathlib.Path(TABLES)
-    name = f"{path.parent.name}/{path.stem}" if path.is_file() else word.removeprefix(f"{TABLES}/").removesuffix(".py")
+    folder = path.parents[1] if path.is_file() else TABLES
     known = find_tables(folder)
-    if name not in known:
-        raise UserError(f"unknown table {word!r}{nearest(name, known)}")
+    name = name_of(word, known)
     comparison = load_definition(known[name]).comparison
     if comparison is None or scale not in comparison.scales:
         raise UserError(f"{name} has nothing at the scale {scale}; see `python -m vit_jax reproduce --list`")
-    csv = folder / "results" / f"{name}.{scale}.csv"
-    return name, Trials(comparison, scale, runs / scale / name, csv, say, runs / "data")
+    return name, Trials.of(comparison, name, scale, folder, runs, say)
 
 
 def runs_of(name: str, trials: Trials, only: str | None, seeds: Iterable[int]) -> Sweep:

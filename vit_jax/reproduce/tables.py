@@ -186,6 +186,20 @@ class Definition:
         return self.table.title if self.table else self.comparison.title if self.comparison else ""
 
 
+def name_of(word: str, known: Mapping[str, pathlib.Path]) -> str:
+    """Returns the name of the table that `word` names, or whose file it is.
+
+    Raises:
+      UserError: There is no such table.
+    """
+    path = pathlib.Path(word)
+    for name, file in known.items():
+        if word == name or path.absolute() == file.absolute():
+            return name
+    meant = f"{path.parent.name}/{path.stem}" if path.suffix == ".py" else word
+    raise UserError(f"unknown table {word!r}{nearest(meant, known)}")
+
+
 def load_definition(path: pathlib.Path) -> Definition:
     """Runs a file that defines `TABLE` or `COMPARISON` or both.
 

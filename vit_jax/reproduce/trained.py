@@ -61,6 +61,20 @@ class Trials:
     say: Callable[[str], None] = print
     data: pathlib.Path = pathlib.Path("runs/reproduce/data")
 
+    @classmethod
+    def of(
+        cls,
+        comparison: Comparison,
+        name: str,
+        scale: str,
+        folder: pathlib.Path,
+        runs: pathlib.Path,
+        say: Callable[[str], None] = print,
+    ) -> "Trials":
+        """Returns the trials of the table `name`, given the folders of all tables and of all their runs."""
+        csv = folder / "results" / f"{name}.{scale}.csv"
+        return cls(comparison, scale, runs / scale / name, csv, say, runs / "data")
+
     @property
     def columns(self) -> tuple[str, ...]:
         return (*COLUMNS, *self.comparison.also)

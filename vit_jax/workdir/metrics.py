@@ -36,7 +36,7 @@ class Metrics:
 
     Args:
       kept: Returns the steps of the checkpoints, newest first, for the message if a value is not finite.
-      config: The config, of which `wandb` names a project that the rows are mirrored to: see `mirror.Mirror`.
+      config: The config. If its key `wandb` names a project, the rows are mirrored there: see `mirror.Mirror`.
 
     Attributes:
       rows: All rows of `metrics.jsonl`, as dicts.

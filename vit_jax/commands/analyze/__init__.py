@@ -6,7 +6,8 @@
 """
 
 import argparse
-import importlib
+
+from vit_jax.commands.shared import common
 
 HELP = "look inside a trained model"
 ANALYSES: tuple[str, ...] = (
@@ -16,17 +17,7 @@ ANALYSES: tuple[str, ...] = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     analyses = parser.add_subparsers(dest="analysis", metavar="ANALYSIS", required=True)
-    for name in ANALYSES:
-        module = importlib.import_module(f"vit_jax.commands.analyze.{name}")
-        subparser = analyses.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(subparser)
-        subparser.set_defaults(run_analysis=module.run)
+    common.add_commands(analyses, __name__, ANALYSES, dest="run_analysis")
 
 
 def run(args: argparse.Namespace) -> int:

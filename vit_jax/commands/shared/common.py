@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import ctypes
+import importlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -17,6 +18,21 @@ from typing import Any
 from vit_jax.errors import Interrupted
 
 _MOST = 2**31 - 1  # sizes and counts are 32-bit integers on the devices
+
+
+def add_commands(parsers: Any, package: str, names: Iterable[str], dest: str = "run") -> None:
+    """Adds a parser for each module of a package, whose function `run` becomes the value `dest`."""
+    for name in names:
+        module = importlib.import_module(f"{package}.{name}")
+        parser = parsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(parser)
+        parser.set_defaults(**{dest: module.run})
 
 
 def given(text: str) -> str:

@@ -123,7 +123,7 @@ def _backward_kernel(query, key, value, gradient, by_query, by_key, by_value, *,
 
 
 def _access(shape, head_dim, masked):
-    """Return how to load and to store a tile, of which only the first `head_dim` columns exist."""
+    """Return functions that load and store the first `head_dim` columns of a tile; the others do not exist."""
     if not masked:
         return lambda ref: ref[...], lambda ref, x: ref.__setitem__(..., x.astype(ref.dtype))
     mask = jax.lax.broadcasted_iota(jnp.int32, shape, 1) < head_dim
