@@ -172,14 +172,32 @@ def in_memory_if_small(source: Any) -> Source:
     return InMemory(source)
 
 
-class InMemory:
+class Wrapped:
+    """A source that changes something about another one; what it does not define is that of the other source."""
+
+    def __init__(self, source: Any):
+        self._source, self.kind, self.labels = source, source.kind, source.labels
+        self.name, self.split, self.skipped = source.name, source.split, source.skipped
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(self._source, attribute)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def all_labels(self) -> np.ndarray:
+        return self._source.all_labels()
+
+
+class InMemory(Wrapped):
     """Keeps each image decoded after its first use. Pickling drops the images, so that workers read for themselves."""
 
     in_memory = True  # so that reading needs no workers
 
     def __init__(self, source: Any):
-        self._source, self.kind = source, source.kind
-        self.name, self.split, self.labels, self.skipped = source.name, source.split, source.labels, source.skipped
+        super().__init__(source)
         self._clear()
 
     def _clear(self) -> None:
@@ -187,23 +205,12 @@ class InMemory:
         # An entry is set after its pixels, so that other threads never see a half-read example.
         self._rest: list[dict[str, Any] | None] = [None] * len(self._source)
 
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return getattr(self._source, attribute)
-
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_pixels", "_rest")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._clear()
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def all_labels(self) -> np.ndarray:
-        return self._source.all_labels()
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         missing = sorted({index for index in indices if self._rest[index] is None})
@@ -213,21 +220,13 @@ class InMemory:
         return [{"image": Image.fromarray(self._pixels[index]), **(self._rest[index] or {})} for index in indices]
 
 
-class Relabelled:
+class Relabelled(Wrapped):
     """The examples of a source with its classes numbered as in `labels`, which has the same names in another order."""
 
     def __init__(self, source: Any, labels: Sequence[str]):
-        self._source, self.kind, self.labels = source, source.kind, tuple(labels)
-        self.name, self.split, self.skipped = source.name, source.split, source.skipped
+        super().__init__(source)
+        self.labels = tuple(labels)
         self._new = np.array([self.labels.index(name) for name in source.labels])  # by the source's own number
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return getattr(self._source, attribute)
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data.source import Wrapped
 from vit_jax.errors import UserError, counted
 
 _NUMBER = re.compile(r"val_(\d{8})\.")
 IMAGES, CLASSES = 50_000, 1_000
 
 
-class RealLabels:
+class RealLabels(Wrapped):
     """The examples of a source of ImageNet's validation images, with their ReaL labels, none or several for each.
 
     Args:
@@ -27,22 +28,14 @@ class RealLabels:
     """
 
     def __init__(self, source: Any, path: str):
-        self._source, self.kind, self.labels = source, source.kind, source.labels
-        self.name, self.split, self.skipped = f"{source.name}, ReaL", source.split, source.skipped
+        super().__init__(source)
+        self.name = f"{source.name}, ReaL"
         if not hasattr(source, "files") or len(source.labels) != CLASSES:
             raise UserError(
                 f"--real applies to a folder of ImageNet's validation images in its 1,000 classes; {source.name} has "
                 f"{counted(len(source.labels), 'classes')}. For TFDS, use --data=imagenet2012_real."
             )
         self._real, self.files = _read(path), source.files
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):
-            raise AttributeError(attribute)
-        return getattr(self._source, attribute)
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         found = self._source.__getitems__(indices)
