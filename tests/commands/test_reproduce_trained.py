@@ -173,6 +173,17 @@ def test_a_row_whose_definition_or_start_has_changed_is_trained_again(comparison
     assert [words[1] for words in commands] == ["--config=configs/quickstart.py", "--config=configs/finetune.py"]
 
 
+def test_a_run_from_which_a_row_starts_is_trained_again_if_only_its_score_is_left(commands, tmp_path):
+    tuned = Recipe("configs/finetune.py", {"init_from": "{teacher}"})
+    comparison = Comparison("Tiny", "Why?", [Trial("teacher", SMALL), Trial("student", tuned), Trial("other", SMALL)])
+    here = trials_of(comparison, tmp_path)
+    here.run([comparison.trial("teacher"), comparison.trial("other")], [0])
+    elsewhere = dataclasses.replace(here, runs=tmp_path / "elsewhere")  # a fresh clone, which has the CSV
+    del commands[:]
+    assert elsewhere.run(comparison.trials, [0]) == []
+    assert [words[1] for words in commands] == ["--config=configs/quickstart.py", "--config=configs/finetune.py"]
+
+
 def test_scores_in_the_workdirs_are_enough_to_write_the_csv_again(comparison, commands, tmp_path):
     trials = trials_of(comparison, tmp_path)
     trials.run(comparison.trials, [0])

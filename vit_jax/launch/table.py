@@ -41,16 +41,10 @@ def runs_of(name: str, trials: Trials, only: str | None, seeds: Iterable[int]) -
     Raises:
       UserError: There is no row of this name, or a row has a config that cannot be loaded.
     """
-    chosen, scored = trials.comparison.select(trials.scale, only), trials.rows()
+    chosen = trials.comparison.select(trials.scale, only)
     trials.check(chosen)
-    points: dict[str, Point] = {}
-    for seed in seeds:
-        missing = [trial for trial in chosen if (trial.name, seed) not in scored]
-        for trial in trials.comparison.with_preparation(missing, trials.scale):
-            if not trial.of:
-                point = _point(trials, trial, seed)
-                points[point.name] = point
-    return Sweep("", (), tuple(points.values()), table=f"{name} at the scale {trials.scale}")
+    points = [_point(trials, trial, seed) for trial, seed in trials.lacking(chosen, seeds) if not trial.of]
+    return Sweep("", (), tuple(points), table=f"{name} at the scale {trials.scale}")
 
 
 def _point(trials: Trials, trial: Trial, seed: int) -> Point:

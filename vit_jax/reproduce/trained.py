@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -117,6 +117,15 @@ class Trials:
             if name in trials and row["identity"] == self.identity(trials[name], seed)
         }
 
+    def lacking(self, trials: Sequence[Trial], seeds: Iterable[int]) -> list[tuple[Trial, int]]:
+        """Returns the rows without a score and their seeds, each after what it starts from, scored or not."""
+        scored = self.rows()
+        found: list[tuple[Trial, int]] = []
+        for seed in seeds:
+            missing = [trial for trial in trials if (trial.name, seed) not in scored]
+            found += [(trial, seed) for trial in self.comparison.with_preparation(missing, self.scale)]
+        return found
+
     def check(self, trials: Sequence[Trial]) -> None:
         """Loads the configs of rows and of what they start from, so that a mistake shows before anything is trained.
 
@@ -138,8 +147,7 @@ class Trials:
           Interrupted: The user or the system stopped the command. It goes on when it is given again.
         """
         known, problems = self.rows(), []
-        ordered = self.comparison.with_preparation(trials, self.scale)
-        missing = [(trial, seed) for seed in seeds for trial in ordered if not self._is_done(trial, seed, known)]
+        missing = [(trial, seed) for trial, seed in self.lacking(trials, seeds) if not self._is_done(trial, seed, known)]
         if missing:
             self.prepare_data()
         times: list[float] = []
@@ -157,9 +165,9 @@ class Trials:
         return problems
 
     def _is_done(self, trial: Trial, seed: int, known: Rows) -> bool:
-        if trial in self.comparison.trials:
-            return (trial.name, seed) in known
-        return is_finished(self.workdir(trial, seed))
+        """Returns whether nothing is left to do; a score without its run does not help a row that starts from the run."""
+        is_row = trial in self.comparison.trials
+        return is_finished(self.workdir(trial, seed)) and (not is_row or (trial.name, seed) in known)
 
     def prepare_data(self) -> None:
         """Prepares the sets that the rows are trained on.
