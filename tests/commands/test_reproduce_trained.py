@@ -136,14 +136,16 @@ def commands(monkeypatch):
 
 @pytest.fixture
 def comparison():
-    start = Trial("image model", SMALL)
+    start = Trial("image model", Recipe("configs/quickstart.py", {"model.num_layers": 1}))
     tuned = Recipe("configs/finetune.py", {"init_from": "{image model}"})
     rows = [Trial("a", tuned), Trial("b, c = 2", SMALL), Trial("b averaged", of="b, c = 2", scoring={"average": 3})]
     return Comparison("Tiny", "Why?", rows, preparation=[start], data=[("digits",)], claims=[Claim("a", "b, c = 2")])
 
 
 def trials_of(comparison, tmp_path):
-    return Trials(comparison, "small", tmp_path / "runs", tmp_path / "table.small.csv", say=lambda line: None)
+    return Trials(
+        comparison, "small", tmp_path / "small" / "tiny" / "t", tmp_path / "table.small.csv", say=lambda line: None
+    )
 
 
 def test_rows_are_trained_after_what_they_need_and_only_once(comparison, commands, tmp_path):
@@ -175,13 +177,25 @@ def test_a_row_whose_definition_or_start_has_changed_is_trained_again(comparison
 
 def test_a_run_from_which_a_row_starts_is_trained_again_if_only_its_score_is_left(commands, tmp_path):
     tuned = Recipe("configs/finetune.py", {"init_from": "{teacher}"})
-    comparison = Comparison("Tiny", "Why?", [Trial("teacher", SMALL), Trial("student", tuned), Trial("other", SMALL)])
+    comparison = Comparison("Tiny", "Why?", [Trial("teacher", SMALL), Trial("student", tuned)])
     here = trials_of(comparison, tmp_path)
-    here.run([comparison.trial("teacher"), comparison.trial("other")], [0])
-    elsewhere = dataclasses.replace(here, runs=tmp_path / "elsewhere")  # a fresh clone, which has the CSV
+    here.run(comparison.trials[:1], [0])
+    elsewhere = dataclasses.replace(here, runs=tmp_path / "elsewhere" / "tiny" / "t")  # as in a fresh clone
     del commands[:]
     assert elsewhere.run(comparison.trials, [0]) == []
     assert [words[1] for words in commands] == ["--config=configs/quickstart.py", "--config=configs/finetune.py"]
+
+
+def test_a_run_that_two_tables_have_in_common_is_trained_once(comparison, commands, tmp_path):
+    trials_of(comparison, tmp_path).run(comparison.trials, [0])
+    del commands[:]
+    again = [Trial("the same as b", SMALL), Trial("its average", of="the same as b", scoring={"average": 2})]
+    other = trials_of(Comparison("Other", "Why?", again), tmp_path)
+    other = dataclasses.replace(other, runs=tmp_path / "small" / "tiny" / "other", csv=tmp_path / "other.small.csv")
+    assert other.run(again, [0, 1]) == []
+    assert [words[-2] for words in commands] == ["--config.seed=1"]  # seed 0 was there
+    assert {name for name, _ in other.rows()} == {"the same as b", "its average"}
+    assert set(trials_of(comparison, tmp_path).rows()) == {("a", 0), ("b, c = 2", 0), ("b averaged", 0)}
 
 
 def test_scores_in_the_workdirs_are_enough_to_write_the_csv_again(comparison, commands, tmp_path):

@@ -83,6 +83,18 @@ def test_reproduce_finds_what_was_launched_and_trains_nothing(tiny, monkeypatch)
     assert table.runs_of(name, trials, None, [0]).points == ()
 
 
+def test_a_run_that_another_table_has_finished_is_not_launched(tiny):
+    _, trials = opened(tiny)
+    start, a = trials.comparison.trial("start"), trials.comparison.trial("a")
+    finished = trials.runs.parent / "other" / "begin" / trials.folder(start, 0).name
+    finished.mkdir(parents=True)
+    (finished / "runs.jsonl").write_text(json.dumps({"status": "finished"}) + "\n")
+    sweep = table.runs_of("mine/t", trials, "a", [0])
+    assert [trials.runs / point.name for point in sweep.points] == [trials.folder(a, 0)]
+    assert sweep.points[0].needs == ()
+    assert f"--config.init_from={finished}" in sweep.command(sweep.points[0], trials.runs, "python")[-1]
+
+
 def scripted(scripts, needs=()):
     """Returns a sweep whose runs are Python programs; each says in its workdir that it has finished."""
     end = "import pathlib; pathlib.Path('{folder}', NAME, 'runs.jsonl').write_text('{\"status\": \"finished\"}')"

@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from vit_jax.errors import UserError
 from vit_jax.launch.sweep import RESERVED, Point, Sweep
@@ -43,8 +42,17 @@ def runs_of(name: str, trials: Trials, only: str | None, seeds: Iterable[int]) -
     """
     chosen = trials.comparison.select(trials.scale, only)
     trials.check(chosen)
-    points = [_point(trials, trial, seed) for trial, seed in trials.lacking(chosen, seeds) if not trial.of]
+    points = [
+        _point(trials, trial, seed)
+        for trial, seed in trials.lacking(chosen, seeds)
+        if not trial.of and _is_own(trials, trial, seed)
+    ]
     return Sweep("", (), tuple(points), table=f"{name} at the scale {trials.scale}")
+
+
+def _is_own(trials: Trials, trial: Trial, seed: int) -> bool:
+    """Returns whether a run has its workdir in this table; otherwise another table has finished it."""
+    return trials.workdir(trial, seed).is_relative_to(trials.runs)
 
 
 def _point(trials: Trials, trial: Trial, seed: int) -> Point:
@@ -55,11 +63,13 @@ def _point(trials: Trials, trial: Trial, seed: int) -> Point:
         raise UserError(f"a row named {trial.name!r} cannot be launched, because its folder is the launcher's own")
 
     def folder_of(other: Trial) -> str:
-        return trials.workdir(other, seed).relative_to(trials.runs).as_posix()
+        return trials.folder(other, seed).relative_to(trials.runs).as_posix()
 
-    needed: dict[str, Any] = {need: folder_of(trials.comparison.trial(need)) for need in recipe.needs()}
-    folders = {need: pathlib.Path("{folder}", folder) for need, folder in needed.items()}
-    folders |= {"workdir": pathlib.Path("{folder}", folder_of(trial)), "data": trials.data.absolute()}
+    others = [trials.comparison.trial(need) for need in recipe.needs()]
+    own = [other for other in others if _is_own(trials, other, seed)]
+    folders = {other.name: trials.workdir(other, seed).absolute() for other in others}
+    folders |= {other.name: pathlib.Path("{folder}", folder_of(other)) for other in (*own, trial)}
+    folders |= {"workdir": folders[trial.name], "data": trials.data.absolute()}
     commands = recipe.commands(seed, folders)
     values = {"row": trial.name, "seed": str(seed)}
-    return Point(folder_of(trial), values, tuple(map(tuple, commands)), tuple(needed.values()))
+    return Point(folder_of(trial), values, tuple(map(tuple, commands)), tuple(map(folder_of, own)))

@@ -1,8 +1,9 @@
 """Training the rows of comparisons, and the CSV of their scores.
 
-Every trial and seed has a workdir, `RUNS/SCALE/PAPER/TABLE/ROW/SEED-IDENTITY`, for its run and for its score, which is
-in `score.json`. A run that was interrupted resumes; one that another process is training is left to it. The identity is
-a digest of all that defines the run, so that a row whose definition was changed is run again, in another workdir. The
+Every trial and seed has a folder, `RUNS/SCALE/PAPER/TABLE/ROW/SEED-IDENTITY`, which is the workdir of its run and holds
+its score in `score.json`. A run that was interrupted resumes; one that another process is training is left to it. The
+identity is a digest of all that defines the run: a row whose definition was changed is run again, in another folder,
+and a run that several tables have in common is trained once. The
 CSV `experiments/results/PAPER/TABLE.SCALE.csv` is made from the scores in the workdirs and from its own rows, so that
 several processes, also on several machines that share the folders, can work on one table.
 """
@@ -79,8 +80,16 @@ class Trials:
     def columns(self) -> tuple[str, ...]:
         return (*COLUMNS, *self.comparison.also)
 
-    def workdir(self, trial: Trial, seed: int) -> pathlib.Path:
+    def folder(self, trial: Trial, seed: int) -> pathlib.Path:
         return self.runs / slug(trial.name) / f"{seed}-{self.identity(trial, seed)}"
+
+    def workdir(self, trial: Trial, seed: int) -> pathlib.Path:
+        """Returns the workdir of a run: `folder`, or that of a row of another table that has finished the same run."""
+        own = self.folder(trial, seed)
+        if is_finished(own):
+            return own
+        same = sorted(self.runs.parents[1].glob(f"*/*/*/{own.name}"))
+        return next(filter(is_finished, same), own)
 
     def identity(self, trial: Trial, seed: int) -> str:
         """Returns a digest of what defines a run and its score, with those of the runs that it starts from."""
@@ -147,7 +156,9 @@ class Trials:
           Interrupted: The user or the system stopped the command. It goes on when it is given again.
         """
         known, problems = self.rows(), []
-        missing = [(trial, seed) for trial, seed in self.lacking(trials, seeds) if not self._is_done(trial, seed, known)]
+        missing = [
+            (trial, seed) for trial, seed in self.lacking(trials, seeds) if not self._is_done(trial, seed, known)
+        ]
         if missing:
             self.prepare_data()
         times: list[float] = []
@@ -165,7 +176,7 @@ class Trials:
         return problems
 
     def _is_done(self, trial: Trial, seed: int, known: Rows) -> bool:
-        """Returns whether nothing is left to do; a score without its run does not help a row that starts from the run."""
+        """Returns whether nothing is left to do. The score alone does not help a row that starts from the run."""
         is_row = trial in self.comparison.trials
         return is_finished(self.workdir(trial, seed)) and (not is_row or (trial.name, seed) in known)
 
@@ -205,11 +216,10 @@ class Trials:
             row = {"row": trial.name, "seed": str(seed), **score(source, self.comparison.metrics, trial.scoring, seed)}
             row |= {"metric": self.comparison.metric, "command": self.command(trial, seed)}
             row |= {"identity": self.identity(trial, seed)}
-            workdir.mkdir(parents=True, exist_ok=True)
-            files.replace(
-                epath.Path(workdir / "score.json"),
-                json.dumps({name: row[name] for name in self.columns}, indent=2) + "\n",
-            )
+            text = json.dumps({name: row[name] for name in self.columns}, indent=2) + "\n"
+            folder = self.folder(trial, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            files.replace(epath.Path(folder / "score.json"), text)
         return ""
 
 
