@@ -18,6 +18,6 @@ COMPARISON = Comparison(
     claims=[Claim("4", "1"), Claim("4", "8")],
     source="arXiv:2103.00112, TNT-S on ImageNet",
     data=[("fashion_mnist",)],
-    note="Here: a TNT of 4 layers with words of width 24, 20,000 training images of Fashion-MNIST, 6 epochs.",
+    note="Here: a TNT of 4 layers with words of width 24, 20,000 training images of Fashion-MNIST, 3 epochs.",
     x_label="heads of the inner attention",
 )

@@ -43,5 +43,5 @@ COMPARISON = Comparison(
     claims=[Claim("m = 16, c = 24", "m = 64, c = 6"), Claim("m = 16, c = 24", "m = 4, c = 96")],
     source="arXiv:2103.00112, TNT-S on ImageNet",
     data=[("fashion_mnist",)],
-    note="Here: a TNT of 4 layers with patches of 8 x 8 pixels, 20,000 training images of Fashion-MNIST, 6 epochs.",
+    note="Here: a TNT of 4 layers with patches of 8 x 8 pixels, 20,000 training images of Fashion-MNIST, 3 epochs.",
 )
