@@ -36,6 +36,7 @@ import numpy as np
 from results import HERE, is_finished, row_of
 from scipy.stats import binomtest
 
+from vit_jax.plots import COLOURS as SAFE
 from vit_jax.workdir.metrics import read_metrics
 
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
@@ -53,7 +54,7 @@ FAMILIES = {  # family of each class, by feature
     "label": np.repeat(range(3), 2),  # a motion and its opposite have consecutive numbers
     "object": np.array([0, 1, 0, 0, 0, 2, 0, 2, 3, 2]),  # in the order of Fashion-MNIST's classes
 }
-COLOURS = dict(zip(SCHEMES, ("#b3302c", "#c98a1b", "#2a7d3c", "#2b6cb0", "#7b4fa3"), strict=True))
+COLOURS = dict(zip(SCHEMES, SAFE, strict=False))
 
 
 def train(runs: pathlib.Path, learned: list[str], schemes: list[str], seeds: list[int], overrides: list[str]) -> None:

@@ -12,6 +12,7 @@ from refusals import refused
 from vit_jax.__main__ import main
 from vit_jax.analysis import compare
 from vit_jax.config import default_config
+from vit_jax.plots.runs import draw_runs
 
 SCORES = {(1e-3, 0): 0.90, (1e-3, 1): 0.92, (1e-3, 2): 0.97, (3e-3, 0): 0.80, (3e-3, 1): 0.80}
 
@@ -72,7 +73,7 @@ def test_a_picture_in_every_format(runs, tmp_path, capsys):
     for suffix in ("png", "pdf", "svg"):
         assert main(["compare", *runs, f"--out={tmp_path / f'x.{suffix}'}"]) == 0
     with Image.open(tmp_path / "x.png") as picture:
-        assert picture.width == 6.9 * 200
+        assert picture.width == 6.9 * 300
     text = (tmp_path / "x.svg").read_text()
     assert "training loss" in text
     assert "peak 0.001 (3 seeds)" in text
@@ -83,7 +84,7 @@ def test_the_bands_do_not_stretch_the_axes(runs):
 
     groups = compare.grouped([compare.read_record(path) for path in runs])
     figure = Figure()
-    compare.plot(groups, figure, "top1")
+    draw_runs(figure, groups, "top1")
     _, axis = figure.axes
     assert len(axis.collections) == 1  # of the group with three seeds; two are too few
     values = np.concatenate([line.get_ydata() for line in axis.lines])
@@ -100,7 +101,7 @@ def test_curves_that_end_at_other_steps_are_drawn_one_by_one(tmp_path, capsys):
     groups = compare.grouped([compare.read_record(str(tmp_path / name)) for name in "ab"])
     assert [group.seeds for group in groups] == [[0, 1]]
     figure = Figure()
-    compare.plot(groups, figure, "top1")
+    draw_runs(figure, groups, "top1")
     _, axis = figure.axes
     assert [len(line.get_xdata()) for line in axis.lines] == [2, 3]
 
@@ -126,6 +127,6 @@ def test_mistakes_in_one_line(runs, tmp_path):
         ([tmp_path / "damaged"], "config.json is damaged"),
         ([runs[0], runs[0]], "is given twice"),
         ([runs[0], "--metric=top2"], "has the metric 'top2'; did you mean 'top1'?"),
-        ([runs[0], "--out=x.jpeg"], "--out=x.jpeg has an unknown suffix '.jpeg'"),
+        ([runs[0], "--out=x.jpeg"], "--out=x.jpeg: the name must end in one of .png, .pdf, .svg"),
     ):
         assert message in refused("compare", *arguments)

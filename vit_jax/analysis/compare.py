@@ -14,12 +14,7 @@ from vit_jax import config as schema
 from vit_jax.errors import UserError, nearest
 from vit_jax.workdir import files
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
-STYLES = ("-", "--", ":", "-.")
-FORMATS = (".png", ".pdf", ".svg")
 _NOT_SCORES = ("step", "split", "examples", "skipped", "seconds", "views")
-_FEWEST_FOR_A_BAND = 3  # runs
-_FEW_POINTS = 20  # up to this number, every point of a curve has a marker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,69 +166,6 @@ def lines(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
         cells.append([_mean(row[name], row[f"{name}_95"]) if name in metrics else _brief(row[name]) for name in names])
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-
-
-def plot(groups: Sequence[Group], figure: Any, metric: str) -> None:
-    """Draws the training loss and the metric in evaluation on a Matplotlib figure: a colour for each group.
-
-    A thin line is a run. If a group has several runs that were evaluated at the same steps, a thick line is their mean,
-    and the band its 95 % confidence interval, from three runs on: that of two is wider than most plots. The axes show
-    the whole of every line, and what fits of the bands.
-    """
-    loss, score = figure.subplots(1, 2)
-    for number, group in enumerate(groups):
-        style = {
-            "color": COLOURS[number % len(COLOURS)],
-            "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
-        }
-        _draw(loss, group.curve("train", "loss"), style, "")
-        seeds = f" ({len(group.records)} seeds)" if len(group.records) > 1 else ""
-        _draw(score, group.curve("eval", metric), style, f"{group.name}{seeds}")
-    for axis, title in ((loss, "training loss"), (score, f"{metric} in evaluation")):
-        axis.set(xlabel="step", title=title)
-        axis.grid(alpha=0.3)
-    loss.set_yscale("log")
-    handles, names = score.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, names, loc="outside lower center", ncols=max(1, min(3, len(names))), frameon=False)
-
-
-def _draw(axis: Any, curves: list[tuple[np.ndarray, np.ndarray]], style: dict[str, Any], label: str) -> None:
-    if not curves:
-        return
-    together = len(curves) > 1 and all(np.array_equal(steps, curves[0][0]) for steps, _ in curves)
-    marker = "." if max(len(steps) for steps, _ in curves) <= _FEW_POINTS else None
-    for i, (steps, values) in enumerate(curves):
-        named = "" if together or i else label
-        thin = {"alpha": 0.35, "lw": 0.7} if together else {"lw": 1.2, "marker": marker}
-        axis.plot(steps, values, label=named or None, **thin, **style)
-    if together:
-        steps, stacked = curves[0][0], np.stack([values for _, values in curves])
-        means, halves = np.array([interval(values) for values in stacked.T]).T
-        axis.plot(steps, means, label=label or None, lw=1.6, marker=marker, **style)
-        if len(curves) >= _FEWEST_FOR_A_BAND:
-            limits = axis.dataLim.frozen()
-            axis.fill_between(steps, means - halves, means + halves, color=style["color"], alpha=0.15, lw=0)
-            axis.dataLim.set(limits)
-
-
-def save_plot(groups: Sequence[Group], path: str, metric: str) -> None:
-    """Draws `plot` into a `.png`, `.pdf` or `.svg` file."""
-    from matplotlib.figure import Figure
-
-    rows = -(-len(groups) // 3)
-    figure = Figure(figsize=(6.9, 2.7 + 0.2 * rows), layout="constrained")
-    plot(groups, figure, metric)
-    figure.savefig(path, dpi=200)
-
-
-def check_plot(path: str) -> None:
-    """Raises UserError unless a plot can be written to a path."""
-    target = pathlib.Path(path)
-    if target.suffix not in FORMATS:
-        raise UserError(f"--out={path} has an unknown suffix {target.suffix!r}{nearest(target.suffix, FORMATS)}")
-    if not target.parent.is_dir():
-        raise UserError(f"--out={path}: there is no folder {target.parent}")
 
 
 def _frozen(value: Any) -> Any:

@@ -31,9 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from vit_jax.analysis import compare
+    from vit_jax.plots import check_path
+    from vit_jax.plots.runs import plot_runs
 
     if args.out:
-        compare.check_plot(args.out)
+        check_path(args.out, "--out")
     records = [compare.read_record(path) for path in _workdirs(args.runs)]
     groups = compare.grouped(records)
     metrics = compare.metrics_of(groups)
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             writer.writeheader()
             writer.writerows(rows)
     if args.out:
-        compare.save_plot(groups, args.out, args.metric or metrics[0])
+        plot_runs(groups, args.out, args.metric or metrics[0])
     return 0
 
 

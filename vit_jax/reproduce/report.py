@@ -5,11 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_jax.plots.figure import COLOURS
 from vit_jax.reproduce.comparison import Comparison, Interval, Metric, Trial, verdict
 from vit_jax.reproduce.trained import Rows, quoted
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito: safe if colour-blind
-MARKERS = "osD^vP"
+_MARKERS = "osD^vP"
 
 
 def scores_of(comparison: Comparison, rows: Rows, metric: str) -> dict[str, dict[int, float]]:
@@ -108,6 +108,8 @@ def draw(figure: Any, comparison: Comparison, scale: str, rows: Rows) -> None:
         else:
             _by_row(axis, trials, scores)
             axis.set(xlabel=heading)
+            if Metric.of(metric).unit == 100:  # an interval may exceed 100 %, the axis does not
+                axis.set_xlim(None, min(axis.get_xlim()[1], 100))
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     if not comparison.x_label:
@@ -126,7 +128,7 @@ def _by_row(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int
 
 def _along(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int, float]]) -> None:
     lines = dict.fromkeys(trial.series for trial in trials if trial.x is not None)
-    styles = dict(zip(lines, zip(COLOURS, MARKERS, strict=True), strict=False))
+    styles = dict(zip(lines, zip(COLOURS, _MARKERS, strict=False), strict=False))
     for name, (colour, marker) in styles.items():
         points = {
             trial.x: list(scores[trial.name].values())
