@@ -121,7 +121,7 @@ def _by_row(axis: Any, trials: Sequence[Trial], scores: Mapping[str, Mapping[int
     for place, trial in enumerate(trials):
         if values := list(scores[trial.name].values()):
             interval = Interval.of(values)
-            axis.plot(values, [place] * len(values), ".", color="#999999", ms=5)
+            axis.plot(values, [place + 0.22] * len(values), ".", color="#777777", ms=5)  # below, so that none is hidden
             error = [[interval.half]] * 2 if math.isfinite(interval.half) else None
             axis.errorbar([interval.mean], [place], xerr=error, fmt="o", color=COLOURS[0], ms=5, capsize=3)
 
