@@ -69,6 +69,7 @@ def test_a_mistake_is_named_with_its_line(text, message):
         ("S NP NN /NP VP VB /VP /S", "S NP NN /NP VP VB /VP /S", True),
         ("NN", "NN", True),
         ("S NP NN /S", "S NP NN /NP /S", False),
+        ("S NP VP NN /NP NN /S", "S NP VP NN /VP /NP NN /S", False),
         ("S NP NN", "S NP NN /NP /S", False),
         ("S NN /VP /S /S", "S NN /S", False),
         ("S NP /NP NN VP", "S NN /S", False),
