@@ -74,6 +74,12 @@ setup(
             "mkdocs-material>=9.6,<10",
             "pymdown-extensions>=10,<14",
         ],
-        "parity": ["torch>=2.6,<3", "transformers>=4.50,<6", "timm>=1.0.15,<2", "imageio-ffmpeg>=0.6,<1"],
+        "parity": [
+            "torch>=2.6,<3",
+            "transformers>=4.50,<6",
+            "timm>=1.0.15,<2",
+            "imageio-ffmpeg>=0.6,<1",
+            "PYEVALB>=0.1.3,<0.2",
+        ],
     },
 )

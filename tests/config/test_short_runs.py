@@ -26,6 +26,7 @@ SHIPPED = (
     *(f"timesformer.py:{arg}" for arg in ("k400", "k600", "ssv2", "diving48", "howto100m", "motion", "runlocal")),
     *(f"timesformer.py:{arg}" for arg in ("k400,hr", "ssv2,l", "motion,object", "motion,frames", "runlocal,object")),
     *(f"transformer.py:{arg}" for arg in ("wmt14_en_de", "wmt14_en_de,big", "wmt14_en_fr", "messages", "runlocal")),
+    *(f"transformer.py:{arg}" for arg in ("parsing", "parsing,semi", "parsing,runlocal")),
     *(f"small.py:{arg}" for arg in ("digits", "fashion", "fashion,tnt")),
     *(f"vit.py:{arg}" for arg in ("B/16,jft", "B/16,imagenet2012", "B/16,oxford_iiit_pet,384", "runlocal")),
     *(f"augreg.py:{arg}" for arg in ("B/16,imagenet21k", "B/16,imagenet2012", "B/16,resisc45,224", "runlocal")),

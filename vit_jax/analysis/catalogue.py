@@ -29,7 +29,7 @@ MODELS = (
     *(f"transformer:{name}" for name in ("base", "big")),
 )
 _TOKENS, _VOCABULARY = 64, 37_000  # of a sentence; of WMT14 English-German
-_EXPECTED = re.compile(r"accuracy|BLEU", re.IGNORECASE)
+_EXPECTED = re.compile(r"accuracy|BLEU|\bF1\b", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ python -m vit_jax data prepare digits
 python -m vit_jax data prepare fashion_mnist --path /usr/share/datasets/fashion-mnist
 python -m vit_jax data prepare motion/fashion --path /usr/share/datasets/fashion-mnist
 python -m vit_jax data prepare messages --path DEBS    # English-Italian text, from a folder of Debian packages
+python -m vit_jax data prepare treebank --path WSJ     # sentences and their trees, from the Penn Treebank
 python -m vit_jax data prepare cifar10          # convert TFRecords to ArrayRecord, without TensorFlow
 python -m vit_jax data info fashion_mnist
 python -m vit_jax data info folder --path ~/photos --json
@@ -25,12 +26,16 @@ from vit_jax.errors import counted
 HELP = "prepare, describe and check data sets"
 
 _NAME = "digits, fashion_mnist, motion/..., or any image classification set of TFDS, such as cifar10"
-_PATH = "for sets made from Fashion-MNIST: folder of its raw files; for messages: folder of packages or catalogues"
+_PATH = (
+    "for sets made from Fashion-MNIST: folder of its raw files; for messages: folder of packages or catalogues; for "
+    "treebank: folder of the sections of the Wall Street Journal"
+)
 _DATA_DIR = "folder of prepared sets (default: $TFDS_DATA_DIR, then ~/tensorflow_datasets)"
 _PREPARE = """Prepare one of the project's own sets (digits; fashion_mnist; motion/fashion, motion/digits and others
 drawn from these), or convert a set that TFDS has prepared as TFRecord files to ArrayRecord. Neither needs TensorFlow,
 and the TFRecords are kept. 'messages' is parallel text for data.name=text: the interface strings in the packages in
---path, or if it is not given, in the installed Python packages."""
+--path, or if it is not given, in the installed Python packages. 'treebank' is parallel text as well: sentences and
+their trees, from the bracketed files (.mrg) of the Penn Treebank in --path."""
 _INFO = """Print splits, classes and their counts, image sizes, files that cannot be read or are unusual, and checksums
 of a data set; for lists of clips, how they were read; for text, the number of sentence pairs. Sets above
 1 GiB are read in full only with --full."""
@@ -46,12 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     prepare = actions.add_parser("prepare", help="prepare a set on disk, so that it can be read", description=_PREPARE)
-    prepare.add_argument("name", metavar="NAME", type=common.given, help=f"{_NAME}, or messages")
+    prepare.add_argument("name", metavar="NAME", type=common.given, help=f"{_NAME}, messages or treebank")
     prepare.add_argument("--path", metavar="DIR", type=common.given, help=_PATH)
     prepare.add_argument("--data_dir", metavar="DIR", type=common.given, help=_DATA_DIR)
 
     info = actions.add_parser("info", help="print what a set contains", description=_INFO)
-    info.add_argument("name", metavar="NAME", type=common.given, help=f"{_NAME}; or folder, video, text or messages")
+    info.add_argument(
+        "name", metavar="NAME", type=common.given, help=f"{_NAME}; or folder, video, text, messages or treebank"
+    )
     info.add_argument("--path", metavar="DIR", type=common.given, help="root folder, for folder, video and text")
     info.add_argument(
         "--languages",

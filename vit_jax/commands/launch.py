@@ -221,7 +221,7 @@ def _status(args: argparse.Namespace, folder: pathlib.Path) -> int:
             row = {"run": job.point.name, "state": state, "reason": reason, "step": step, "steps": total}
             print(json.dumps({**row, "values": job.point.values, "metrics": scores}))
             continue
-        numbers = [f"{name} {scores[name]:.4g}" for name in ("loss", "top1", "bleu") if name in scores]
+        numbers = [f"{name} {scores[name]:.4g}" for name in ("loss", "top1", "bleu", "f1") if name in scores]
         steps = [f"step {step:,} of {total:,}"] if total else []
         print("  ".join([f"{job.point.name:<{width}}  {state:<8}", *steps, *numbers, *filter(None, [reason])]).rstrip())
     return 0

@@ -121,7 +121,7 @@ TASK = {
     "name": Key(
         "classification",
         "what is learned; an import path is such as mylab.tasks:Regression",
-        Choice(classification="images, videos", translation="text", path=True),
+        Choice(classification="images, videos", translation="text", parsing="text: sentences and trees", path=True),
     ),
     "loss": Key(
         "softmax", "classification: the loss", Choice(softmax="", sigmoid="multi-label or one-vs-all training")
@@ -144,10 +144,10 @@ TASK = {
         "video: what is averaged over the clips and crops of an example in evaluation",
         Choice(probabilities="the TimeSformer paper", logits="its authors' code, and their published numbers"),
     ),
-    "beam_size": Key(4, "translation: number of beam-search hypotheses; 1 is greedy decoding", Whole(1, 1_000)),
-    "length_penalty": Key(0.6, "translation: exponent alpha of the length penalty", Number("[0, 10]")),
+    "beam_size": Key(4, "text: number of beam-search hypotheses; 1 is greedy decoding", Whole(1, 1_000)),
+    "length_penalty": Key(0.6, "text: exponent alpha of the length penalty", Number("[0, 10]")),
     "extra_length": Key(
-        50, "translation: maximum number of tokens by which a translation may exceed its source", Whole(0, 10_000)
+        50, "text: maximum number of tokens by which a translation or tree may exceed its source", Whole(0, 10_000)
     ),
     "extra": _extra("task"),
 }

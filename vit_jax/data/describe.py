@@ -10,7 +10,7 @@ from vit_jax.data import layout, source
 from vit_jax.data.image.notices import notices_of, notices_of_files
 from vit_jax.data.image.reading import suffixes
 from vit_jax.data.scan import MANIFEST
-from vit_jax.data.sets import tfds
+from vit_jax.data.sets import tfds, treebank
 from vit_jax.data.sets.prepare import data_root
 from vit_jax.data.source import Source
 from vit_jax.data.text import source as text
@@ -23,6 +23,7 @@ Info = dict[str, Any]
 QUICK_BYTES = 2**30  # larger sets are read in full only on request
 SAMPLE = 200
 CLIPS = 20  # as SAMPLE, for video files, which take longer to decode
+_PREPARED_TEXT = {"messages": "DEBS", "treebank": "DIR"}  # sets of parallel text, and the path that each is made from
 
 
 def report(
@@ -42,7 +43,8 @@ def report(
     Raises:
       UserError: The set does not exist, or nothing can be said about it.
     """
-    if name in ("text", "messages"):
+    if name == "text" or name in _PREPARED_TEXT:
+        languages = treebank.LANGUAGES if name == "treebank" else languages
         info = describe_text(_text_folder(name, path, data_dir), languages)
         return info, _text_lines(info)
     info = describe(name, path=path, data_dir=data_dir, full=full)
@@ -185,11 +187,12 @@ def _clip_format(video: Video) -> str:
 
 
 def _text_folder(name: str, path: str | None, data_dir: str | None) -> str | Path:
-    found = path or (data_root(data_dir) / "messages" if name == "messages" else None)
+    found = path or (data_root(data_dir) / name if name in _PREPARED_TEXT else None)
     if found is None:
         raise UserError("data info text needs --path DIR, the folder of the text")
-    if name == "messages" and not Path(found).is_dir():
-        raise UserError(f"{found} does not exist. To prepare it: python -m vit_jax data prepare messages --path DEBS")
+    if name in _PREPARED_TEXT and not Path(found).is_dir():
+        command = f"python -m vit_jax data prepare {name} --path {_PREPARED_TEXT[name]}"
+        raise UserError(f"{found} does not exist. To prepare it: {command}")
     return found
 
 

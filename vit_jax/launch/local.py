@@ -186,7 +186,7 @@ class Launcher:
         lock.close()
         if process.returncode == 0:
             scores = {name: value for name, value in job.scores().items() if isinstance(value, float)}
-            shown = "  ".join(f"{name} {scores[name]:.4g}" for name in ("top1", "bleu", "loss") if name in scores)
+            shown = "  ".join(f"{name} {scores[name]:.4g}" for name in ("top1", "bleu", "f1", "loss") if name in scores)
             self._say(f"{FINISHED} {job.point.name}  {shown}".rstrip())
         elif holder := holder_of(job.workdir):  # `train` or `reproduce` was faster
             self._say(f"waiting for {job.point.name}: {job.workdir} is in use by {holder}")

@@ -12,7 +12,7 @@ from PIL import Image
 from vit_jax.plots.figure import drawable, open_figure, save
 
 GREEN, RED, GREY = "#00785a", "#c04000", "#555555"  # colour-blind people can tell them apart too; legible on white
-TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU"}
+TITLES = {"top1": "top-1 accuracy", "bleu": "BLEU", "f1": "F1"}
 FEW_POINTS = 30  # up to this number, every point of a curve has a marker
 CELL = 0.28  # smallest side of a cell of a heat map, in inches
 PIXELS_PER_INCH = 120

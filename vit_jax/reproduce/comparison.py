@@ -250,6 +250,7 @@ _METRICS = {
     "top5": Metric("top-5 (%)", unit=100.0),
     "bleu": Metric("BLEU"),
     "chrf": Metric("chrF"),
+    "f1": Metric("F1"),
     "loss": Metric("loss", digits=3, lower_is_better=True),
     "perplexity": Metric("perplexity", digits=2, lower_is_better=True),
 }

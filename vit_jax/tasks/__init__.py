@@ -12,6 +12,7 @@ PyTree = Any
 TASKS = {  # import paths by short name
     "classification": "vit_jax.tasks.classification:Classification",
     "translation": "vit_jax.tasks.translation:Translation",
+    "parsing": "vit_jax.tasks.parsing:Parsing",
 }
 
 

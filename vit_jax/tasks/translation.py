@@ -113,18 +113,27 @@ class Translation:
         BLEU and chrF compare detokenised text. The loss is the mean over all tokens, without smoothing; the perplexity
         is exp(loss). Both are per token of the vocabulary, so they are comparable only between models that share it.
         """
-        found, references = (
-            [self.vocabulary.decode(tokens) for tokens in rows[name]] for name in ("translation", "reference")
-        )
+        found, references = self.texts(rows["translation"]), self.texts(rows["reference"])
+        return {
+            **self.likelihood(rows),
+            **bleu_and_chrf(found, references, self.language),
+            "examples": len(found),
+        }
+
+    def texts(self, tokens) -> list[str]:
+        """Returns the text of each row of tokens."""
+        return [self.vocabulary.decode(row) for row in tokens]
+
+    def likelihood(self, rows) -> dict[str, float]:
+        """Returns `loss` and `perplexity` of the rows of `score`."""
         loss = float(np.sum(rows["nll"], dtype=np.float64) / np.sum(rows["tokens"], dtype=np.float64))
-        likelihood = {"loss": loss, "perplexity": math.exp(loss) if loss < _LOG_MAX else math.inf}
-        return {**likelihood, **bleu_and_chrf(found, references, self.language), "examples": len(found)}
+        return {"loss": loss, "perplexity": math.exp(loss) if loss < _LOG_MAX else math.inf}
 
     def answers(self, rows, labels=()) -> list[dict[str, Any]]:
         """Returns `{"translation", "score"}` for every example; the score is that of `decoding.Decoded`."""
         return [
-            {"translation": self.vocabulary.decode(tokens), "score": float(score)}
-            for tokens, score in zip(rows["translation"], rows["score"], strict=True)
+            {"translation": text, "score": float(score)}
+            for text, score in zip(self.texts(rows["translation"]), rows["score"], strict=True)
         ]
 
     def row(self, answer) -> dict[str, Any]:
@@ -134,7 +143,7 @@ class Translation:
         """Returns the columns `reference`, `translation`, `score` and `nll` of every example of `rows`."""
         answers = self.answers(rows)
         return {
-            "reference": [self.vocabulary.decode(tokens) for tokens in rows["reference"]],
+            "reference": self.texts(rows["reference"]),
             "translation": [answer["translation"] for answer in answers],
             "score": [answer["score"] for answer in answers],
             "nll": [float(value) for value in rows["nll"]],

@@ -10,7 +10,7 @@ import sysconfig
 
 import pytest
 
-from vit_jax.data.sets import messages
+from vit_jax.data.sets import parallel
 from vit_jax.data.sets.catalogues import find_catalogues, installed_catalogues, read_mo
 from vit_jax.data.sets.messages import build, clean_pair, split_key
 from vit_jax.data.text.source import open_text
@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_written(tree, tmp_path):
 
 def test_half_a_build_does_not_look_whole(tree, tmp_path, monkeypatch):
     build(tmp_path, tree)
-    monkeypatch.setattr(messages, "_replace", lambda path, text: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(parallel, "_replace", lambda path, text: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(UserError, match="No space left"):
         build(tmp_path, tree)
     assert not (tmp_path / "counts.json").exists()

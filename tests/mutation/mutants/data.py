@@ -5,6 +5,7 @@
 TRANSFORMS = "tests/data/image/test_transforms_gaps.py tests/data/image/test_transforms.py"
 PIPELINE = "tests/data/test_data_gaps.py tests/data/loading/test_pipeline.py"
 TEXT = "tests/data/test_data_gaps.py tests/data/text/test_token_batches.py"
+TREES = "tests/data/text/test_trees.py"
 
 MUTANTS = {
     ("vit_jax/data/image/geometry.py", TRANSFORMS): [
@@ -128,5 +129,13 @@ MUTANTS = {
     ("vit_jax/data/video/clips.py", "tests/data/video/test_clips.py"): [
         ("            rng.bit_generator.state = state\n", ""),
         ("for clip in chosen for crop in range(count)]", "for crop in range(count) for clip in chosen]"),
+    ],
+    ("vit_jax/data/text/trees.py", TREES): [
+        ("if bracket.label == EMPTY else", "if bracket.label == EMPTY + EMPTY else"),
+        ('re.split("[-=]", bracket.label)[0] or bracket.label', "bracket.label"),
+        ("if bracket.words else [])", "if bracket.label else [])"),
+        ("if start < position:", "if start <= position:"),
+        ("while end() != symbol[1:]:", "if end() != symbol[1:]:"),
+        ("roots == 1 and not opened", "not opened"),
     ],
 }  # fmt: skip

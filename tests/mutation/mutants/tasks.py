@@ -4,6 +4,7 @@
 
 CLASSES = "tests/tasks/test_scores.py tests/tasks/test_classification.py"
 TRANSLATION = "tests/tasks/test_scores.py tests/tasks/test_translation.py"
+PARSING = "tests/tasks/test_parsing.py"
 
 MUTANTS = {
     ("vit_jax/tasks/classification.py", CLASSES): [
@@ -37,5 +38,14 @@ MUTANTS = {
         ("batch[\"target\"][:, :-1], batch[\"target\"][:, 1:]", "batch[\"target\"][:, 1:], batch[\"target\"][:, 1:]"),
         ("math.exp(loss) if", "2**loss if"),
         ("\"nll\": (nll * weights).sum(axis=-1)", "\"nll\": nll.sum(axis=-1)"),
+    ],
+    ("vit_jax/tasks/parsing.py", PARSING): [
+        ("(gold_brackets & found_brackets).total() if has_all_words else 0", "(gold_brackets & found_brackets).total()"),
+        ("found_brackets.total(), gold_brackets.total(), is", "gold_brackets.total(), found_brackets.total(), is"),
+        ("_brackets(found, deleted if has_all_words else", "_brackets(found, [] if has_all_words else"),
+        ("elif label == NO_BRACKET:", "elif label == label + NO_BRACKET:"),
+        ('EQUAL = {"PRT": "ADVP"}', "EQUAL = {}"),
+        ('_percent(2 * matched, found + gold)', '_percent(matched, max(found, gold))'),
+        ('"recall": _percent(matched, gold)', '"recall": _percent(matched, found)'),
     ],
 }  # fmt: skip

@@ -45,7 +45,7 @@ def beam_steps(run: Any, sentence: str, *, beam_size: int | None = None) -> list
     Raises:
       UserError: The run does not translate, or the sentence is blank.
     """
-    if run.task.name != "translation":
+    if "text" not in run.task.modalities:
         raise UserError(f"beam_steps needs a run that translates; this run is on {run.modality.inputs}")
     if not sentence.strip():
         raise UserError("beam_steps needs a sentence that is not blank")

@@ -7,8 +7,6 @@ packages, which need not be installed, or the catalogues of installed Python pac
 
 import hashlib
 import html
-import json
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_jax.data.sets.catalogues import Catalogue, Key, Progress, find_catalogues, how_to_fetch, read_mo
+from vit_jax.data.sets.parallel import write_splits
 from vit_jax.errors import UserError
 
 Pair = tuple[str, str]
@@ -72,7 +71,7 @@ def build(
         "rejected": dict(sorted(rejected.items())),
         "unreadable": sorted(unreadable),
     }
-    _write(Path(out).expanduser(), splits, counts)
+    write_splits(out, splits, counts, optional=["heldout"])
     return counts
 
 
@@ -179,22 +178,3 @@ def _by_package(splits: dict[str, list[dict[str, str]]]) -> dict[str, dict[str, 
         for package, count in Counter(row["package"] for row in rows).items():
             counts[package][split] = count
     return dict(sorted(counts.items()))
-
-
-def _write(out: Path, splits: dict[str, list[dict[str, str]]], counts: dict[str, Any]) -> None:
-    """Replaces the files one by one. `counts.json` is written last, and shows that the files belong together."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("counts.json", "heldout.jsonl"):
-            (out / name).unlink(missing_ok=True)
-        for split, rows in splits.items():
-            _replace(out / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        _replace(out / "counts.json", json.dumps(counts, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    partial.replace(path)

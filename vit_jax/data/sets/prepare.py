@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_jax.errors import UserError, nearest
+from vit_jax.errors import UserError, counted, nearest
 
 OWN = ("digits", "fashion_mnist", "motion")
 FASHION_MNIST_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -75,6 +75,8 @@ def prepare_and_report(
         raise UserError(READ_AS_IS[name])
     if name == "messages":
         return _prepare_messages(data_root(data_dir) / "messages", path, progress)
+    if name == "treebank":
+        return _prepare_treebank(data_root(data_dir) / "treebank", path, progress)
     already = find_prepared(name, data_dir)
     directory = already or prepare(name, data_dir, path, progress)
     return [f"{'already prepared' if already else 'prepared'}: {directory}"], []
@@ -89,6 +91,23 @@ def _prepare_messages(directory: Path, path: str | None, progress: Progress | No
     pairs = ", ".join(f"{count:,} {split}" for split, count in counts["pairs"].items())
     skipped = [f"skipped {file}: {reason}" for file, reason in counts["unreadable"]]
     return [f"prepared: {directory}: {pairs} pairs. To use it: --config.data.path={directory}"], skipped
+
+
+def _prepare_treebank(directory: Path, path: str | None, progress: Progress | None) -> tuple[list[str], list[str]]:
+    from vit_jax.data.sets.treebank import build
+
+    if (directory / "counts.json").exists():
+        return [f"already prepared: {directory}"], []
+    counts = build(directory, path, progress=progress)
+    trees = ", ".join(f"{count:,} {split}" for split, count in counts["trees"].items())
+    empty = sum(counts["empty"].values())
+    notes = [
+        f"section {', '.join(counts['missing'])} is missing, so that scores are not comparable"
+        * bool(counts["missing"]),
+        f"{counted(counts['unused'], 'files')} in no section that is used (02 to 23)" * bool(counts["unused"]),
+        f"skipped {counted(empty, 'trees')} without words" * bool(empty),
+    ]
+    return [f"prepared: {directory}: {trees} trees. To use it: --config.data.path={directory}"], [*filter(None, notes)]
 
 
 def prepare(name: str, data_dir: str | None = None, path: str | None = None, progress: Progress | None = None) -> Path:
