@@ -108,8 +108,10 @@ def draw(figure: Any, comparison: Comparison, scale: str, rows: Rows) -> None:
         else:
             _by_row(axis, trials, scores)
             axis.set(xlabel=heading)
-            if Metric.of(metric).unit == 100:  # an interval may exceed 100 %, the axis does not
-                axis.set_xlim(None, min(axis.get_xlim()[1], 100))
+        if Metric.of(metric).unit == 100:  # an interval may exceed 100 %, the axis does not
+            scale_of = axis.yaxis if comparison.x_label else axis.xaxis
+            low, high = scale_of.get_view_interval()
+            scale_of.set_view_interval(low, min(high, 100), ignore=True)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     if not comparison.x_label:
