@@ -5,7 +5,6 @@ devices, and copies results to the host. In a job of several processes (`jax.dis
 slice of every global batch.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,7 +15,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.devices import job
 from vit_jax.errors import UserError, counted, nearest
 
 PyTree = Any
@@ -78,43 +76,6 @@ class Parallel(Protocol):
     def gather(self, rows: PyTree) -> PyTree:
         """Copies the rows of all processes to the host, in the order of the global batch."""
         ...
-
-
-def initialize_distributed(coordinator: str | None = None, processes: int | None = None, process: int | None = None):
-    """Joins the other processes of the job, if there are any.
-
-    `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU; the arguments override what it detects. Without
-    a cluster, or with a single process, nothing is started. Call this before any computation: once JAX has initialised
-    its devices, this function does nothing, or fails if arguments are given. Processes that are joined end together:
-    see `job.watch`.
-
-    Args:
-      coordinator: `HOST:PORT` of process 0.
-      processes: Number of processes; 1 makes this process run alone, whatever the cluster.
-      process: Index of this process.
-
-    Raises:
-      UserError: Some arguments are missing and no cluster supplies them, or the processes cannot be joined.
-    """
-    given = [argument for argument in (coordinator, processes, process) if argument is not None]
-    # If a launcher started one process only, joining would restrict that process to the first GPU of its host.
-    counts = {os.environ.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")} - {""}
-    if processes == 1 or jax.distributed.is_initialized() or (not given and counts == {"1"}):
-        return
-    try:
-        jax.distributed.initialize(coordinator, processes, process)
-    except Exception as error:  # the type depends on the kind of cluster
-        reason = " ".join(str(error).split())
-        undetected = "should be defined" in reason or "must be defined" in reason
-        if undetected or "must be called before" in reason:
-            if not given:
-                return
-            if len(given) < 3:
-                message = "Give all of --coordinator, --num_processes and --process_id: JAX does not detect a cluster."
-                raise UserError(message) from error
-        message = f"Cannot join the processes of this job: {reason}. Use --num_processes=1 to run a single process."
-        raise UserError(message) from error
-    job.watch()
 
 
 def make_parallel(name: str) -> Parallel:
