@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vit_jax.devices.placement import divided
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.blocks.windows import window_attention, window_starts
 from vit_jax.models.layers import MLP, Dense, DropPath, TypedModule
@@ -206,6 +207,8 @@ class TimeSformerBlock(TypedModule):
         if has_cls:
             cls = jnp.broadcast_to(x[:, None, :1], (batch, y.shape[1], 1, hidden_dim))
             y = jnp.concatenate([cls, y], axis=2)
+        axis = 2 if y.shape[1] == 1 else 1
+        y = divided(y, axis)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{prefix or 'attention_'}norm", **self.types)(y)
         mask = attention_mask(self.grid, attention, has_cls)
         sparse = functools.partial(window_attention, grid=self.grid) if attention == "local" else None
@@ -219,10 +222,11 @@ class TimeSformerBlock(TypedModule):
             **self.types,
         )(y, mask=mask, sparse=sparse, return_weights=return_weights, train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
-        y = DropPath()(y.reshape(-1, *y.shape[2:]), drop_path_rate, train=train).reshape(y.shape)
+        y = DropPath(num_axes=2)(y, drop_path_rate, train=train)
         if not is_last:
             y = Dense(hidden_dim, kernel_init=INITS[self.weight_init].out, name=f"{prefix}out", **self.types)(y)
 
+        y = divided(y, axis)  # its gradient too, or XLA sums padding into the gradient of the projection
         patches = join(y[:, :, 1:] if has_cls else y).reshape(batch, -1, hidden_dim)
         cls = y[:, :, :1].mean(axis=1) if has_cls else jnp.zeros((batch, 1, hidden_dim), y.dtype)
-        return jnp.concatenate([cls, patches], axis=1), weights
+        return divided(jnp.concatenate([cls, patches], axis=1)), weights
