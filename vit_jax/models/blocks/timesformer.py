@@ -204,11 +204,15 @@ class TimeSformerBlock(TypedModule):
         prefix = "" if is_last else f"{attention}_"
 
         y, join = split_sequences(x[:, 1:].reshape(batch, *self.grid, hidden_dim), attention)
+        # Divided by frames until the patches are in sequences and again before they are joined, so that the devices
+        # only exchange parts of one array. XLA copies divided rows and columns whole where they become one axis, and
+        # sums padding into gradients.
+        of_frames, of_attention = 2 if 0 in SPANS[attention] else 1, 2 if y.shape[1] == 1 else 1
+        y = divided(y, of_frames)
         if has_cls:
             cls = jnp.broadcast_to(x[:, None, :1], (batch, y.shape[1], 1, hidden_dim))
             y = jnp.concatenate([cls, y], axis=2)
-        axis = 2 if y.shape[1] == 1 else 1
-        y = divided(y, axis)
+        y = divided(y, of_attention)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{prefix or 'attention_'}norm", **self.types)(y)
         mask = attention_mask(self.grid, attention, has_cls)
         sparse = functools.partial(window_attention, grid=self.grid) if attention == "local" else None
@@ -226,7 +230,7 @@ class TimeSformerBlock(TypedModule):
         if not is_last:
             y = Dense(hidden_dim, kernel_init=INITS[self.weight_init].out, name=f"{prefix}out", **self.types)(y)
 
-        y = divided(y, axis)  # its gradient too, or XLA sums padding into the gradient of the projection
-        patches = join(y[:, :, 1:] if has_cls else y).reshape(batch, -1, hidden_dim)
+        y = divided(y, of_attention)
+        patches = join(divided(y[:, :, 1:] if has_cls else y, of_frames)).reshape(batch, -1, hidden_dim)
         cls = y[:, :, :1].mean(axis=1) if has_cls else jnp.zeros((batch, 1, hidden_dim), y.dtype)
         return divided(jnp.concatenate([cls, patches], axis=1)), weights
