@@ -1,38 +1,44 @@
-"""Memory of a training step of TimeSformer-B at 224 px by the number of frames, and by what remat keeps.
+"""Memory of a training step of TimeSformer-B at 224 px by frames, by what remat keeps, and by devices per clip.
 
-The step is that of training (AdamW, float32 parameters, one clip), compiled for one device on shapes. XLA's analysis of
-the compiled program says what it allocates; `--run` also runs it once and records the resident memory of the process.
+The step is that of training (AdamW, float32 parameters, one clip), compiled on shapes for one device, or with
+`--devices` for simulated devices under fsdp, one clip for each group of `--devices_per_clip`. XLA's analysis of the
+compiled program says what it allocates; `--run` also runs it once and records the resident memory of the process.
 
   python -m benchmarks.memory --attention_type joint_space_time --frames 8 32 96 --csv benchmarks/results/memory.csv
+  python -m benchmarks.memory --frames 96 --devices 8 --devices_per_clip 1 2 4 8 --scan_layers --csv FILE
   python -m benchmarks.memory --figure benchmarks/results/memory.png --csv benchmarks/results/memory.csv
 """
 
 import argparse
 import csv
+import itertools
+import os
 import pathlib
 import resource
 import time
 
 COLUMNS = (
     "date", "commit", "device", "model", "attention_type", "frames", "tokens", "layers", "dtype", "kernel", "remat",
-    "peak_gib", "state_gib", "temporary_gib", "seconds", "resident_gib", "versions",
+    "peak_gib", "state_gib", "temporary_gib", "seconds", "resident_gib", "scan_layers", "devices", "devices_per_clip",
+    "versions",
 )  # fmt: skip
 GIB = 2**30
 
 
-def experiment_of(attention_type: str, frames: int, args: argparse.Namespace, remat: str):
+def experiment_of(args: argparse.Namespace, frames: int, remat: str, devices_per_clip: int):
     """Returns the experiment of a config, without data."""
     from vit_jax.config import default_config
     from vit_jax.data.unread import unread_data
     from vit_jax.experiment import Experiment, complete
 
     config = default_config()
-    config.model.update(name=args.model, attention_type=attention_type, remat=remat, dtype=args.dtype)
-    config.model.attention_kernel = args.kernel
+    config.model.update(name=args.model, attention_type=args.attention_type, remat=remat, dtype=args.dtype)
+    config.model.update(attention_kernel=args.kernel, scan_layers=args.scan_layers)
     if args.layers:
         config.model.num_layers = args.layers
     config.data.update(name="video", num_frames=frames, image_size=(args.size, args.size))
-    config.update(batch_size=1, duration="1000 steps")
+    config.update(batch_size=args.devices // devices_per_clip, duration="1000 steps")
+    config.update(parallel="pmap" if args.devices == 1 else "fsdp", devices_per_clip=devices_per_clip)
     config = complete(config)
     return Experiment.assemble(config, unread_data(config, 400, None))
 
@@ -45,7 +51,7 @@ def run_once(experiment) -> tuple[float, float]:
     from vit_jax.state import start
     from vit_jax.train import compile_step
 
-    (shapes,) = experiment.data.batch_shapes(1)
+    (shapes,) = experiment.data.batch_shapes(experiment.config.batch_size)
     batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     state, _ = start(experiment)
     started = time.perf_counter()
@@ -62,32 +68,33 @@ def measure(args: argparse.Namespace) -> None:
 
     table = records.Table(args.csv, COLUMNS)
     device = jax.devices()[0]
-    for frames in args.frames:
-        for remat in args.remat:
-            experiment = experiment_of(args.attention_type, frames, args, remat)
-            memory = step_memory(experiment, 1)
-            seconds, resident = run_once(experiment) if args.run else (None, None)
-            model = experiment.model
-            table.add(
-                date=records.today(), commit=records.commit(), model=args.model, attention_type=args.attention_type,
-                device=records.processor() if device.platform == "cpu" else device.device_kind,
-                frames=frames, tokens=1 + frames * model.grid[0] * model.grid[1], layers=model.num_layers,
-                dtype=args.dtype, kernel=args.kernel, remat=remat, peak_gib=memory.peak / GIB,
-                state_gib=memory.state / GIB, temporary_gib=memory.temporary / GIB, seconds=seconds,
-                resident_gib=resident, versions=records.versions(["jax", "jaxlib"]),
-            )  # fmt: skip
-            print(f"{args.attention_type} {frames} frames, {remat}: {memory.peak / GIB:.2f} GiB", flush=True)
+    for frames, remat, devices_per_clip in itertools.product(args.frames, args.remat, args.devices_per_clip):
+        experiment = experiment_of(args, frames, remat, devices_per_clip)
+        memory = step_memory(experiment, experiment.config.batch_size)
+        seconds, resident = run_once(experiment) if args.run else (None, None)
+        model = experiment.model
+        table.add(
+            date=records.today(), commit=records.commit(), model=args.model, attention_type=args.attention_type,
+            device=records.processor() if device.platform == "cpu" else device.device_kind,
+            frames=frames, tokens=1 + frames * model.grid[0] * model.grid[1], layers=model.num_layers,
+            dtype=args.dtype, kernel=args.kernel, remat=remat, peak_gib=memory.peak / GIB,
+            state_gib=memory.state / GIB, temporary_gib=memory.temporary / GIB, seconds=seconds,
+            resident_gib=resident, scan_layers=args.scan_layers, devices=args.devices,
+            devices_per_clip=devices_per_clip, versions=records.versions(["jax", "jaxlib"]),
+        )  # fmt: skip
+        where = f"{frames} frames, {remat}, {devices_per_clip} devices per clip"
+        print(f"{args.attention_type} {where}: {memory.peak / GIB:.2f} GiB", flush=True)
 
 
 def draw(table: pathlib.Path, path: str) -> None:
-    """Draws the peak by frames, a line for each scheme, kernel and remat, of the models that have all their layers."""
+    """Draws the peak by frames, a line for each scheme, kernel and remat, of the whole model on one device."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["layers"] == "12"]
+        rows = [row for row in csv.DictReader(file) if row["layers"] == "12" and row["devices"] == "1"]
     lines: dict[tuple[str, ...], dict[int, float]] = {}
     for row in rows:  # the newest row of a setting counts
         key = (row["attention_type"], row["kernel"], row["remat"])
@@ -117,11 +124,18 @@ def main() -> None:
     parser.add_argument("--layers", type=int)
     parser.add_argument("--kernel", default="auto")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--scan_layers", action="store_true")
+    parser.add_argument("--devices", type=int, default=1, help="simulate several devices on the CPU")
+    parser.add_argument("--devices_per_clip", type=int, nargs="+", default=[1])
     parser.add_argument("--remat", nargs="+", default=["full"])
     parser.add_argument("--run", action="store_true", help="also run the step once")
     parser.add_argument("--csv", type=pathlib.Path, default=pathlib.Path("/tmp/memory.csv"))
     parser.add_argument("--figure", help="draw the rows of the CSV file to this PNG file")
     args = parser.parse_args()
+    if args.devices > 1:  # JAX has not started yet
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={args.devices}".strip()
     if args.frames:
         measure(args)
     if args.figure:

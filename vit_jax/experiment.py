@@ -18,7 +18,7 @@ from vit_jax.architecture import architecture_of, naming_differences, title
 from vit_jax.config import Config, extensions
 from vit_jax.data.modality import Data, describe_encoder, get_modality, load_encoder, open_data
 from vit_jax.data.start import check_start, start_notes
-from vit_jax.devices.parallel import Parallel, check_batch_size, make_parallel
+from vit_jax.devices.parallel import Parallel, batch_shares, check_batch_size, check_clips, make_parallel
 from vit_jax.errors import UserError, counted, nearest
 from vit_jax.models import build_model
 from vit_jax.optimizer import make_optimizer
@@ -138,17 +138,19 @@ class Experiment:
         Raises:
           UserError: A key has a wrong value.
         """
-        parallel = make_parallel(config.parallel)
+        parallel = make_parallel(config.parallel, config.devices_per_clip)
         task = make_task(config, data.encoder, data.labels)
         with naming_differences(config):
             model = make_model(config, data.encoder, data.labels)
             params = abstract_params(model, task)
+        check_clips(model, config.devices_per_clip)
         if (best := config.checkpoint.best) not in task.scores:
             raise UserError(
                 f"config.checkpoint.best={best!r} is not a score of {task.name}{nearest(best, task.scores)}"
             )
         if (group := group_of(task)) > 1:
-            check_batch_size(config.batch_size, config.accum_steps, group=group)
+            sizes = (config.batch_size, config.accum_steps)
+            check_batch_size(*sizes, group=group, devices_per_clip=config.devices_per_clip)
         plan = Plan.from_config(config, data.steps_per_epoch)
         tx, schedule = make_optimizer(
             config.optimizer,
@@ -202,9 +204,12 @@ class Experiment:
 
     def summary(self, num_params: int) -> list[str]:
         """Returns the lines printed before training: model size, data, batch layout, which checkpoints can be best."""
-        config, plan, devices = self.config, self.plan, jax.device_count()
-        share = config.batch_size // devices // config.accum_steps
+        config, plan, per_clip = self.config, self.plan, self.config.devices_per_clip
+        shares = batch_shares(per_clip)
+        share = config.batch_size // shares // config.accum_steps
         unit, kind = get_modality(self.data.encoder.key).unit, jax.devices()[0].device_kind
+        groups = f"{counted(shares, 'groups')} of {per_clip} {kind} devices"
+        where = groups if per_clip > 1 else counted(shares, f"{kind} devices")
         data, *notes = self.data.summary()
         notes += start_notes(config, self.data)
         notes += getattr(self.model, "notes", list)()  # the user's own models need not have any
@@ -216,7 +221,7 @@ class Experiment:
         return [
             f"{title(config.model.name, self.model)}: {counted(num_params, 'parameters')}; {data}",
             f"{counted(plan.total, 'steps')} of {config.batch_size} {unit} = {share} x "
-            f"{counted(devices, f'{kind} devices')} x {counted(config.accum_steps, 'micro-batches')}, "
+            f"{where} x {counted(config.accum_steps, 'micro-batches')}, "
             f"on {counted(jax.process_count(), 'processes')}",
             *notes,
         ]

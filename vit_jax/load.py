@@ -1,6 +1,7 @@
 """Loading a run from a checkpoint, or foreign weights as a run, so that whatever takes a run takes them too."""
 
 import contextlib
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -66,6 +67,8 @@ def load_run(
     with described_by(path):
         config, labels = schema.from_dict(meta["config"]), tuple(meta["labels"])
         encoder = load_encoder(meta["preprocessing"])
+        # here there may be fewer devices than in training
+        config.devices_per_clip = math.gcd(config.devices_per_clip, jax.local_device_count())
         model, task = make_model(config, encoder, labels), make_task(config, encoder, labels)
     return Run(model, params, task, labels, encoder, config, meta["step"], _workdir(epath.Path(path)))
 

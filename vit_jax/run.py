@@ -69,7 +69,7 @@ class Run:
     @functools.cached_property
     def parallel(self) -> Parallel:
         """The strategy over all devices."""
-        return make_parallel(self.config.parallel)
+        return make_parallel(self.config.parallel, self.config.devices_per_clip)
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:

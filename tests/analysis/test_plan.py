@@ -129,6 +129,24 @@ def test_mistakes_are_reported_in_one_line(arguments, message, capsys):
     assert message in line
 
 
+def test_64_devices_of_which_8_share_a_clip_are_planned(tmp_path):
+    small = ["patch_size=2,2", "num_layers=1", "hidden_dim=128", "mlp_dim=512", "num_heads=2"]
+    options = [f"--config.model.{key}" for key in small]
+    options += ["--config.parallel=fsdp", "--config.devices_per_clip=8", "--config.data.num_frames=16"]
+    options += ["--config.batch_size=16", "--config.duration=7 steps", "--config.data.image_size=8,8"]
+    command = [sys.executable, "-m", "vit_jax", "plan", f"--config={ROOT}/configs/timesformer.py:k400"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)}
+    options += ["--devices=64", "--num_classes=10", "--json"]
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr.decode()
+    plan = json.loads(done.stdout)
+    assert (plan["devices"], plan["rows"]) == (64, 16)
+    (layout,) = plan["layouts"]
+    video = 16 * 16 * 8 * 8 * 3  # bytes of levels
+    assert video / 64 <= layout["memory"]["batch"] < 2 * video / 64
+    assert layout["memory"]["state"] < 0.2 * 2 * 4 * plan["params"]  # parameters and momentum, nearly all divided
+
+
 def test_the_command_prints_a_table_and_json(capsys):
     options = ["plan", CONFIG, "--num_classes=3", "--examples=100", "--memory=4", "--peak_tflops=1"]
     small = ["name=vit:Ti/16", "num_layers=1", "hidden_dim=16", "mlp_dim=16", "num_heads=2"]

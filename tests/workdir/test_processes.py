@@ -11,8 +11,7 @@ import sys
 import jax
 import pytest
 
-from vit_jax.devices import parallel
-from vit_jax.devices.parallel import initialize_distributed
+from vit_jax.devices.job import initialize_distributed
 from vit_jax.errors import UserError
 
 HERE = pathlib.Path(__file__).parent
@@ -164,7 +163,7 @@ def test_what_goes_wrong_in_joining_is_one_line(calls, monkeypatch):
     def broken(*_):
         raise RuntimeError("Kubernetes API Error: 403\nnot permitted")
 
-    monkeypatch.setattr(parallel.jax.distributed, "initialize", broken)
+    monkeypatch.setattr(jax.distributed, "initialize", broken)
     with pytest.raises(UserError) as caught:
         initialize_distributed()
     assert str(caught.value) == (

@@ -18,7 +18,8 @@ from jax.experimental import multihost_utils
 
 from vit_jax.__main__ import reported
 from vit_jax.devices.interrupts import Interrupts
-from vit_jax.devices.parallel import initialize_distributed, make_parallel
+from vit_jax.devices.job import initialize_distributed
+from vit_jax.devices.parallel import make_parallel
 from vit_jax.errors import UserError
 from vit_jax.workdir.checkpoint import Checkpoints
 

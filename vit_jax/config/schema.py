@@ -275,6 +275,12 @@ SCHEMA = {
         Choice(pmap="data parallel", fsdp="parameters and optimizer state are sharded as well"),
         affects_results=False,
     ),
+    "devices_per_clip": Key(
+        1,
+        "fsdp: number of devices that share each clip, by its frames, so that longer clips fit into their memory",
+        Whole(1, 65_536),
+        affects_results=False,
+    ),
     "profile": Key(
         (),
         "steps to trace into WORKDIR/profile",

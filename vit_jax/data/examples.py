@@ -1,6 +1,7 @@
 """Labelled examples: what images and clips have in common as modalities."""
 
 import abc
+import functools
 import itertools
 import os
 import pathlib
@@ -18,7 +19,7 @@ from vit_jax.data.loading.workers import Workers, choose_workers
 from vit_jax.data.modality import check_labels
 from vit_jax.data.pseudo_labels import with_pseudo_labels
 from vit_jax.data.unread import BlankSource
-from vit_jax.devices.parallel import check_batch_size
+from vit_jax.devices.parallel import batch_shares, check_batch_size
 from vit_jax.errors import UserError, counted
 
 
@@ -30,8 +31,9 @@ class LabelledData:
     """
 
     def __init__(self, modality: "LabelledModality", config: Config, train: Any, evaluation: Any):
-        check_batch_size(config.batch_size, config.accum_steps)
-        check_batch_size(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
+        check = functools.partial(check_batch_size, devices_per_clip=config.devices_per_clip)
+        check(config.batch_size, config.accum_steps)
+        check(config.eval_batch_size or config.batch_size, 1, "eval_batch_size")
         data = config.data
         check_labels(train.labels, evaluation.labels, f"split {data.train_split}", f"split {data.eval_split}")
         self.modality, self.config, self.train, self.eval = modality, config, train, evaluation
@@ -46,7 +48,7 @@ class LabelledData:
 
     @property
     def batch_unit(self) -> int:
-        return jax.device_count() * self.config.accum_steps
+        return batch_shares(self.config.devices_per_clip) * self.config.accum_steps
 
     def train_batches(self, first_step: int, last_step: int) -> pipeline.Batches:
         """Yields this process's slice of the batches of updates `first_step + 1` to `last_step`."""
@@ -64,7 +66,7 @@ class LabelledData:
 
     def batch_shapes(self, batch_size: int) -> list[dict[str, Any]]:
         """Returns the shapes and dtypes of a training batch, found by preparing a single example."""
-        check_batch_size(batch_size, self.config.accum_steps)
+        check_batch_size(batch_size, self.config.accum_steps, devices_per_clip=self.config.devices_per_clip)
         one = pipeline.train_batches(self.train, self.train_encoder, batch_size=1, seed=0, first_step=0, last_step=1)
         batch = next(one)
         one.close()
@@ -152,7 +154,8 @@ class LabelledModality(abc.ABC):
         self, config: Config, source: Any, encoder: Any, batch_size: int | None = None, workers: Workers | None = None
     ) -> tuple[pipeline.Batches, int]:
         rows = batch_size or config.eval_batch_size or config.batch_size
-        examples = min(_whole_examples(rows, encoder.views), _rounded_up(len(source)))
+        shares = batch_shares(config.devices_per_clip)
+        examples = min(_whole_examples(rows, encoder.views, shares), _rounded_up(len(source), shares))
         workers = workers or _workers(config, source)
         batches = pipeline.eval_batches(
             source, encoder, batch_size=examples, workers=workers, **pipeline.this_process()
@@ -186,9 +189,9 @@ class LabelledModality(abc.ABC):
         self, run: Any, inputs: Iterable[Any], batch_size: int, settled: dict[int, Any]
     ) -> Iterator[dict[str, Any]]:
         views, shape, inputs = run.encoder.views, run.encoder.row_shape, enumerate(inputs)
-        examples = None
-        while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views))):
-            examples = examples or _rounded_up(len(chunk))  # all batches have the shape of the first
+        examples, shares = None, batch_shares(run.config.devices_per_clip)
+        while chunk := list(itertools.islice(inputs, examples or _whole_examples(batch_size, views, shares))):
+            examples = examples or _rounded_up(len(chunk), shares)  # all batches have the shape of the first
             rows = np.zeros((examples, views, *shape), run.encoder.row_dtype)
             ids = np.full((examples, views), -1, np.int32)
             for i, (index, stored) in enumerate(chunk):
@@ -222,7 +225,8 @@ class LabelledModality(abc.ABC):
         source = run.open_split()
         count = min(self.shown, len(source))
         examples = source.__getitems__([i * len(source) // count for i in range(count)])
-        batch_size = (run.config.eval_batch_size or run.config.batch_size) // jax.device_count()
+        shares = batch_shares(run.config.devices_per_clip)
+        batch_size = (run.config.eval_batch_size or run.config.batch_size) // shares
         answers = list(run.predict((example[self.key] for example in examples), batch_size=batch_size))
         if jax.process_index():
             return []
@@ -251,13 +255,11 @@ def _distinct(paths: Sequence[str]) -> list[str]:
     return [os.path.relpath(path, above) for path in paths]
 
 
-def _whole_examples(rows: int, views: int) -> int:
-    """Returns how many examples of `views` rows each fit into `rows` rows, as a multiple of the number of devices."""
-    devices = jax.device_count()
-    return max(rows // views // devices, 1) * devices
+def _whole_examples(rows: int, views: int, shares: int) -> int:
+    """Returns how many examples of `views` rows each fit into `rows` rows, as a multiple of the shares of a batch."""
+    return max(rows // views // shares, 1) * shares
 
 
-def _rounded_up(examples: int) -> int:
-    """Returns the next multiple of the number of devices."""
-    devices = jax.device_count()
-    return max(-(-examples // devices), 1) * devices
+def _rounded_up(examples: int, shares: int) -> int:
+    """Returns the next multiple of the shares of a batch."""
+    return max(-(-examples // shares), 1) * shares

@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vit_jax.devices import job_log
+from vit_jax.errors import UserError
 
 _KEY = "vit_jax/failed"
 _POLL = 1.0  # seconds
@@ -38,6 +39,43 @@ def on_all(condition: bool) -> bool:
 def is_shared() -> bool:
     """Returns whether this process belongs to a job of several processes."""
     return _state().client is not None and _state().num_processes > 1
+
+
+def initialize_distributed(coordinator: str | None = None, processes: int | None = None, process: int | None = None):
+    """Joins the other processes of the job, if there are any.
+
+    `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU; the arguments override what it detects. Without
+    a cluster, or with a single process, nothing is started. Call this before any computation: once JAX has initialised
+    its devices, this function does nothing, or fails if arguments are given. Processes that are joined end together:
+    see `watch`.
+
+    Args:
+      coordinator: `HOST:PORT` of process 0.
+      processes: Number of processes; 1 makes this process run alone, whatever the cluster.
+      process: Index of this process.
+
+    Raises:
+      UserError: Some arguments are missing and no cluster supplies them, or the processes cannot be joined.
+    """
+    given = [argument for argument in (coordinator, processes, process) if argument is not None]
+    # If a launcher started one process only, joining would restrict that process to the first GPU of its host.
+    counts = {os.environ.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")} - {""}
+    if processes == 1 or jax.distributed.is_initialized() or (not given and counts == {"1"}):
+        return
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except Exception as error:  # the type depends on the kind of cluster
+        reason = " ".join(str(error).split())
+        undetected = "should be defined" in reason or "must be defined" in reason
+        if undetected or "must be called before" in reason:
+            if not given:
+                return
+            if len(given) < 3:
+                message = "Give all of --coordinator, --num_processes and --process_id: JAX does not detect a cluster."
+                raise UserError(message) from error
+        message = f"Cannot join the processes of this job: {reason}. Use --num_processes=1 to run a single process."
+        raise UserError(message) from error
+    watch()
 
 
 def watch() -> None:

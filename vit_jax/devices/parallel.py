@@ -5,7 +5,7 @@ devices, and copies results to the host. In a job of several processes (`jax.dis
 slice of every global batch.
 """
 
-import os
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,11 +16,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.devices import job
+from vit_jax.devices.placement import on_mesh
 from vit_jax.errors import UserError, counted, nearest
 
 PyTree = Any
 _AXIS = "batch"
+_FRAMES = "frames"
 
 
 class Parallel(Protocol):
@@ -80,70 +81,80 @@ class Parallel(Protocol):
         ...
 
 
-def initialize_distributed(coordinator: str | None = None, processes: int | None = None, process: int | None = None):
-    """Joins the other processes of the job, if there are any.
-
-    `jax.distributed` detects Slurm, Open MPI, Kubernetes and Cloud TPU; the arguments override what it detects. Without
-    a cluster, or with a single process, nothing is started. Call this before any computation: once JAX has initialised
-    its devices, this function does nothing, or fails if arguments are given. Processes that are joined end together:
-    see `job.watch`.
-
-    Args:
-      coordinator: `HOST:PORT` of process 0.
-      processes: Number of processes; 1 makes this process run alone, whatever the cluster.
-      process: Index of this process.
-
-    Raises:
-      UserError: Some arguments are missing and no cluster supplies them, or the processes cannot be joined.
-    """
-    given = [argument for argument in (coordinator, processes, process) if argument is not None]
-    # If a launcher started one process only, joining would restrict that process to the first GPU of its host.
-    counts = {os.environ.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")} - {""}
-    if processes == 1 or jax.distributed.is_initialized() or (not given and counts == {"1"}):
-        return
-    try:
-        jax.distributed.initialize(coordinator, processes, process)
-    except Exception as error:  # the type depends on the kind of cluster
-        reason = " ".join(str(error).split())
-        undetected = "should be defined" in reason or "must be defined" in reason
-        if undetected or "must be called before" in reason:
-            if not given:
-                return
-            if len(given) < 3:
-                message = "Give all of --coordinator, --num_processes and --process_id: JAX does not detect a cluster."
-                raise UserError(message) from error
-        message = f"Cannot join the processes of this job: {reason}. Use --num_processes=1 to run a single process."
-        raise UserError(message) from error
-    job.watch()
-
-
-def make_parallel(name: str) -> Parallel:
+def make_parallel(name: str, devices_per_clip: int = 1) -> Parallel:
     """Returns the strategy called `name` over all devices: `pmap` (data parallel) or `fsdp` (fully sharded).
 
+    Args:
+      devices_per_clip: Number of devices that the frames of each clip are divided over; only for `fsdp`.
+
     Raises:
-      UserError: `name` is not a strategy.
+      UserError: `name` is not a strategy, or it cannot divide clips like this.
     """
-    strategies = {"pmap": DataParallel, "fsdp": FullySharded}
-    if name not in strategies:
+    if name not in (strategies := ("pmap", "fsdp")):
         raise UserError(f"unknown config.parallel {name!r}{nearest(name, strategies)}")
-    return strategies[name]()
+    if name == "fsdp":
+        return FullySharded(devices_per_clip)
+    if devices_per_clip > 1:
+        raise UserError(f"config.devices_per_clip={devices_per_clip} needs config.parallel='fsdp', got {name!r}")
+    return DataParallel()
 
 
-def check_batch_size(batch_size: int, accum_steps: int, key: str = "batch_size", group: int = 1) -> None:
+def batch_shares(devices_per_clip: int = 1) -> int:
+    """Returns the number of shares of a global batch: one for each device, or for each group that shares clips.
+
+    Raises:
+      UserError: The devices of a process do not form groups of `devices_per_clip`.
+    """
+    local = jax.local_device_count()
+    if local % devices_per_clip:
+        where = "this process" if jax.process_count() > 1 else "this machine"
+        groups = [count for count in range(1, local + 1) if local % count == 0]
+        raise UserError(
+            f"config.devices_per_clip={devices_per_clip} does not divide the {counted(local, 'devices')} of {where}, "
+            f"which must hold whole clips; use one of {', '.join(map(str, groups))}"
+        )
+    return jax.device_count() // devices_per_clip
+
+
+def check_clips(model: Any, devices_per_clip: int) -> None:
+    """Checks that the clips of a model can be divided over devices by their frames.
+
+    Raises:
+      UserError: The model cannot compute divided clips, or its number of frames is not a multiple.
+    """
+    if devices_per_clip == 1:
+        return
+    given = f"config.devices_per_clip={devices_per_clip}"
+    if not getattr(model, "divides_clips", False):
+        raise UserError(
+            f"{given} needs a TimeSformer with config.model.attention_type divided_space_time, joint_space_time or "
+            "axial; other models compute an input on one device. Use 1."
+        )
+    if model.num_frames % devices_per_clip:
+        raise UserError(f"{given} does not divide config.data.num_frames={model.num_frames}")
+
+
+def check_batch_size(
+    batch_size: int, accum_steps: int, key: str = "batch_size", group: int = 1, devices_per_clip: int = 1
+) -> None:
     """Checks that a global batch divides evenly over devices and micro-batches.
 
     Args:
       key: Key of the config that holds `batch_size`, for the message.
       group: Consecutive examples that must stay together; see `micro_batches`.
+      devices_per_clip: See `make_parallel`.
 
     Raises:
       UserError: It does not divide, or a share has a number of examples that is not a multiple of `group`.
     """
     if batch_size < 1 or accum_steps < 1:
         raise UserError(f"config.{key}={batch_size} and config.accum_steps={accum_steps} must be at least 1")
-    devices = jax.device_count()
-    parts = counted(devices, "devices") + (f" x {accum_steps} accum_steps" if accum_steps > 1 else "")
-    shares = devices * accum_steps
+    shares = batch_shares(devices_per_clip)
+    parts = counted(shares, "devices")
+    if devices_per_clip > 1:
+        parts = f"{counted(shares, 'groups')} of {devices_per_clip} devices"
+    parts += f" x {accum_steps} accum_steps" if accum_steps > 1 else ""
+    shares *= accum_steps
     if batch_size % shares:
         whole = max(batch_size // shares, 1) * shares
         raise UserError(f"config.{key}={batch_size} does not divide over {parts}; try {whole}")
@@ -256,24 +267,35 @@ class FullySharded:
     This is ZeRO-3 (arXiv:1910.02054), or FSDP. Each array is split along its largest dimension that is divisible by the
     number of devices; arrays of fewer than `smallest` elements stay replicated. The compiler inserts the sums over
     devices, so `axis_name` is None.
+
+    The mesh has an axis for the examples of a batch and one for the frames of a clip. With `devices_per_clip`, as many
+    devices share every clip and its activations, and the batch is divided over groups of them. The state is divided
+    over all devices in any case.
     """
 
     axis_name = None
     smallest = 2**14  # elements; sharding a smaller array costs more than it saves
 
-    def __init__(self):
-        self._mesh = Mesh(np.array(jax.devices()), (_AXIS,))
+    def __init__(self, devices_per_clip: int = 1):
+        batch_shares(devices_per_clip)  # raises if it does not divide the devices
+        self._mesh = Mesh(np.array(jax.devices()).reshape(-1, devices_per_clip), (_AXIS, _FRAMES))
+        self._placing = functools.partial(on_mesh, self._mesh if devices_per_clip > 1 else None)
 
     def compile(self, step):
         def sharded(state, batch):  # without constraints, the compiler may choose another sharding for the new state
-            state, sums = step(state, batch)
+            with self._placing():
+                state, sums = step(state, batch)
             constrain = jax.lax.with_sharding_constraint
             return jax.tree.map(lambda x: constrain(x, self._sharding(x.shape)), state), sums
 
         return jax.jit(sharded, donate_argnums=0)
 
     def compile_predict(self, predict):
-        return jax.jit(predict, out_shardings=NamedSharding(self._mesh, P(_AXIS)))
+        def sharded(params, batch):
+            with self._placing():
+                return predict(params, batch)
+
+        return jax.jit(sharded, out_shardings=NamedSharding(self._mesh, P(_AXIS)))
 
     def init_state(self, make):
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract(jax.eval_shape(make)))
@@ -283,15 +305,13 @@ class FullySharded:
         return jax.tree.map(lambda x, y: _distribute(x, y.sharding), state, self.abstract(state))
 
     def put_batch(self, batch):
-        sharding = NamedSharding(self._mesh, P(_AXIS))
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows(x), x), batch)
 
     def abstract(self, state):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._sharding(x.shape)), state)
 
     def lower(self, compiled, state, batch):
-        sharding = NamedSharding(self._mesh, P(_AXIS))
-        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch)
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._rows(x)), batch)
         return compiled.lower(self.abstract(state), batch)
 
     def globalise(self, state):
@@ -305,12 +325,16 @@ class FullySharded:
             return jax.tree.map(np.asarray, rows)
         return multihost_utils.process_allgather(rows, tiled=True)
 
+    def _rows(self, x):
+        """Returns the sharding of an entry of a batch; only clips have five axes, rows and frames first."""
+        return NamedSharding(self._mesh, P(_AXIS, _FRAMES) if x.ndim == 5 else P(_AXIS))
+
     def _sharding(self, shape):
         dims = [d for d, size in enumerate(shape) if size % self._mesh.size == 0]
         if not dims or np.prod(shape) < self.smallest:
             return NamedSharding(self._mesh, P())
         largest = max(dims, key=lambda d: shape[d])
-        return NamedSharding(self._mesh, P(*(_AXIS if d == largest else None for d in range(len(shape)))))
+        return NamedSharding(self._mesh, P(*((_AXIS, _FRAMES) if d == largest else None for d in range(len(shape)))))
 
 
 def _on_host(x: Any) -> np.ndarray:

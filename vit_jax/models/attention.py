@@ -1,5 +1,6 @@
 """Multi-head attention: Attention Is All You Need (arXiv:1706.03762), section 3.2.2."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from vit_jax.devices.placement import flat_rows, in_parts
 from vit_jax.models.kernels import KERNELS as KERNELS
 from vit_jax.models.kernels import attention_weights, dot_product_attention, weigh
 from vit_jax.models.kernels.chunked import ATTENDED
@@ -143,9 +145,10 @@ class MultiHeadAttention(TypedModule):
         elif sparse is not None:
             out = sparse(query, key, value, kernel=self.kernel)
         else:
-            out = dot_product_attention(
-                query, key, value, mask=mask, bias=bias, is_causal=is_causal, kernel=self.kernel
+            attend = functools.partial(
+                dot_product_attention, mask=mask, bias=bias, is_causal=is_causal, kernel=self.kernel
             )
+            out = in_parts(attend, query, key, value)
         out = self._dense("out", hidden_dim, num_axes=2)(checkpoint_name(out, ATTENDED))
         return out, weights if return_weights else None
 
@@ -177,10 +180,10 @@ class MultiHeadAttention(TypedModule):
         kernels, biases = zip(*(layer((x.shape[-1],)) for layer in layers), strict=True)
         bias = jnp.concatenate(biases) if self.qkv_bias else None
         x, kernel, bias = promote_dtype(x, jnp.concatenate(kernels, axis=1), bias, dtype=self.dtype)
-        out = matrix_product(x.reshape(-1, x.shape[-1]), kernel)
+        out = matrix_product(flat_rows(x), kernel)
         out = out if bias is None else out + bias
         ends = [self.num_heads * qk_head_dim, 2 * self.num_heads * qk_head_dim]
-        return (y.reshape(*x.shape[:-1], self.num_heads, -1) for y in jnp.split(out, ends, axis=1))
+        return (y.reshape(*x.shape[:-1], self.num_heads, -1) for y in jnp.split(out, ends, axis=-1))
 
     @nn.nowrap
     def _dense(self, name, features, layer: Any = Dense, **fields) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from vit_jax.devices.placement import flat_rows
 from vit_jax.models.kernels.activations import GELU as GELU
 from vit_jax.models.kernels.products import matrix_product
 
@@ -128,7 +129,7 @@ class Dense(TypedModule):
         batch, inputs = x.shape[: -self.num_axes], x.shape[-self.num_axes :]
         outputs = self.features if isinstance(self.features, tuple) else (self.features,)
         x, kernel, bias = promote_dtype(x, *_linear_parameters(self, inputs), dtype=self.dtype)
-        out = matrix_product(x.reshape(-1, len(kernel)), kernel, self.out_dtype)
+        out = matrix_product(flat_rows(x.reshape(*batch, len(kernel))), kernel, self.out_dtype)
         if bias is not None:
             out += bias
         return out.reshape(*batch, *outputs)
@@ -159,7 +160,7 @@ class PatchEmbed(TypedModule):
         bias = self.param("bias", self.bias_init, (self.hidden_dim,), self.param_dtype) if self.use_bias else None
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         patches = images[..., : gh * ph, : gw * pw, :].reshape(*batch, gh, ph, gw, pw, channels)
-        patches = jnp.moveaxis(patches, -4, -3).reshape(-1, ph * pw * channels)
+        patches = flat_rows(jnp.moveaxis(patches, -4, -3).reshape(*batch, gh, gw, ph * pw * channels))
         out = matrix_product(patches, kernel.reshape(-1, self.hidden_dim)).reshape(*batch, gh, gw, self.hidden_dim)
         return out if bias is None else out + bias
 
@@ -195,7 +196,12 @@ class DropPath(nn.Module):
 
     While training, y = x k / (1 - rate), where k is drawn once for each example: 0 with probability `rate`, else 1. The
     mean of y is x, so evaluation leaves x as it is.
+
+    Attributes:
+      num_axes: Number of leading axes along which k is drawn: 1 for whole examples.
     """
+
+    num_axes: int = 1
 
     @nn.compact
     def __call__(
@@ -203,7 +209,8 @@ class DropPath(nn.Module):
     ) -> Float[Array, "batch *rest"]:
         if not train or (isinstance(rate, float) and rate == 0.0):
             return x
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+        shape = x.shape[: self.num_axes] + (1,) * (x.ndim - self.num_axes)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, shape)
         return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), 0)
 
 

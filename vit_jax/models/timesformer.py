@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vit_jax.devices.placement import divided
 from vit_jax.models.blocks import with_captured
 from vit_jax.models.blocks.timesformer import ATTENTIONS, INIT, INITS, TimeSformerBlock
 from vit_jax.models.layers import PatchEmbed, torch_uniform
@@ -140,6 +141,11 @@ class TimeSformer(VisionModel):
             cls, patches = tokens[:, 0], tokens[:, 1:]
         return cls, patches.reshape(tokens.shape[0], self.num_frames, *self.grid, tokens.shape[-1])
 
+    @property
+    def divides_clips(self) -> bool:
+        """Whether devices can share the activations of a clip, see `config.devices_per_clip`."""
+        return self.attention_type in ("divided_space_time", "joint_space_time", "axial")
+
     def check(self, **choices: Collection[str]) -> None:
         """Check the fields, see `VisionModel.check`."""
         super().check(**choices)
@@ -169,7 +175,7 @@ class TimeSformer(VisionModel):
         sequences = x.shape[0] * (self.num_frames if self.attention_type == "space_only" else 1)
         x = x.reshape(sequences, -1, self.hidden_dim)
         cls = jnp.broadcast_to(cls.astype(x.dtype), (sequences, 1, self.hidden_dim))
-        return jnp.concatenate([drop(cls), x], axis=1)
+        return divided(jnp.concatenate([drop(cls), x], axis=1))
 
     def _block(self) -> Callable[..., nn.Module]:
         """Return the factory of a block."""

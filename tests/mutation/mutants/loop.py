@@ -123,7 +123,7 @@ MUTANTS = {
         ("in_axes=(None, 0), out_axes=None, donate_argnums=0)", "in_axes=(None, 0), out_axes=None)"),
         ("return jax.jit(sharded, donate_argnums=0)", "return jax.jit(sharded)"),
         ("np.asarray(x).reshape(-1, *x.shape[2:])", "np.asarray(x).swapaxes(0, 1).reshape(-1, *x.shape[2:])"),
-        ("if batch_size % shares:", "if batch_size % devices:"),
+        ("if batch_size % shares:", "if batch_size % batch_shares(devices_per_clip):"),
     ],
     ("vit_jax/workdir/best.py", POLICY): [
         ('("loss", "perplexity")', '("loss",)'),
@@ -169,7 +169,7 @@ MUTANTS = {
         ("while position in settled:", "while False:"),
         ("position += 1", "position += 2"),
         ('on_error == "raise"', 'on_error != "raise"'),
-        ("return make_parallel(self.config.parallel)", 'return make_parallel("pmap")'),
+        ("return make_parallel(self.config.parallel, self.config.devices_per_clip)", 'return make_parallel("pmap")'),
         ("check_labels(self.labels, labels,", "check_labels(self.labels, self.labels,"),
         ('self.with_views(clips=1, crops=1) if getattr(self.encoder, "views", 1) > 1 else self', "self"),
         ("task=dataclasses.replace(self.task, **fields)", "task=self.task"),

@@ -100,7 +100,7 @@ def start_jax(args: argparse.Namespace, compilation_cache: str = "~/.cache/vit_j
     keep_freed_memory()
     silence_libraries()
     use_compilation_cache(compilation_cache)
-    from vit_jax.devices.parallel import initialize_distributed
+    from vit_jax.devices.job import initialize_distributed
 
     initialize_distributed(
         *(getattr(args, name, None) for name in ("coordinator", "num_processes", "process_id")),

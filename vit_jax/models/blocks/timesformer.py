@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vit_jax.devices.placement import divided
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.blocks.windows import window_attention, window_starts
 from vit_jax.models.layers import MLP, Dense, DropPath, TypedModule
@@ -203,9 +204,15 @@ class TimeSformerBlock(TypedModule):
         prefix = "" if is_last else f"{attention}_"
 
         y, join = split_sequences(x[:, 1:].reshape(batch, *self.grid, hidden_dim), attention)
+        # Divided by frames until the patches are in sequences and again before they are joined, so that the devices
+        # only exchange parts of one array. XLA copies divided rows and columns whole where they become one axis, and
+        # sums padding into gradients.
+        of_frames, of_attention = 2 if 0 in SPANS[attention] else 1, 2 if y.shape[1] == 1 else 1
+        y = divided(y, of_frames)
         if has_cls:
             cls = jnp.broadcast_to(x[:, None, :1], (batch, y.shape[1], 1, hidden_dim))
             y = jnp.concatenate([cls, y], axis=2)
+        y = divided(y, of_attention)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{prefix or 'attention_'}norm", **self.types)(y)
         mask = attention_mask(self.grid, attention, has_cls)
         sparse = functools.partial(window_attention, grid=self.grid) if attention == "local" else None
@@ -219,10 +226,11 @@ class TimeSformerBlock(TypedModule):
             **self.types,
         )(y, mask=mask, sparse=sparse, return_weights=return_weights, train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
-        y = DropPath()(y.reshape(-1, *y.shape[2:]), drop_path_rate, train=train).reshape(y.shape)
+        y = DropPath(num_axes=2)(y, drop_path_rate, train=train)
         if not is_last:
             y = Dense(hidden_dim, kernel_init=INITS[self.weight_init].out, name=f"{prefix}out", **self.types)(y)
 
-        patches = join(y[:, :, 1:] if has_cls else y).reshape(batch, -1, hidden_dim)
+        y = divided(y, of_attention)
+        patches = join(divided(y[:, :, 1:] if has_cls else y, of_frames)).reshape(batch, -1, hidden_dim)
         cls = y[:, :, :1].mean(axis=1) if has_cls else jnp.zeros((batch, 1, hidden_dim), y.dtype)
-        return jnp.concatenate([cls, patches], axis=1), weights
+        return divided(jnp.concatenate([cls, patches], axis=1)), weights

@@ -11,9 +11,9 @@ from vit_jax.models.kernels.hardware import generation
 
 
 def matrix_product(
-    x: Float[Array, "rows inputs"], kernel: Float[Array, "inputs outputs"], out_dtype: Any = None
-) -> Float[Array, "rows outputs"]:
-    """Return x W, summed in `out_dtype` or wider.
+    x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"], out_dtype: Any = None
+) -> Float[Array, "*rows outputs"]:
+    """Return x W, summed in `out_dtype` or wider; see `flat_rows` for the shape of x.
 
     On a CPU, products narrower than float32 take another path, because XLA has a fast kernel only for A (M x K) times
     B (K x N) with both in row-major order and a float32 result. The two products of the backward pass, g W^T and x^T g,

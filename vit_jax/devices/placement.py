@@ -1,0 +1,72 @@
+"""How the activations of a clip are divided over devices, where a strategy divides more than the batch.
+
+Models call these functions where the compiler needs to be told. They do nothing unless the strategy traces the model
+`on_mesh`.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+@contextlib.contextmanager
+def on_mesh(mesh: Mesh | None) -> Iterator[None]:
+    """Divide what is traced meanwhile over a mesh with two axes: over examples, and over the frames of a clip.
+
+    With None, the compiler divides it as it likes.
+    """
+    token = _mesh.set(mesh)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
+def divided(x: Shaped[Array, "batch ..."], axis: int = 1) -> Shaped[Array, "batch ..."]:
+    """Return `x` with its examples divided over the first axis of the mesh, and `axis` over the second.
+
+    The number of devices need not divide the size of `axis`.
+    """
+    mesh = _mesh.get()
+    if mesh is None:
+        return x
+    examples, parts = mesh.axis_names
+    names = [examples] + [parts if axis == i else None for i in range(1, x.ndim)]
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*names)))
+
+
+def flat_rows(x: Shaped[Array, "*rows columns"]) -> Shaped[Array, "..."]:
+    """Return `x` as a matrix, or unchanged if clips are divided: one axis cannot be divided by examples and frames."""
+    return x.reshape(-1, x.shape[-1]) if _mesh.get() is None else x
+
+
+def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: Array) -> Array:
+    """Return `attention(query, key, value)`, computed by each device for its part of the sequences.
+
+    The arrays are `(batch, sequences, tokens, heads, head_dim)`. The sequences are divided over the devices of a clip.
+    If there is only one, its queries are divided, and each device has all keys and values. What is divided is padded
+    with zeros to a multiple of the devices. The compiler need not divide the kernel, which it cannot do with all of
+    them, and it sums the gradients of keys and values over the devices only once.
+    """
+    mesh = _mesh.get()
+    if mesh is None:
+        return attention(query, key, value)
+    examples, parts = mesh.axis_names
+    axis = 1 if query.shape[1] > 1 else 2
+    size, more = query.shape[axis], -query.shape[axis] % mesh.shape[parts]
+    part, whole = PartitionSpec(examples, *[None] * (axis - 1), parts), PartitionSpec(examples)
+
+    def padded(x):
+        return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
+
+    if axis == 1:
+        key, value, whole = padded(key), padded(value), part
+    attend = jax.shard_map(attention, mesh=mesh, in_specs=(part, whole, whole), out_specs=part, check_vma=False)
+    return jax.lax.slice_in_dim(attend(padded(query), key, value), 0, size, axis=axis)
