@@ -22,14 +22,15 @@ from vit_jax.state import start
 from vit_jax.train import compile_step
 from vit_jax.workdir.checkpoint import Checkpoints
 
-CLIPS, FRAMES, SIDE = 8, 8, 6  # 9 patches of 2 x 2 pixels, which no number of devices divides
+CLIPS, FRAMES, SIDE = 16, 8, 6  # 9 patches of 2 x 2 pixels, which no number of devices divides
 TINY = {"name": "timesformer:Ti/2", "hidden_dim": 32, "mlp_dim": 512, "num_layers": 1, "num_heads": 2}
 CASES = {
     "divided": {"attention_type": "divided_space_time"},
     "joint": {"attention_type": "joint_space_time", "attention_kernel": "chunked", "scan_layers": True},
+    "whole": {"attention_type": "divided_space_time"},
     "axial": {"attention_type": "axial", "cls_in_temporal_attention": True},
 }
-PLACED = {"divided": 4, "joint": 8, "axial": 2}  # devices per clip
+PLACED = {"divided": 4, "joint": 8, "whole": 1, "axial": 2}  # devices per clip
 
 
 def experiment_of(devices_per_clip: int, frames: int = FRAMES, batch_size: int = CLIPS, **model) -> Experiment:
@@ -51,7 +52,7 @@ def example_batch() -> dict:
     return {
         "video": Levels(rng.integers(0, 256, (CLIPS, FRAMES, SIDE, SIDE, 3), np.uint8), scale, 100 * scale),
         "label": rng.integers(0, 10, CLIPS).astype(np.int32),
-        "mask": np.float32([1] * 6 + [0] * 2),
+        "mask": np.float32([1] * 12 + [0] * 4),
         "id": np.arange(CLIPS, dtype=np.int32),
     }
 

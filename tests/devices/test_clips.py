@@ -42,7 +42,7 @@ def divided(tmp_path_factory):
 def others(tmp_path_factory):
     """Returns updates with other attentions on 1 and on 8 devices, and the checks on 8."""
     out = tmp_path_factory.mktemp("clips") / "found.npz"
-    names = {1: "joint,axial", 8: "joint,axial,restored,memory"}
+    names = {1: "joint,whole,axial", 8: "joint,whole,axial,restored,memory"}
     return {devices: results(out, start(out, names[devices], devices)) for devices in names}
 
 
@@ -72,7 +72,7 @@ def test_a_divided_clip_has_the_loss_the_gradient_and_the_logits_of_a_whole_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["joint", "axial"])
+@pytest.mark.parametrize("case", ["joint", "whole", "axial"])
 def test_so_it_has_with_every_attention(others, case):
     assert_same_update(case, others[8], others[1])
 

@@ -205,7 +205,7 @@ class DataParallel:
     In a job of several processes, the arrays of each process are on the devices of that process.
     """
 
-    axis_name = _AXIS
+    axis_name: str | None = _AXIS
 
     def __init__(self):
         self._local = Mesh(np.array(jax.local_devices()), (_AXIS,))
@@ -268,18 +268,18 @@ class FullySharded:
     number of devices; arrays of fewer than `smallest` elements stay replicated. The compiler inserts the sums over
     devices, so `axis_name` is None.
 
-    The mesh has an axis for the examples of a batch and one for the frames of a clip. With `devices_per_clip`, as many
-    devices share every clip and its activations, and the batch is divided over groups of them. The state is divided
-    over all devices in any case.
+    The mesh has an axis for the examples of a batch and one for the frames of a clip. `devices_per_clip` devices share
+    every clip and its activations, and the batch is divided over groups of them. The state is always divided over all
+    devices.
     """
 
-    axis_name = None
+    axis_name: str | None = None
     smallest = 2**14  # elements; sharding a smaller array costs more than it saves
 
     def __init__(self, devices_per_clip: int = 1):
         batch_shares(devices_per_clip)  # raises if it does not divide the devices
         self._mesh = Mesh(np.array(jax.devices()).reshape(-1, devices_per_clip), (_AXIS, _FRAMES))
-        self._placing = functools.partial(on_mesh, self._mesh if devices_per_clip > 1 else None)
+        self._placing = functools.partial(on_mesh, self._mesh if self._mesh.size > 1 else None)
 
     def compile(self, step):
         def sharded(state, batch):  # without constraints, the compiler may choose another sharding for the new state

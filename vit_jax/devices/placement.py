@@ -1,4 +1,4 @@
-"""How the activations of a clip are divided over devices, where a strategy divides more than the batch.
+"""How activations are divided over the devices, under a strategy that shards them and the parameters.
 
 Models call these functions where the compiler needs to be told. They do nothing unless the strategy traces the model
 `on_mesh`.
@@ -44,7 +44,7 @@ def divided(x: Shaped[Array, "batch ..."], axis: int = 1) -> Shaped[Array, "batc
 
 def flat_rows(x: Shaped[Array, "*rows columns"]) -> Shaped[Array, "..."]:
     """Return `x` as a matrix, or unchanged if clips are divided: one axis cannot be divided by examples and frames."""
-    return x.reshape(-1, x.shape[-1]) if _mesh.get() is None else x
+    return x if _divides_clips() else x.reshape(-1, x.shape[-1])
 
 
 def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: Array) -> Array:
@@ -56,7 +56,7 @@ def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: A
     them, and it sums the gradients of keys and values over the devices only once.
     """
     mesh = _mesh.get()
-    if mesh is None:
+    if mesh is None or not _divides_clips():
         return attention(query, key, value)
     examples, parts = mesh.axis_names
     axis = 1 if query.shape[1] > 1 else 2
@@ -70,3 +70,9 @@ def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: A
         key, value, whole = padded(key), padded(value), part
     attend = jax.shard_map(attention, mesh=mesh, in_specs=(part, whole, whole), out_specs=part, check_vma=False)
     return jax.lax.slice_in_dim(attend(padded(query), key, value), 0, size, axis=axis)
+
+
+def _divides_clips() -> bool:
+    """Return whether the mesh has more than one device for a clip."""
+    mesh = _mesh.get()
+    return mesh is not None and mesh.devices.shape[1] > 1
