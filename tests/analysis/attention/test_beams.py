@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vit_jax.analysis import beam_steps
+from vit_jax.config import default_config
 from vit_jax.data.text.vocabulary import BOS_ID, EOS_ID, Vocabulary
 from vit_jax.errors import UserError
 from vit_jax.models import build_model
@@ -31,8 +32,9 @@ def run():
     # the end of a sentence has a larger logit, positive or negative, so that some hypotheses end
     params["embed"]["embedding"] = params["embed"]["embedding"].at[EOS_ID].multiply(ENDS)
     task = Translation(VOCABULARY, 16, beam_size=BEAMS, extra_length=4)
-    config = types.SimpleNamespace(parallel="pmap", data=types.SimpleNamespace(buckets=(16,)))
-    return Run(model, params, task, (), VOCABULARY, config, 0)  # type: ignore[arg-type]
+    config = default_config()
+    config.data.buckets = (16,)
+    return Run(model, params, task, (), VOCABULARY, config, 0)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,6 @@ def test_refusals(run):
         beam_steps(run, " ")
     with pytest.raises(UserError, match="beam_size"):
         beam_steps(run, SENTENCE, beam_size=0)
-    other = types.SimpleNamespace(task=types.SimpleNamespace(name="classification"), modality=run.modality)
+    other = types.SimpleNamespace(task=types.SimpleNamespace(modalities=("image", "video")), modality=run.modality)
     with pytest.raises(UserError, match="a run that translates"):
         beam_steps(other, SENTENCE)
