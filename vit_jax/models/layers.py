@@ -192,13 +192,13 @@ class MLP(TypedModule):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382).
+    """Drops a residual branch for whole examples (stochastic depth, arXiv:1603.09382), or for their sequences.
 
-    While training, y = x k / (1 - rate), where k is drawn once for each example: 0 with probability `rate`, else 1. The
+    While training, y = x k / (1 - rate), where k is drawn once for each of them: 0 with probability `rate`, else 1. The
     mean of y is x, so evaluation leaves x as it is.
 
     Attributes:
-      num_axes: Number of leading axes along which k is drawn: 1 for whole examples.
+      num_axes: Number of leading axes along which k is drawn: 1 for whole examples, 2 for each sequence of an example.
     """
 
     num_axes: int = 1

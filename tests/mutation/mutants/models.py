@@ -10,7 +10,7 @@ MUTANTS = {
     ],
     ("vit_jax/models/layers.py", "tests/models/test_layers.py tests/models/vit/test_vit.py"): [
         ("x / jnp.asarray(1.0 - rate, x.dtype)", "x"),
-        ("(x.shape[0],) + (1,) * (x.ndim - 1)", "x.shape"),
+        ("x.shape[: self.num_axes] + (1,) * (x.ndim - self.num_axes)", "x.shape"),
         ("-(fan_in**-0.5), fan_in**-0.5)", "0.0, fan_in**-0.5)"),
         ("hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)", "pass"),
     ],
