@@ -1,39 +1,11 @@
 """The update does not depend on the number of devices, processes and micro-batches."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tiny
+from simulated import free_port, results, start
 
 CASES = ("pmap-float32-1", "pmap-float64-1", "pmap-float64-2", "fsdp-float64-2")  # strategy, dtype, micro-batches
-
-
-def start(out, devices, *distributed):
-    environment = os.environ | {
-        # the programs run for a second and would be optimised for a minute
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(out.parent / "compiled"),  # the cases share their initialisation
-        "PYTHONPATH": str(tiny.ROOT),
-    }
-    arguments = [str(tiny.ROOT / "tests" / "devices" / "steps.py"), str(out), *map(str, distributed)]
-    return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, stderr=subprocess.PIPE)
-
-
-def results(out, *processes):
-    for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-    return dict(np.load(out))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +15,9 @@ def updates(tmp_path_factory):
     done = {}
     for devices in (1, 2, 8):
         out = folder / f"{devices}.npz"
-        done[str(devices)] = results(out, start(out, devices))
+        done[str(devices)] = results(out, start("steps.py", out, devices))
     out, port = folder / "processes.npz", free_port()
-    done["processes"] = results(out, *(start(out, 2, port, i) for i in range(2)))
+    done["processes"] = results(out, *(start("steps.py", out, 2, port, i) for i in range(2)))
     return done
 
 

@@ -1,41 +1,20 @@
 """Clips whose frames are divided over devices: the same update as on one device, in less memory of each."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
-import tiny
+from simulated import free_port, results, start
 
 from vit_jax import build_model
 from vit_jax.devices.parallel import batch_shares, check_batch_size, check_clips, make_parallel
 from vit_jax.errors import UserError
 
 
-def start(out, names, devices, *distributed):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        "PYTHONPATH": str(tiny.ROOT),
-    }
-    arguments = [str(tiny.ROOT / "tests" / "devices" / "clips.py"), str(out), names, *map(str, distributed)]
-    return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, stderr=subprocess.PIPE)
-
-
-def results(out, *processes):
-    for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-    return dict(np.load(out))
-
-
 @pytest.fixture(scope="module")
 def divided(tmp_path_factory):
     """Returns an update with divided attention on 1 and on 8 devices."""
     out = tmp_path_factory.mktemp("clips") / "found.npz"
-    return {devices: results(out, start(out, "divided", devices)) for devices in (1, 8)}
+    return {devices: results(out, start("clips.py", out, devices, "divided")) for devices in (1, 8)}
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +22,15 @@ def others(tmp_path_factory):
     """Returns updates with other attentions on 1 and on 8 devices, and the checks on 8."""
     out = tmp_path_factory.mktemp("clips") / "found.npz"
     names = {1: "joint,whole,axial", 8: "joint,whole,axial,restored,memory"}
-    return {devices: results(out, start(out, names[devices], devices)) for devices in names}
+    return {devices: results(out, start("clips.py", out, devices, names[devices])) for devices in names}
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """Returns an update with divided attention on two processes of two devices."""
     out = tmp_path_factory.mktemp("clips") / "found.npz"
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    return results(out, *(start(out, "divided,refusal", 2, port, i) for i in range(2)))
+    port = free_port()
+    return results(out, *(start("clips.py", out, 2, "divided,refusal", port, i) for i in range(2)))
 
 
 def assert_same_update(case, ours, theirs):
