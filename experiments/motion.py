@@ -2,7 +2,8 @@
 
 python experiments/motion.py train runs/motion    # all schemes, for motions and objects, 3 seeds each: hours on a CPU
 python experiments/motion.py train runs/motion --learned=motion --schemes=axial --seeds=3 --config.duration="9 epochs"
-python experiments/motion.py report runs/motion   # writes results/motion.csv and motion_curves.png, prints a table
+python experiments/motion.py report runs/motion   # writes results/motion.csv, prints a table, and draws motion.png
+python experiments/motion.py draw                 # draws motion.png again from motion.csv
 
 `train` draws the clips first if Debian's package of Fashion-MNIST is installed. Otherwise run
 `python -m vit_jax data prepare motion/fashion --path=DIR` (and the same for motion/fashion_frames), where DIR holds the
@@ -36,15 +37,14 @@ import numpy as np
 from results import HERE, is_finished, row_of
 from scipy.stats import binomtest
 
-from vit_jax.plots import COLOURS as SAFE
-from vit_jax.workdir.metrics import read_metrics
+from vit_jax.plots.figure import COLOURS, PAGE, figure
 
 SCHEMES = ("space_only", "joint_space_time", "divided_space_time", "sparse_local_global", "axial")
 DATA = {"motion": ["motion/fashion"], "object": ["motion/fashion_frames", "motion/fashion"]}
 LABELS = tuple(DATA)
 IMAGE_MODEL = "frames"  # its name in the config's argument, and in the column `scheme` of the CSV
 CONFIG = "configs/timesformer.py:motion"
-CSV, CURVES = HERE / "results" / "motion.csv", HERE / "results" / "motion_curves.png"
+CSV, FIGURE = HERE / "results" / "motion.csv", HERE / "results" / "motion.png"
 COLUMNS = (
     "learned", "scheme", "seed", "top1", "top1_low", "top1_high", "family", "direction", "direction_low",
     "direction_high", "examples", "skipped", "parameters", "steps", "seconds", "hardware", "python", "jax", "date",
@@ -54,7 +54,6 @@ FAMILIES = {  # family of each class, by feature
     "label": np.repeat(range(3), 2),  # a motion and its opposite have consecutive numbers
     "object": np.array([0, 1, 0, 0, 0, 2, 0, 2, 3, 2]),  # in the order of Fashion-MNIST's classes
 }
-COLOURS = dict(zip(SCHEMES, SAFE, strict=False))
 
 
 def train(runs: pathlib.Path, learned: list[str], schemes: list[str], seeds: list[int], overrides: list[str]) -> None:
@@ -117,7 +116,7 @@ def with_interval(name: str, correct: np.ndarray) -> dict[str, float]:
 
 
 def report(runs: pathlib.Path) -> None:
-    """Writes the CSV and the curves of the finished runs, and prints a table."""
+    """Writes the CSV of the finished runs, prints a table, and draws the figure."""
     rows = []
     for learned in LABELS:
         for scheme in (IMAGE_MODEL, *SCHEMES):
@@ -130,7 +129,7 @@ def report(runs: pathlib.Path) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _rounded(value) for name, value in row.items()} for row in rows)
-    plot(runs)
+    draw()
     print(f"{'learned':8} {'scheme':20} {'seed':>4}  {'top-1':>7}  {'family':>7}  direction (95 %)")
     for row in rows:
         line = f"{row['learned']:8} {row['scheme']:20} {row['seed']:>4}  {row['top1']:7.2%}  {row['family']:7.2%}"
@@ -143,34 +142,29 @@ def _rounded(value: object) -> object:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def plot(runs: pathlib.Path) -> None:
-    """Draws the top-1 accuracy on the test clips against the step, one line per run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    shown = [learned for learned in LABELS if any(finished(runs, learned, scheme) for scheme in SCHEMES)]
+def draw() -> None:
+    """Draws the top-1 accuracy in the CSV, with a bar for the 95 % interval of every run."""
+    with CSV.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["scheme"] in SCHEMES]
+    shown = [learned for learned in LABELS if any(row["learned"] == learned for row in rows)]
     if not shown:
         return
-    figure, axes = plt.subplots(
-        1, len(shown), figsize=(6.5 * len(shown), 4.2), sharey=True, squeeze=False, constrained_layout=True
-    )
-    for axis, learned in zip(axes[0], shown, strict=True):
-        for scheme, colour in COLOURS.items():
-            label = scheme
-            for workdir in finished(runs, learned, scheme):
-                points = [(row["step"], row["top1"]) for row in read_metrics(workdir) if row["split"] == "eval"]
-                axis.plot(*zip(*points, strict=True), color=colour, lw=1.3, label=label)
-                label = None  # one entry in the legend for all seeds
-        axis.set(title=f"test clips: {learned}", xlabel="step", ylim=(0, 1))
-        axis.grid(alpha=0.3)
-        if learned == "motion":
-            axis.axhline(0.5, color="black", lw=0.8, ls="--", label="family known, direction at chance")
-    axes[0, 0].set_ylabel("top-1 accuracy")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(CURVES, dpi=110)
-    plt.close(figure)
+    with figure(FIGURE, PAGE, 2.0) as drawing:
+        axes = drawing.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axis, learned in zip(axes, shown, strict=True):
+            for place, scheme in enumerate(SCHEMES):
+                seeds = [row for row in rows if (row["learned"], row["scheme"]) == (learned, scheme)]
+                for number, row in enumerate(seeds):
+                    value, low, high = (100 * float(row[f"top1{end}"]) for end in ("", "_low", "_high"))
+                    beside = place + 0.15 * (number - (len(seeds) - 1) / 2)
+                    axis.errorbar(beside, value, [[value - low], [high - value]], fmt="o", color=COLOURS[0], capsize=2)
+            labels = [scheme.replace("_", " ").replace(" ", "\n", 1) for scheme in SCHEMES]
+            axis.set(title=f"label: {learned}", ylim=(0, 100), xticks=range(len(SCHEMES)), xticklabels=labels)
+            axis.grid(axis="y", alpha=0.3)
+            if learned == "motion":
+                axis.axhline(50, color="black", lw=0.8, ls="--", label="every family known, no direction")
+                axis.legend(loc="lower right", frameon=False)
+        axes[0].set_ylabel("top-1 accuracy (%)")
 
 
 def main() -> None:
@@ -182,13 +176,16 @@ def main() -> None:
     training.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     for action in (training, actions.add_parser("report", help="score finished runs and write the results")):
         action.add_argument("runs", type=pathlib.Path, metavar="DIR", help="folder of the runs")
+    actions.add_parser("draw", help="draw the figure from results/motion.csv")
     # argparse would take an override that contains a space for a positional argument
     overrides = [word for word in sys.argv[1:] if word.startswith("--config.")]
     args = parser.parse_args([word for word in sys.argv[1:] if word not in overrides])
     if args.action == "train":
         train(args.runs, args.learned, args.schemes, args.seeds, overrides)
-    else:
+    elif args.action == "report":
         report(args.runs)
+    else:
+        draw()
 
 
 if __name__ == "__main__":

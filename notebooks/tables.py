@@ -107,10 +107,6 @@ with figure(start.FIGURES / "motion.png", width=PAGE, height=2.4) as drawing:
 Image(start.FIGURES / "motion.png", width=800)
 
 # %% [markdown]
-# ![Top-1 accuracy against the training step](../experiments/results/motion_curves.png)
-#
-# The accuracy during training, which `python experiments/motion.py report` draws from the runs themselves.
-#
 # ## Measured: images and sentences
 
 # %%
