@@ -149,6 +149,7 @@ class Transformer(TypedModule):
             attention_dropout_rate=self.attention_dropout_rate,
             norm_epsilon=self.norm_epsilon,
             attention_kernel=self.attention_kernel,
+            remat_branches=self.remat == "branches",
             **self.types,
         )
         stack = functools.partial(

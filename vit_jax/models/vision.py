@@ -41,7 +41,7 @@ class VisionModel(TypedModule):
       attention_dropout_rate: Dropout of the attention weights.
       drop_path_rate: Drop path rate of the last block, rising linearly from 0 at the first, see `BlockStack`.
       scan_layers: Whether to compile one block and loop over the layers, see `BlockStack`.
-      remat: What is kept for the backward pass: `none`, `full`, `dots`, `attention` or `dots_attention`,
+      remat: What is kept for the backward pass: `none`, `full`, `branches`, `dots`, `attention` or `dots_attention`,
         see `BlockStack`.
       attention_kernel: See `dot_product_attention`.
       dtype: Dtype of the computation. Layer norms, softmax and the head compute in float32 or wider all the same.
@@ -134,7 +134,8 @@ class VisionModel(TypedModule):
     def _block_fields(self) -> dict[str, Any]:
         """Return the fields that every block takes from its model unchanged."""
         names = ("gelu", "qkv_bias", "dropout_rate", "attention_dropout_rate", "norm_epsilon", "attention_kernel")
-        return {name: getattr(self, name) for name in names} | self.types
+        remat_branches = self.remat == "branches"
+        return {name: getattr(self, name) for name in names} | {"remat_branches": remat_branches} | self.types
 
     def _class_token(self, init: Callable, batch: int, dtype: Any) -> Float[Array, "batch 1 hidden_dim"]:
         token = self.param("cls_token", init, (self.hidden_dim,), self.param_dtype)

@@ -1,16 +1,16 @@
 """The pre-norm block of ViT, which TNT uses for its words and for its sentences."""
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
-from vit_jax.models.layers import MLP, DropPath, LayerScale, TypedModule
+from vit_jax.models.blocks.stack import ResidualBlock
+from vit_jax.models.layers import MLP, DropPath, LayerScale
 
 
-class EncoderBlock(TypedModule):
+class EncoderBlock(ResidualBlock):
     """Pre-norm self-attention, then an MLP, each with a residual (ViT, equations 2 and 3).
 
         y = x + drop_path(scale_1 * dropout(Attention(LayerNorm(x))))
@@ -29,6 +29,7 @@ class EncoderBlock(TypedModule):
       kernel_init: Initializer of the kernels of the attention and the MLP.
       bias_init: Initializer of the biases of the MLP. The attention's start at zero.
       attention_kernel: See `dot_product_attention`.
+      remat_branches: See `ResidualBlock`.
     """
 
     num_heads: int
@@ -61,9 +62,18 @@ class EncoderBlock(TypedModule):
           drop_path_rate: Probability with which an example skips a residual branch.
           mask: See `MultiHeadAttention`, as for `relative`.
         """
-        norm = functools.partial(nn.LayerNorm, epsilon=self.norm_epsilon, **self.types)
-        scale = functools.partial(LayerScale, self.layer_scale_init, param_dtype=self.param_dtype)
+        options = drop_path_rate, mask, relative, return_weights, train
+        y, weights = self._branch(EncoderBlock._attention, x, *options)
+        x = x + y
+        return x + self._branch(EncoderBlock._mlp, x, drop_path_rate, train), weights
 
+    def _norm(self, name: str) -> nn.Module:
+        return nn.LayerNorm(epsilon=self.norm_epsilon, name=name, **self.types)
+
+    def _scale(self, name: str) -> nn.Module:
+        return LayerScale(self.layer_scale_init, param_dtype=self.param_dtype, name=name)
+
+    def _attention(self, x, drop_path_rate, mask, relative, return_weights, train):
         y, weights = MultiHeadAttention(
             num_heads=self.num_heads,
             qkv_bias=self.qkv_bias,
@@ -72,14 +82,14 @@ class EncoderBlock(TypedModule):
             kernel_init=self.kernel_init,
             name="attention",
             **self.types,
-        )(norm(name="attention_norm")(x), mask=mask, relative=relative, return_weights=return_weights, train=train)
+        )(self._norm("attention_norm")(x), mask=mask, relative=relative, return_weights=return_weights, train=train)
         y = nn.Dropout(self.dropout_rate)(y, deterministic=not train)
-        x = x + DropPath()(scale(name="attention_scale")(y), drop_path_rate, train=train)
+        return DropPath()(self._scale("attention_scale")(y), drop_path_rate, train=train), weights
 
+    def _mlp(self, x, drop_path_rate, train):
         inits = {"kernel_init": self.kernel_init, "bias_init": self.bias_init}
         mlp = MLP(self.mlp_dim, self.gelu, self.dropout_rate, **inits, name="mlp", **self.types)
-        y = mlp(norm(name="mlp_norm")(x), train=train)
+        y = mlp(self._norm("mlp_norm")(x), train=train)
         if self.mlp_gate is not None:
             y = y + self.mlp_gate(name="mlp_gate")(y)
-        x = x + DropPath()(scale(name="mlp_scale")(y), drop_path_rate, train=train)
-        return x, weights
+        return DropPath()(self._scale("mlp_scale")(y), drop_path_rate, train=train)

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from vit_jax.models.kernels.chunked import ATTENDED
+from vit_jax.models.layers import TypedModule
 
 _DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _ATTENTION = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "branches": None,  # `ResidualBlock` recomputes
     "dots": _DOTS,
     "attention": _ATTENTION,
     "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
@@ -26,6 +28,26 @@ _PRODUCTS = ("dot_general", "conv_general_dilated", "pallas_call", "dot_product_
 def _products_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
     """Keep the results of products and of attention kernels. All else is cheap to compute again."""
     return primitive.name.startswith(_PRODUCTS)
+
+
+class ResidualBlock(TypedModule, kw_only=True):
+    """Base class of the blocks.
+
+    Attributes:
+      remat_branches: Whether the backward pass computes the residual branches again, one at a time: it starts on a
+        branch when it has the gradient of the branch's output. If a whole block is computed again, XLA takes the
+        branches in any order and may keep the values of all.
+    """
+
+    remat_branches: bool = False
+
+    def _branch(self, branch: Callable, x: Array, *constants: Any) -> Any:
+        """Return `branch(self, x, *constants)`, for a method of the block."""
+
+        def call(block, x):
+            return branch(block, x, *constants)
+
+        return (nn.remat(call) if self.remat_branches else call)(self, x)
 
 
 class BlockStack(nn.Module):
@@ -42,8 +64,8 @@ class BlockStack(nn.Module):
       scan_layers: Whether to compile one block and loop over the layers. Capturing runs the unrolled blocks.
       remat: What the forward pass of a block keeps for the backward pass, which recomputes the rest from the input of
         the block. `none`: everything, except that scanned blocks keep products only; `full`: nothing, so that the whole
-        block is computed again; `dots`: products with kernels; `attention`: the outputs of attention; `dots_attention`:
-        both.
+        block is computed again; `branches`: the input of each residual branch, see `ResidualBlock`; `dots`: products
+        with kernels; `attention`: the outputs of attention; `dots_attention`: both.
     """
 
     block: Callable[..., nn.Module] | tuple[Callable[..., nn.Module], ...]
@@ -73,8 +95,8 @@ class BlockStack(nn.Module):
             def call(block, x, i=i, rate=rate):
                 return block(x, rate, return_weights=f"attention/{i}" in capture, train=train)
 
-            if self.remat != "none":
-                call = nn.remat(call, policy=REMAT[self.remat])
+            if policy := REMAT[self.remat]:
+                call = nn.remat(call, policy=policy)
             x, weights = call(block(name=f"block_{i}"), x)
             captured |= {f"attention/{i}": weights, f"tokens/{i}": x}
         return x, {name: captured[name] for name in capture if name in captured}
@@ -97,8 +119,8 @@ class BlockStack(nn.Module):
 
         # A loop stores all that its backward pass needs once per layer, with nothing fused or shared. Element-wise
         # results are computed again instead: without this, scanning takes a third more memory than unrolled blocks.
-        policy = REMAT[self.remat] or _products_saveable
-        call = jax.checkpoint(call, policy=policy, prevent_cse=False)
+        if self.remat != "branches":
+            call = jax.checkpoint(call, policy=REMAT[self.remat] or _products_saveable, prevent_cse=False)
         return jax.lax.scan(call, x, (stacked, ramp, rngs))[0]
 
 

@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 from vit_jax.devices.placement import divided
 from vit_jax.models.attention import MultiHeadAttention
+from vit_jax.models.blocks.stack import ResidualBlock
 from vit_jax.models.blocks.windows import window_attention, window_starts
-from vit_jax.models.layers import MLP, Dense, DropPath, TypedModule
+from vit_jax.models.layers import MLP, Dense, DropPath
 
 # Figure 1: the attentions of a block, in order. The last takes the place and the parameter names of an image ViT's
 # attention. Each attention before it has its own norm and an additional output projection.
@@ -135,7 +136,7 @@ def attention_mask(grid: tuple[int, int, int], attention: str, has_cls: bool) ->
     return None
 
 
-class TimeSformerBlock(TypedModule):
+class TimeSformerBlock(ResidualBlock):
     """The attentions of a scheme, then an MLP, all residual (figure 1, equations 5 to 9).
 
         x = x + A(x)                      for each attention in turn, except the last
@@ -184,17 +185,21 @@ class TimeSformerBlock(TypedModule):
         names = ATTENTIONS[self.attention_type]
         given, weights = x, {}
         for name in reversed(names) if self.divided_order == "space_first" else names:
-            y, weights[name] = self._attend(name, given, drop_path_rate, return_weights, train)
+            options = name, drop_path_rate, return_weights, train
+            y, weights[name] = self._branch(TimeSformerBlock._attention, given, *options)
             x = x + y
             given = given if self.divided_order == "parallel" else x
 
+        x = x + self._branch(TimeSformerBlock._mlp, x, drop_path_rate, train)
+        return x, weights if return_weights else None
+
+    def _mlp(self, x, drop_path_rate, train):
         y = nn.LayerNorm(epsilon=self.norm_epsilon, name="mlp_norm", **self.types)(x)
         inits = {"kernel_init": INITS[self.weight_init].kernel, "bias_init": nn.initializers.zeros}
         mlp = MLP(self.mlp_dim, self.gelu, self.dropout_rate, **inits, name="mlp", **self.types)
-        x = x + DropPath()(mlp(y, train=train), drop_path_rate, train=train)
-        return x, weights if return_weights else None
+        return DropPath()(mlp(y, train=train), drop_path_rate, train=train)
 
-    def _attend(self, attention, x, drop_path_rate, return_weights, train):
+    def _attention(self, x, attention, drop_path_rate, return_weights, train):
         """Return the residual branch of one attention, and its weights.
 
         The branch is zero for a class token that is left out."""

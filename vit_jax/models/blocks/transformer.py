@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vit_jax.models.attention import KeyValues, MultiHeadAttention
+from vit_jax.models.blocks.stack import ResidualBlock
 from vit_jax.models.layers import Dense, TypedModule
 
 
@@ -42,7 +43,7 @@ class Stream(NamedTuple):
     memory_mask: Bool[Array, "*mask"] | None = None
 
 
-class Block(TypedModule):
+class Block(ResidualBlock):
     """Block of the encoder or the decoder (section 3.1).
 
     Its sub-layers are self-attention, cross-attention if there is a memory, and `FeedForward`. Each is residual:
@@ -60,6 +61,7 @@ class Block(TypedModule):
       attention_dropout_rate: Dropout of the attention weights.
       norm_epsilon: Epsilon of the layer norms. They and the softmax compute in float32 or wider.
       attention_kernel: See `dot_product_attention`.
+      remat_branches: See `ResidualBlock`; the branches are the sub-layers.
     """
 
     num_heads: int
@@ -103,11 +105,8 @@ class Block(TypedModule):
         Args:
           drop_path_rate: Unused. `BlockStack` passes it to every block, but the Transformer has no drop path.
         """
-        y = self._enter(self.attention_norm, x.tokens)
-        y, weights = self.attention(
-            y, mask=x.mask, is_causal=self.is_causal, return_weights=return_weights, train=train
-        )
-        x = x._replace(tokens=self._leave(self.attention_norm, x.tokens, y, train))
+        tokens, weights = self._branch(Block._attend, x.tokens, x.mask, return_weights, train)
+        x = x._replace(tokens=tokens)
         x, cross_weights = self._attend_to_memory_then_mlp(x, return_weights=return_weights, train=train)
         return x, {"attention": weights, "cross_attention": cross_weights} if return_weights else None
 
@@ -141,13 +140,22 @@ class Block(TypedModule):
     def _attend_to_memory_then_mlp(self, x, *, return_weights=False, train):
         tokens, weights = x.tokens, None
         if x.memory is not None:
-            y = self._enter(self.cross_attention_norm, tokens)
-            y, weights = self.cross_attention(
-                y, x.memory, mask=x.memory_mask, return_weights=return_weights, train=train
-            )
-            tokens = self._leave(self.cross_attention_norm, tokens, y, train)
-        y = self.mlp(self._enter(self.mlp_norm, tokens))
-        return x._replace(tokens=self._leave(self.mlp_norm, tokens, y, train)), weights
+            options = x.memory, x.memory_mask, return_weights, train
+            tokens, weights = self._branch(Block._attend_to_memory, tokens, *options)
+        return x._replace(tokens=self._branch(Block._feed_forward, tokens, train)), weights
+
+    def _attend(self, x, mask, return_weights, train):
+        options = {"is_causal": self.is_causal, "return_weights": return_weights, "train": train}
+        y, weights = self.attention(self._enter(self.attention_norm, x), mask=mask, **options)
+        return self._leave(self.attention_norm, x, y, train), weights
+
+    def _attend_to_memory(self, x, memory, mask, return_weights, train):
+        y = self._enter(self.cross_attention_norm, x)
+        y, weights = self.cross_attention(y, memory, mask=mask, return_weights=return_weights, train=train)
+        return self._leave(self.cross_attention_norm, x, y, train), weights
+
+    def _feed_forward(self, x, train):
+        return self._leave(self.mlp_norm, x, self.mlp(self._enter(self.mlp_norm, x)), train)
 
     def _enter(self, norm, x):
         return norm(x) if self.norm == "pre" else x
