@@ -75,13 +75,16 @@ def test_each_policy_keeps_what_it_says(params):
     assert counts["none"]["attention"] == 2 * layers  # a loop forward and one backward
     for remat in ("attention", "dots_attention"):
         assert counts[remat]["attention"] == 2 * layers
-    for remat in ("full", "dots", "branches"):
+    assert counts["branches"]["attention"] == 4 * layers
+    for remat in ("full", "dots"):
         assert counts[remat]["attention"] == 3 * layers
     none = counts["none"]["product"]
     assert counts["dots_attention"]["product"] == counts["dots"]["product"] == none
     assert counts["full"]["product"] == none + of_block * layers
     assert counts["attention"]["product"] == none + of_block * layers
-    assert counts["branches"]["product"] == none + (of_block - 1) * layers  # the output of attention is kept
+    of_branches = 2  # query, key and value, and the first of the MLP; no branch needs its own output
+    in_block = 2  # all up to the input of the last branch
+    assert counts["branches"]["product"] == none + (in_block + of_branches) * layers
 
 
 SMALL: dict[str, dict] = {
@@ -122,7 +125,7 @@ def test_recomputed_branches_take_less_memory_than_recomputed_blocks():
     def temporary(remat):
         model = build_model(
             "timesformer:B/16", num_layers=2, hidden_dim=32, mlp_dim=128, num_heads=2, image_size=(32, 32),
-            patch_size=(4, 4), num_frames=16, attention_kernel="chunked", remat=remat,
+            patch_size=(4, 4), num_frames=16, scan_layers=True, remat=remat,
         )  # fmt: skip
         video = jax.ShapeDtypeStruct((2, *model.input_shape), jnp.float32)
         params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(video.shape), train=False))["params"]

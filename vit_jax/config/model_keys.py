@@ -103,7 +103,7 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
         Choice(
             none="everything",
             full="only its input",
-            branches="the input of each of its residual branches",
+            branches="only its input, and computes each residual branch a second time, one after the other",
             dots="products with kernels",
             attention="outputs of attention",
             dots_attention="both",

@@ -16,7 +16,7 @@ _ATTENTION = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "branches": None,  # `ResidualBlock` recomputes
+    "branches": jax.checkpoint_policies.nothing_saveable,  # and see `ResidualBlock`
     "dots": _DOTS,
     "attention": _ATTENTION,
     "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
@@ -34,9 +34,9 @@ class ResidualBlock(TypedModule, kw_only=True):
     """Base class of the blocks.
 
     Attributes:
-      remat_branches: Whether the backward pass computes the residual branches again, one at a time: it starts on a
-        branch when it has the gradient of the branch's output. If a whole block is computed again, XLA takes the
-        branches in any order and may keep the values of all.
+      remat_branches: Whether the backward pass computes each residual branch from its input when it has the gradient of
+        the branch's output, so that it holds the values of one branch at a time. When a block is only computed again
+        as a whole, XLA keeps those of all its branches.
     """
 
     remat_branches: bool = False
@@ -64,8 +64,9 @@ class BlockStack(nn.Module):
       scan_layers: Whether to compile one block and loop over the layers. Capturing runs the unrolled blocks.
       remat: What the forward pass of a block keeps for the backward pass, which recomputes the rest from the input of
         the block. `none`: everything, except that scanned blocks keep products only; `full`: nothing, so that the whole
-        block is computed again; `branches`: the input of each residual branch, see `ResidualBlock`; `dots`: products
-        with kernels; `attention`: the outputs of attention; `dots_attention`: both.
+        block is computed again; `branches`: nothing either, and each residual branch is computed once more from its own
+        input, see `ResidualBlock`; `dots`: products with kernels; `attention`: the outputs of attention;
+        `dots_attention`: both.
     """
 
     block: Callable[..., nn.Module] | tuple[Callable[..., nn.Module], ...]
@@ -95,8 +96,8 @@ class BlockStack(nn.Module):
             def call(block, x, i=i, rate=rate):
                 return block(x, rate, return_weights=f"attention/{i}" in capture, train=train)
 
-            if policy := REMAT[self.remat]:
-                call = nn.remat(call, policy=policy)
+            if self.remat != "none":
+                call = nn.remat(call, policy=REMAT[self.remat])
             x, weights = call(block(name=f"block_{i}"), x)
             captured |= {f"attention/{i}": weights, f"tokens/{i}": x}
         return x, {name: captured[name] for name in capture if name in captured}
@@ -119,8 +120,8 @@ class BlockStack(nn.Module):
 
         # A loop stores all that its backward pass needs once per layer, with nothing fused or shared. Element-wise
         # results are computed again instead: without this, scanning takes a third more memory than unrolled blocks.
-        if self.remat != "branches":
-            call = jax.checkpoint(call, policy=REMAT[self.remat] or _products_saveable, prevent_cse=False)
+        policy = REMAT[self.remat] or _products_saveable
+        call = jax.checkpoint(call, policy=policy, prevent_cse=False)
         return jax.lax.scan(call, x, (stacked, ramp, rngs))[0]
 
 
