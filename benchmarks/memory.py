@@ -97,18 +97,18 @@ def draw(table: pathlib.Path, path: str) -> None:
         rows = [row for row in csv.DictReader(file) if row["layers"] == "12" and row["devices"] == "1"]
     lines: dict[tuple[str, ...], dict[int, float]] = {}
     for row in rows:  # the newest row of a setting counts
-        key = (row["attention_type"], row["kernel"], row["remat"])
+        key = (row["attention_type"], row["kernel"], row["remat"], row["scan_layers"])
         lines.setdefault(key, {})[int(row["frames"])] = float(row["peak_gib"])
     figure, axes = plt.subplots(figsize=(6.6, 3.6), layout="constrained")
     colours = {"joint_space_time": "#0072b2", "divided_space_time": "#d55e00"}
-    dashes = {"none": "-", "full": "--", "dots": ":", "attention": "-.", "dots_attention": (0, (1, 3))}
-    for (scheme, kernel, remat), values in sorted(lines.items()):
+    dashes = {"none": "-", "full": "--", "branches": ":"}
+    for (scheme, kernel, remat, scan_layers), values in sorted(lines.items()):
         frames = sorted(values)
-        style = {"color": "0.4" if kernel == "reference" else colours.get(scheme, "k"), "linestyle": dashes[remat]}
-        name = scheme.removesuffix("_space_time") + (", all weights" if kernel == "reference" else "")
-        axes.plot(
-            frames, [values[f] for f in frames], marker="o", markersize=3, label=f"{name}, remat {remat}", **style
-        )
+        style = {"color": colours[scheme], "linestyle": dashes.get(remat, "-."), "marker": "os"[scan_layers == "True"]}
+        label = f"{scheme.removesuffix('_space_time')}, remat {remat}"
+        label += ", scanned" if scan_layers == "True" else ""
+        label += "" if kernel == "auto" else f", {kernel}"
+        axes.plot(frames, [values[f] for f in frames], markersize=3, label=label, **style)
     axes.set(xlabel="frames of 224 x 224 px", ylabel="GiB in a train step", xlim=(0, None), ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
