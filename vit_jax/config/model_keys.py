@@ -103,10 +103,10 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
         Choice(
             none="everything",
             full="only its input",
-            branches="only its input, and computes each residual branch a second time, one after the other",
             dots="products with kernels",
             attention="outputs of attention",
             dots_attention="both",
+            branches="only its input, and computes each residual branch a second time, one after the other",
         ),
     ),
     "attention_kernel": (

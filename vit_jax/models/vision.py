@@ -41,7 +41,7 @@ class VisionModel(TypedModule):
       attention_dropout_rate: Dropout of the attention weights.
       drop_path_rate: Drop path rate of the last block, rising linearly from 0 at the first, see `BlockStack`.
       scan_layers: Whether to compile one block and loop over the layers, see `BlockStack`.
-      remat: What is kept for the backward pass: `none`, `full`, `branches`, `dots`, `attention` or `dots_attention`,
+      remat: What is kept for the backward pass: `none`, `full`, `dots`, `attention`, `dots_attention` or `branches`,
         see `BlockStack`.
       attention_kernel: See `dot_product_attention`.
       dtype: Dtype of the computation. Layer norms, softmax and the head compute in float32 or wider all the same.

@@ -16,10 +16,10 @@ _ATTENTION = jax.checkpoint_policies.save_only_these_names(ATTENDED)
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "branches": jax.checkpoint_policies.nothing_saveable,  # and see `ResidualBlock`
     "dots": _DOTS,
     "attention": _ATTENTION,
     "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
+    "branches": jax.checkpoint_policies.nothing_saveable,  # and see `ResidualBlock`
 }
 
 _PRODUCTS = ("dot_general", "conv_general_dilated", "pallas_call", "dot_product_attention")  # the last: cuDNN's
