@@ -17,6 +17,9 @@ MUTANTS = {
     ("vit_jax/models/blocks/stack.py", "tests/models/test_layers.py tests/models/vit/test_vit.py"): [
         ("self.drop_path_rate / max(self.num_layers - 1, 1)", "self.drop_path_rate / self.num_layers"),
     ],
+    ("vit_jax/models/blocks/stack.py", "tests/models/test_remat.py"): [
+        ("nn.remat(call) if self.remat_branches else call", "call"),
+    ],
     ("vit_jax/models/positions.py", "tests/models/test_positions.py"): [
         ("max(quarter - 1, 1)", "quarter"),
         ("[jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)]", "[jnp.sin(y), jnp.cos(y), jnp.sin(x), jnp.cos(x)]"),
