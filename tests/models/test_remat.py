@@ -104,13 +104,24 @@ def small(name, **fields):
     return model, (jnp.sin(jnp.arange(2 * np.prod(model.input_shape))).reshape(2, *model.input_shape),)
 
 
-@pytest.mark.parametrize(("name", "scan_layers"), [*((name, False) for name in SMALL), ("vit:Ti/16", True)])
+@pytest.mark.parametrize(
+    ("name", "scan_layers"),
+    [
+        ("vit:Ti/16", False),
+        ("vit:Ti/16", True),
+        ("timesformer:B/16", False),
+        ("transformer:base", False),
+        pytest.param("tnt:Ti/16", False, marks=pytest.mark.slow),  # the blocks of ViT, twice
+    ],
+)
 def test_recomputed_branches_drop_the_same_values(name, scan_layers, randomised):
     def gradients(remat):
         model, inputs = small(name, remat=remat, scan_layers=scan_layers)
 
         def loss(params):
-            output = model.apply({"params": params}, *inputs, train=True, rngs={"dropout": jax.random.key(1)})
+            output = model.apply(
+                {"params": params}, *inputs, train=True, rngs={"dropout": jax.random.key(1, impl="rbg")}
+            )
             return (output**2).mean()
 
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False))["params"]
@@ -133,4 +144,4 @@ def test_recomputed_branches_take_less_memory_than_recomputed_blocks():
         options = {"xla_disable_hlo_passes": "cse_barrier_expander"}  # see vit_jax/devices/recompute.py
         return step.lower(params, video).compile(compiler_options=options).memory_analysis().temp_size_in_bytes
 
-    assert temporary("branches") < 0.75 * temporary("full") < 0.75 * temporary("none")
+    assert temporary("branches") < 0.75 * temporary("full")
