@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def draw(table: pathlib.Path, path: str) -> None:
-    """Draws the peak by frames, a line for each scheme, kernel and remat, of the whole model on one device."""
+    """Draws the peak of the whole model on one device by frames, a line for each setting with several rows."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,6 +103,8 @@ def draw(table: pathlib.Path, path: str) -> None:
     colours = {"joint_space_time": "#0072b2", "divided_space_time": "#d55e00"}
     dashes = {"none": "-", "full": "--", "branches": ":"}
     for (scheme, kernel, remat, scan_layers), values in sorted(lines.items()):
+        if len(values) < 2:
+            continue  # a single measurement is no line
         frames = sorted(values)
         style = {"color": colours[scheme], "linestyle": dashes.get(remat, "-."), "marker": "os"[scan_layers == "True"]}
         label = f"{scheme.removesuffix('_space_time')}, remat {remat}"
