@@ -88,7 +88,7 @@ def test_each_policy_keeps_what_it_says(params):
 
 
 SMALL: dict[str, dict] = {
-    "vit:Ti/16": {"image_size": (4, 4), "patch_size": (2, 2)},
+    "vit:Ti/16": {"image_size": (4, 4), "patch_size": (2, 2), "num_layers": 2, "drop_path_rate": 0.5},
     "tnt:Ti/16": {"image_size": (8, 8), "patch_size": (4, 4), "inner_hidden_dim": 4, "inner_mlp_dim": 8},
     "timesformer:B/16": {"image_size": (4, 4), "patch_size": (2, 2), "num_frames": 3},
     "transformer:base": {"vocab_size": 11, "qk_head_dim": 4, "v_head_dim": 4},
