@@ -34,10 +34,10 @@ ends=$((SECONDS + minutes * 60))
   "$python" -m pip list --format=freeze 2>/dev/null
 } > "$out/environment.txt" 2>&1
 
-models=(vit:B/16 timesformer:B/16,divided_space_time vit:L/16 tnt:S/16
-  timesformer:B/16,joint_space_time timesformer:B/16,space_only vit:S/16)
+read -ra models <<< "${MODELS:-vit:B/16 timesformer:B/16,divided_space_time tnt:S/16 vit:L/16 \
+timesformer:B/16,joint_space_time timesformer:B/16,space_only vit:S/16}"
 what=(train inference)
-options=(--group "${GROUP:-2}")
+options=(--group "${GROUP:-4}")
 input=(--images 512 --turns 2)
 if [ -n "${TINY:-}" ]; then
   models=("${models[@]:0:2}") what=(train) options=(--tiny)

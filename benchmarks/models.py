@@ -109,13 +109,14 @@ class Bench:
             if len(group) > 1:
                 for side in itertools.chain.from_iterable(started):
                     side.tell("prepare")
-            for case, sides in zip(group, started, strict=True):
-                result = Result(case)
+            results = [Result(case) for case in group]
+            for result, sides in zip(results, started, strict=True):  # nothing is measured while others compile
                 for side in sides:
                     with result.failures(side.name):
                         if len(group) == 1:
                             side.tell("prepare")
                         result.prepared[side.name] = side.answer()
+            for case, result, sides in zip(group, results, started, strict=True):
                 for _ in range(self.turns):
                     for side in sides:
                         result.turn(side, self.steps)

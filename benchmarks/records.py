@@ -18,12 +18,14 @@ def today() -> str:
 
 
 def commit() -> str:
-    """Returns the commit of this checkout, `-dirty` if it is changed; without git, the variable `COMMIT`."""
+    """Returns the variable `COMMIT`, or the commit of this checkout, `-dirty` if it is changed."""
+    if given := os.environ.get("COMMIT"):
+        return given
     git = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("COMMIT", "")
+        return ""
 
 
 def processor() -> str:

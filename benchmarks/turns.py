@@ -67,8 +67,8 @@ class Side:
 
 
 def turn_semaphores(accelerator: bool) -> dict[str, Any]:
-    """Returns who may compile at once: of JAX's sides one, which tries kernels on the device; of torch's two."""
-    of_jax, of_torch = _CONTEXT.Semaphore(1), _CONTEXT.Semaphore(2 if accelerator else 1)
+    """Returns who may compile at once: two of JAX's sides and two of torch's; on a CPU one of each."""
+    of_jax, of_torch = (_CONTEXT.Semaphore(2 if accelerator else 1) for _ in range(2))
     return {**dict.fromkeys(JAX_SIDES, of_jax), **dict.fromkeys(("timm", "transformers"), of_torch)}
 
 

@@ -111,7 +111,7 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
     ),
     "attention_kernel": (
         "implementation of attention",
-        Choice("auto", "reference", "xla", "cudnn", "chunked", "packed", "summed", "mosaic", "triton"),
+        Choice("auto", "reference", "xla", "cudnn", "chunked", "packed", "mosaic", "triton"),
     ),
 }
 

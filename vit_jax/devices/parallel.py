@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vit_jax.devices.placement import on_mesh
+from vit_jax.devices.placement import mapped, on_mesh
 from vit_jax.errors import UserError, counted, nearest
 
 PyTree = Any
@@ -212,10 +212,10 @@ class DataParallel:
         self._global = Mesh(np.array(jax.devices()), (_AXIS,))
 
     def compile(self, step):
-        return jax.pmap(step, axis_name=_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+        return jax.pmap(mapped()(step), axis_name=_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
     def compile_predict(self, predict):
-        return jax.pmap(predict, axis_name=_AXIS, in_axes=(None, 0), out_axes=0)
+        return jax.pmap(mapped()(predict), axis_name=_AXIS, in_axes=(None, 0), out_axes=0)
 
     def init_state(self, make):
         return jax.jit(make, out_shardings=NamedSharding(self._local, P()))()

@@ -14,6 +14,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
 _mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+_mapped: contextvars.ContextVar[bool] = contextvars.ContextVar("mapped", default=False)
+
+
+@contextlib.contextmanager
+def mapped() -> Iterator[None]:
+    """Say that what is traced meanwhile is the program of one device, as under `jax.pmap`."""
+    token = _mapped.set(True)
+    try:
+        yield
+    finally:
+        _mapped.reset(token)
+
+
+def is_whole() -> bool:
+    """Return whether arrays are whole while a model is traced: the compiler does not divide them over devices."""
+    return _mapped.get() or jax.device_count() == 1
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from vit_jax.devices.placement import flat_rows, in_parts
 from vit_jax.models.kernels import KERNELS as KERNELS
 from vit_jax.models.kernels import attention_weights, dot_product_attention, weigh
 from vit_jax.models.kernels.chunked import ATTENDED
-from vit_jax.models.kernels.hardware import generation
 from vit_jax.models.kernels.products import matrix_product
 from vit_jax.models.kernels.reference import causal_mask
 from vit_jax.models.layers import Dense, DenseParameters, TypedModule
@@ -48,11 +47,12 @@ class KeyValues(NamedTuple):
 def one_product_is_faster(hidden_dim: int) -> bool:
     """Return whether queries, keys and values are computed by one product rather than three.
 
-    Measured: on an H100 it is, as part of 0.67 to 0.98 of timm for ViT-B/16. On a CPU it is for the words of TNT (24
-    wide: 11 % of an attention layer's train step with JAX 0.10, 3 % with 0.12), makes no difference at width 384, and
-    costs 17 to 22 % at width 768, where the parts have to be copied together for the backward pass.
+    Measured: it is for the words of TNT, which are 24 wide (11 % of an attention layer's train step on a CPU with JAX
+    0.10, 3 % with 0.12; TODO % of a train step of TnT-S on an H100). It makes no difference on a CPU at width 384, and
+    costs 17 to 22 % there at width 768, where the parts have to be copied together for the backward pass; on an H100
+    these copies cost 2.6 % of a train step of ViT-B/16.
     """
-    return generation() != "cpu" or hidden_dim <= 64
+    return hidden_dim <= 64
 
 
 class MultiHeadAttention(TypedModule):
@@ -118,8 +118,9 @@ class MultiHeadAttention(TypedModule):
             raise ValueError(f"num_heads={self.num_heads} does not divide hidden_dim={hidden_dim}")
         qk_head_dim = self.qk_head_dim or hidden_dim // self.num_heads
         v_head_dim = self.v_head_dim or hidden_dim // self.num_heads
+        joint = None
         if keys is None and one_product_is_faster(hidden_dim):
-            query, key, value = self._project_once(queries, qk_head_dim, v_head_dim)
+            joint, (query, key, value) = self._project_once(queries, qk_head_dim, v_head_dim)
         elif isinstance(keys, KeyValues):
             query, (key, value) = self._dense("query", (self.num_heads, qk_head_dim))(queries), keys
         else:
@@ -146,7 +147,7 @@ class MultiHeadAttention(TypedModule):
             out = sparse(query, key, value, kernel=self.kernel)
         else:
             attend = functools.partial(
-                dot_product_attention, mask=mask, bias=bias, is_causal=is_causal, kernel=self.kernel
+                dot_product_attention, mask=mask, bias=bias, is_causal=is_causal, kernel=self.kernel, joint=joint
             )
             out = in_parts(attend, query, key, value)
         out = self._dense("out", hidden_dim, num_axes=2)(checkpoint_name(out, ATTENDED))
@@ -174,16 +175,16 @@ class MultiHeadAttention(TypedModule):
         return KeyValues(*(jnp.zeros((*shape, *params[x]["kernel"].shape[1:]), self.dtype) for x in ("key", "value")))
 
     def _project_once(self, x, qk_head_dim, v_head_dim):
-        """Return queries, keys and values of the same tokens from a single product with all three kernels."""
+        """Return queries, keys and values of the same tokens, side by side as one product makes them, and apart."""
         widths = {"query": qk_head_dim, "key": qk_head_dim, "value": v_head_dim}
         layers = [self._dense(name, (self.num_heads, width), DenseParameters) for name, width in widths.items()]
         kernels, biases = zip(*(layer((x.shape[-1],)) for layer in layers), strict=True)
         bias = jnp.concatenate(biases) if self.qkv_bias else None
         x, kernel, bias = promote_dtype(x, jnp.concatenate(kernels, axis=1), bias, dtype=self.dtype)
         out = matrix_product(flat_rows(x), kernel)
-        out = out if bias is None else out + bias
+        joint = (out if bias is None else out + bias).reshape(*x.shape[:-1], -1)
         ends = [self.num_heads * qk_head_dim, 2 * self.num_heads * qk_head_dim]
-        return (y.reshape(*x.shape[:-1], self.num_heads, -1) for y in jnp.split(out, ends, axis=-1))
+        return joint, [y.reshape(*x.shape[:-1], self.num_heads, -1) for y in jnp.split(joint, ends, axis=-1)]
 
     @nn.nowrap
     def _dense(self, name, features, layer: Any = Dense, **fields) -> Any:

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from vit_jax.devices.placement import flat_rows
 from vit_jax.models.kernels.activations import GELU as GELU
+from vit_jax.models.kernels.channels import joins_tokens, per_channel
+from vit_jax.models.kernels.products import at_least_float32 as at_least_float32
 from vit_jax.models.kernels.products import matrix_product
 
 
@@ -25,14 +27,6 @@ def check_choices(model: nn.Module, **choices: Collection[str]) -> None:
     for field, known in choices.items():
         if getattr(model, field) not in known:
             raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(model, field)!r}")
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """Return float32 if the dtype is narrower, else the dtype itself.
-
-    Heads and softmax compute in it.
-    """
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def torch_uniform(fan_in: int) -> Callable:
@@ -115,6 +109,7 @@ class Dense(TypedModule):
       features: Output size, or a tuple of sizes for several output axes.
       num_axes: Number of input axes, counted from the last.
       out_dtype: Dtype in which products are summed and returned, if wider than `dtype`; None for `dtype`.
+      activation: A function f(x W, b) that is returned in place of x W + b, such as one of `GELU`; None for the sum.
     """
 
     features: int | tuple[int, ...]
@@ -123,6 +118,7 @@ class Dense(TypedModule):
     kernel_init: Callable = nn.initializers.lecun_normal()
     bias_init: Callable = nn.initializers.zeros
     out_dtype: Any = None
+    activation: Callable | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch_and_inputs"]) -> Float[Array, "*batch_and_outputs"]:
@@ -130,8 +126,10 @@ class Dense(TypedModule):
         outputs = self.features if isinstance(self.features, tuple) else (self.features,)
         x, kernel, bias = promote_dtype(x, *_linear_parameters(self, inputs), dtype=self.dtype)
         out = matrix_product(flat_rows(x.reshape(*batch, len(kernel))), kernel, self.out_dtype)
-        if bias is not None:
-            out += bias
+        if self.activation is not None:
+            out = self.activation(out, bias)
+        elif bias is not None:
+            out = per_channel(jnp.add, out.reshape(*batch, -1), bias)
         return out.reshape(*batch, *outputs)
 
 
@@ -185,10 +183,31 @@ class MLP(TypedModule):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch hidden_dim"], *, train: bool) -> Float[Array, "*batch hidden_dim"]:
         dense = functools.partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, **self.types)
-        hidden = GELU[self.gelu](dense(self.mlp_dim, name="in")(x))
+        hidden = dense(self.mlp_dim, activation=GELU[self.gelu], name="in")(x)
         hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=not train)
         out = dense(x.shape[-1], name="out")(hidden)
         return nn.Dropout(self.dropout_rate)(out, deterministic=not train)
+
+
+class LayerNorm(TypedModule):
+    """Layer norm: y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias, over the last axis.
+
+    It is `nn.LayerNorm`, except that a GPU gets narrow tokens as `per_channel` joins them.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch hidden_dim"]) -> Float[Array, "*batch hidden_dim"]:
+        if not joins_tokens(x):
+            norm = nn.LayerNorm(epsilon=self.epsilon, **self.types)
+            nn.share_scope(self, norm)  # the parameters are named as if it were this module
+            return norm(x)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], self.param_dtype)
+        wide = at_least_float32(self.dtype)
+        normal = nn.LayerNorm(epsilon=self.epsilon, use_scale=False, use_bias=False, dtype=wide)(x)
+        return per_channel(lambda x, scale, bias: x * scale + bias, normal, scale, bias).astype(self.dtype)
 
 
 class DropPath(nn.Module):

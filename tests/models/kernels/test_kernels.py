@@ -48,8 +48,10 @@ def test_this_process_computes_on_a_cpu():
         ("hopper", "float32", 197, 64, "xla"),  # cuDNN has no attention in float32
         ("hopper", "bfloat16", 197, 60, "xla"),  # no multiple of 8
         ("hopper", "bfloat16", 197, 256, "xla"),  # too wide for training
-        ("hopper", "bfloat16", 16, 6, "xla"),
-        ("hopper", "bfloat16", 8, 64, "summed"),
+        ("hopper", "bfloat16", 16, 6, "packed"),
+        ("hopper", "bfloat16", 8, 64, "packed"),
+        ("hopper", "float32", 8, 64, "xla"),
+        ("hopper", "bfloat16", 17, 64, "xla"),
         ("blackwell", "bfloat16", 4096, 64, "cudnn"),
         ("blackwell", "bfloat16", 197, 64, "xla"),
         ("ampere", "bfloat16", 197, 64, "xla"),

@@ -38,16 +38,19 @@ def test_values_and_gradients_are_those_of_the_formula(shape):
         np.testing.assert_allclose(x, y.swapaxes(-3, -2), rtol=1e-5, atol=1e-5)
 
 
-def test_the_formulation_in_sums_is_the_same_function():
-    for options in ({}, {"is_causal": True}):
-        expected, got = (
-            values_and_gradients(
-                functools.partial(dot_product_attention, kernel=kernel, **options), *arrays((3, 8, 2, 5))
-            )
-            for kernel in ("reference", "summed")
-        )
-        for x, y in zip(got, expected, strict=True):
-            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("shape", [(5, 16, 4, 6), (2, 3, 14, 2, 8)])
+def test_one_array_of_queries_keys_and_values_gives_the_same(shape):
+    joint = jnp.concatenate([x.reshape(*shape[:-2], -1) for x in arrays(shape)[:3]], axis=-1)
+
+    def of_joint(joint):
+        apart = [x.reshape(shape) for x in jnp.split(joint, 3, axis=-1)]
+        return packed_attention(*apart, joint)
+
+    expected, *gradients = values_and_gradients(packed_attention, *arrays(shape))
+    got, pull_back = jax.vjp(of_joint, joint)
+    np.testing.assert_array_equal(got, expected)
+    gradients = jnp.concatenate([x.reshape(*shape[:-2], -1) for x in gradients], axis=-1)
+    np.testing.assert_array_equal(*pull_back(arrays(shape)[3]), gradients)
 
 
 def test_bfloat16_is_as_accurate_as_the_reference():

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from vit_jax.models.attention import MultiHeadAttention
 from vit_jax.models.blocks.stack import ResidualBlock
-from vit_jax.models.layers import MLP, DropPath, LayerScale
+from vit_jax.models.layers import MLP, DropPath, LayerNorm, LayerScale
 
 
 class EncoderBlock(ResidualBlock):
@@ -68,7 +68,7 @@ class EncoderBlock(ResidualBlock):
         return x + self._branch(EncoderBlock._mlp, x, drop_path_rate, train), weights
 
     def _norm(self, name: str) -> nn.Module:
-        return nn.LayerNorm(epsilon=self.norm_epsilon, name=name, **self.types)
+        return LayerNorm(epsilon=self.norm_epsilon, name=name, **self.types)
 
     def _scale(self, name: str) -> nn.Module:
         return LayerScale(self.layer_scale_init, param_dtype=self.param_dtype, name=name)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from vit_jax.models.kernels.chunked import ATTENDED
+from vit_jax.models.kernels.products import row_major_on_gpu
 from vit_jax.models.layers import TypedModule
 
 _DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -45,7 +46,7 @@ class ResidualBlock(TypedModule, kw_only=True):
         """Return `branch(self, x, *constants)`, for a method of the block."""
 
         def call(block, x):
-            return branch(block, x, *constants)
+            return branch(block, row_major_on_gpu(x), *constants)
 
         return (nn.remat(call) if self.remat_branches else call)(self, x)
 

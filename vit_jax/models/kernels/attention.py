@@ -6,9 +6,9 @@ from vit_jax.models.kernels.choice import choose
 from vit_jax.models.kernels.chunked import chunked_attention
 from vit_jax.models.kernels.libraries import TOKAMAX, library_attention
 from vit_jax.models.kernels.packed import packable, packed_attention
-from vit_jax.models.kernels.reference import attention_weights, causal_mask, summed_attention, weigh
+from vit_jax.models.kernels.reference import attention_weights, causal_mask, weigh
 
-KERNELS = ("auto", "reference", "xla", "cudnn", "chunked", "packed", "summed", *TOKAMAX)
+KERNELS = ("auto", "reference", "xla", "cudnn", "chunked", "packed", *TOKAMAX)
 
 
 def dot_product_attention(
@@ -20,6 +20,7 @@ def dot_product_attention(
     bias: Float[Array, "*bias"] | None = None,
     is_causal: bool = False,
     kernel: str = "auto",
+    joint: Float[Array, "*batch tokens joint_dim"] | None = None,
 ) -> Float[Array, "*batch queries heads v_head_dim"]:
     """Return softmax(Q K^T / sqrt(d) + bias) V (equation 1) for any leading dimensions.
 
@@ -33,7 +34,6 @@ def dot_product_attention(
     - `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`), also linear.
     - `packed`: a Pallas kernel for self-attention within sequences of at most 32 tokens, without mask and bias; for all
       else `auto`.
-    - `summed`: sums of element-wise products in plain XLA, for a handful of keys; with a mask or bias `xla`.
     - `auto`: the kernel that the table `vit_jax.models.kernels.choice.RULES` has for the default device, the dtype, the
       number of keys and the width of a head.
 
@@ -44,6 +44,7 @@ def dot_product_attention(
       bias: Added to the scaled products; broadcasts to the same shape.
       is_causal: Query i attends to keys 0 to i only.
       kernel: One of `KERNELS`.
+      joint: See `packed_attention`.
 
     Raises:
       ValueError: The kernel is unknown, or it does not support this device, this dtype or these sizes.
@@ -51,17 +52,11 @@ def dot_product_attention(
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
-    plain = mask is None and bias is None and not is_causal
-    if kernel == "packed" and not (plain and packable(query, key, value)):
-        kernel = "auto"
-    if kernel == "auto":
-        kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1])
-    if kernel == "summed" and not plain:
-        kernel = "xla"
+    packs = mask is None and bias is None and not is_causal and packable(query, key, value)
+    if kernel == "auto" or (kernel == "packed" and not packs):
+        kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1], packs=packs)
     if kernel == "packed":
-        return packed_attention(query, key, value)
-    if kernel == "summed":
-        return summed_attention(query, key, value)
+        return packed_attention(query, key, value, joint)
     if kernel == "reference":
         if is_causal:
             mask = causal_mask(query.shape[-3], key.shape[-3], mask)

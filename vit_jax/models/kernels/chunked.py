@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.models.layers import at_least_float32
+from vit_jax.models.kernels.products import at_least_float32
 
 CHUNK = 256  # the largest number of queries, and of keys, in a block: the blocks of a head stay in a CPU's cache
 ATTENDED = "attended"  # name of outputs of attention, and of what their derivative needs, for policies of remat

@@ -5,9 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
+from vit_jax.devices.placement import is_whole
 from vit_jax.models.kernels.hardware import generation
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """Return float32 if the dtype is narrower, else the dtype itself.
+
+    Heads and softmax compute in it.
+    """
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def matrix_product(
@@ -50,5 +59,15 @@ def _backward(saved, gradient):
 _row_major_product.defvjp(_forward, _backward)
 
 
-def _row_major(matrix):
-    return with_layout_constraint(matrix, Layout(major_to_minor=(0, 1)))
+def row_major_on_gpu(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Return `x`. On a GPU it and its gradient are in row-major order, unless the compiler divides it over devices.
+
+    XLA chooses the order of the axes in memory, and may prefer what suits one small product: for that of the head, the
+    tokens of a ViT with a class token had the batch as their last axis in all blocks, and a fifth of a train step went
+    into transposing them.
+    """
+    return _row_major(x) if is_whole() and generation() not in ("cpu", "tpu") else x
+
+
+def _row_major(x):
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))

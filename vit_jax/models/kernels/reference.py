@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vit_jax.models.layers import at_least_float32
+from vit_jax.models.kernels.products import at_least_float32
 
 
 def attention_weights(
@@ -38,23 +38,6 @@ def weigh(
 ) -> Float[Array, "*batch queries heads v_head_dim"]:
     """Return the weighted sums of the values, one for each query."""
     return jnp.einsum("...qk,...kd->...qd", weights.astype(value.dtype), value.swapaxes(-3, -2)).swapaxes(-3, -2)
-
-
-def summed_attention(
-    query: Float[Array, "*batch queries heads qk_head_dim"],
-    key: Float[Array, "*batch keys heads qk_head_dim"],
-    value: Float[Array, "*batch keys heads v_head_dim"],
-) -> Float[Array, "*batch queries heads v_head_dim"]:
-    """Return softmax(Q K^T / sqrt(d)) V, with sums of element-wise products in place of matrix products.
-
-    For a handful of keys, a GPU spends more time on starting a tiny matrix product than on computing it; XLA fuses
-    these sums. Computed in float32 or wider, in the order of the inputs, so that nothing is transposed.
-    """
-    wide = at_least_float32(query.dtype)
-    q, k, v = (x.astype(wide) for x in (query, key, value))
-    logits = jnp.sum(q[..., :, None, :, :] * k[..., None, :, :, :], axis=-1) * query.shape[-1] ** -0.5
-    weights = jax.nn.softmax(logits, axis=-2)
-    return jnp.sum(weights[..., None] * v[..., None, :, :, :], axis=-3).astype(value.dtype)
 
 
 def causal_mask(queries: int, keys: int, mask: Bool[Array, "*mask"] | None = None) -> Bool[Array, "*masked"]:
