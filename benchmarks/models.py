@@ -288,18 +288,22 @@ def _parse() -> argparse.Namespace:
         args.turns, args.steps = args.turns or 1, args.steps or 1
         if args.csv == parser.get_default("csv"):
             args.csv = os.path.join(tempfile.gettempdir(), "models_tiny.csv")
-    args.set = dict(_field(parser, text) for text in args.set)
+    args.set = parse_fields(parser, args.set)
     return args
 
 
-def _field(parser: argparse.ArgumentParser, text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        parser.error(f"--set takes FIELD=VALUE, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+def parse_fields(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, Any]:
+    """Returns the fields of a model that --set gives."""
+    fields: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            parser.error(f"--set takes FIELD=VALUE, got {text!r}")
+        try:
+            fields[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            fields[name] = value
+    return fields
 
 
 def _clock(seconds: float) -> str:

@@ -60,7 +60,7 @@ def divided(x: Shaped[Array, "batch ..."], axis: int = 1) -> Shaped[Array, "batc
 
 def flat_rows(x: Shaped[Array, "*rows columns"]) -> Shaped[Array, "..."]:
     """Return `x` as a matrix, or unchanged if clips are divided: one axis cannot be divided by examples and frames."""
-    return x if _divides_clips() else x.reshape(-1, x.shape[-1])
+    return x if divides_clips() else x.reshape(-1, x.shape[-1])
 
 
 def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: Array) -> Array:
@@ -72,7 +72,7 @@ def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: A
     them, and it sums the gradients of keys and values over the devices only once.
     """
     mesh = _mesh.get()
-    if mesh is None or not _divides_clips():
+    if mesh is None or not divides_clips():
         return attention(query, key, value)
     examples, parts = mesh.axis_names
     axis = 1 if query.shape[1] > 1 else 2
@@ -88,7 +88,7 @@ def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: A
     return jax.lax.slice_in_dim(attend(padded(query), key, value), 0, size, axis=axis)
 
 
-def _divides_clips() -> bool:
+def divides_clips() -> bool:
     """Return whether the mesh has more than one device for a clip."""
     mesh = _mesh.get()
     return mesh is not None and mesh.devices.shape[1] > 1

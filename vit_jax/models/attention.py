@@ -11,7 +11,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
-from vit_jax.devices.placement import flat_rows, in_parts
+from vit_jax.devices.placement import divides_clips, flat_rows, in_parts
 from vit_jax.models.kernels import KERNELS as KERNELS
 from vit_jax.models.kernels import attention_weights, dot_product_attention, weigh
 from vit_jax.models.kernels.chunked import ATTENDED
@@ -48,7 +48,7 @@ def one_product_is_faster(hidden_dim: int) -> bool:
     """Return whether queries, keys and values are computed by one product rather than three.
 
     Measured: it is for the words of TNT, which are 24 wide (11 % of an attention layer's train step on a CPU with JAX
-    0.10, 3 % with 0.12; TODO % of a train step of TnT-S on an H100). It makes no difference on a CPU at width 384, and
+    0.10, 3 % with 0.12; 2 % of a train step of TnT-S on an H100). It makes no difference on a CPU at width 384, and
     costs 17 to 22 % there at width 768, where the parts have to be copied together for the backward pass; on an H100
     these copies cost 2.6 % of a train step of ViT-B/16.
     """
@@ -121,6 +121,7 @@ class MultiHeadAttention(TypedModule):
         joint = None
         if keys is None and one_product_is_faster(hidden_dim):
             joint, (query, key, value) = self._project_once(queries, qk_head_dim, v_head_dim)
+            joint = None if divides_clips() else joint  # `in_parts` divides the others
         elif isinstance(keys, KeyValues):
             query, (key, value) = self._dense("query", (self.num_heads, qk_head_dim))(queries), keys
         else:

@@ -112,6 +112,6 @@ def test_every_attention_of_a_model_has_its_kernel(name, fields, monkeypatch):
     model = build_model(name, num_layers=2, attention_kernel="reference", **sizes, **fields)
     inputs = [jnp.ones((1, 5), jnp.int32)] * 2 if not sizes else [jnp.zeros((1, *model.input_shape))]
     called = []
-    monkeypatch.setattr("vit_jax.models.kernels.attention.choose", lambda *_: called.append(name) or "reference")
+    monkeypatch.setattr("vit_jax.models.kernels.attention.choose", lambda *_, **__: called.append(name) or "reference")
     jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False))
     assert not called
