@@ -5,6 +5,23 @@ MUTANTS = {
         ("logits += bias", "logits -= bias"),
         ("jnp.finfo(logits.dtype).min)", "0.0)"),
     ],
+    ("vit_jax/models/kernels/products.py", "tests/models/kernels/test_gpu_forms.py"): [
+        ("is_whole() and generation()", "generation()"),
+    ],
+    ("vit_jax/models/kernels/libraries.py", "tests/models/kernels/test_gpu_forms.py"): [
+        ('given.arguments["has_bias"] = False', "pass"),
+        ("(odd_accepted and bias is None and mask is None)", "odd_accepted"),
+    ],
+    ("vit_jax/models/kernels/channels.py", "tests/models/kernels/test_gpu_forms.py"): [
+        ("if not joins_tokens(x):", "if True:"),
+    ],
+    ("vit_jax/models/kernels/packed.py", "tests/models/kernels/test_packed.py"): [
+        ("column // sizes.head_dim == head", "column % sizes.head_dim == head"),
+        ("(column % sizes.slots < sizes.tokens)", "(column >= 0)"),
+    ],
+    ("vit_jax/models/attention.py", "tests/models/kernels/test_gpu_forms.py"): [
+        ("None if divides_clips() else joint", "joint"),
+    ],
     ("vit_jax/models/attention.py", "tests/models/test_attention.py"): [
         ("deterministic=not drop)", "deterministic=True)"),
     ],
