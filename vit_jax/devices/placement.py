@@ -28,7 +28,10 @@ def mapped() -> Iterator[None]:
 
 
 def is_whole() -> bool:
-    """Return whether arrays are whole while a model is traced: the compiler does not divide them over devices."""
+    """Return whether what is traced is the program of one device, so that no compiler divides its arrays.
+
+    With several devices this is known under the strategies only; elsewhere it is taken to be False.
+    """
     return _mapped.get() or jax.device_count() == 1
 
 
@@ -84,7 +87,9 @@ def in_parts(attention: Callable[..., Array], query: Array, key: Array, value: A
 
     if axis == 1:
         key, value, whole = padded(key), padded(value), part
-    attend = jax.shard_map(attention, mesh=mesh, in_specs=(part, whole, whole), out_specs=part, check_vma=False)
+    attend = jax.shard_map(
+        mapped()(attention), mesh=mesh, in_specs=(part, whole, whole), out_specs=part, check_vma=False
+    )
     return jax.lax.slice_in_dim(attend(padded(query), key, value), 0, size, axis=axis)
 
 

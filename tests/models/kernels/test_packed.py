@@ -71,6 +71,12 @@ def test_what_the_kernel_does_not_compute_is_left_to_auto(options):
     np.testing.assert_array_equal(dot_product_attention(*long, kernel="packed"), dot_product_attention(*long))
 
 
+def test_what_the_compiler_divides_over_devices_is_left_to_auto(monkeypatch):
+    monkeypatch.setattr("vit_jax.models.kernels.attention.is_whole", lambda: False)
+    short = arrays((2, 16, 2, 4))[:3]
+    np.testing.assert_array_equal(dot_product_attention(*short, kernel="packed"), dot_product_attention(*short))
+
+
 def test_a_tnt_uses_it_for_its_words(randomised):
     fields = {"num_classes": 3, "image_size": (32, 32), "num_layers": 1, "hidden_dim": 16, "mlp_dim": 32}
     fields |= {"num_heads": 2, "inner_hidden_dim": 8, "inner_mlp_dim": 16, "inner_num_heads": 2}

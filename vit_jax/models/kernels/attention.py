@@ -2,6 +2,7 @@
 
 from jaxtyping import Array, Bool, Float
 
+from vit_jax.devices.placement import is_whole
 from vit_jax.models.kernels.choice import choose
 from vit_jax.models.kernels.chunked import chunked_attention
 from vit_jax.models.kernels.libraries import TOKAMAX, library_attention
@@ -32,8 +33,8 @@ def dot_product_attention(
     - `chunked`: blocks of queries and keys in plain XLA, see `chunked_attention`. Its memory is linear in the number of
       tokens, on all devices.
     - `mosaic`, `triton`: the implementations of `tokamax` (extra `kernels`), also linear.
-    - `packed`: a Pallas kernel for self-attention within sequences of at most 32 tokens, without mask and bias; for all
-      else `auto`.
+    - `packed`: a Pallas kernel for self-attention within sequences of at most 32 tokens, without mask and bias, where
+      the compiler does not divide arrays over devices; for all else `auto`.
     - `auto`: the kernel that the table `vit_jax.models.kernels.choice.RULES` has for the default device, the dtype, the
       number of keys and the width of a head.
 
@@ -52,7 +53,8 @@ def dot_product_attention(
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention kernel {kernel!r}; known: {', '.join(KERNELS)}")
-    packs = mask is None and bias is None and not is_causal and packable(query, key, value)
+    plain = mask is None and bias is None and not is_causal
+    packs = plain and packable(query, key, value) and is_whole()
     if kernel == "auto" or (kernel == "packed" and not packs):
         kernel = choose(query.dtype, key.shape[-3], query.shape[-1], value.shape[-1], packs=packs)
     if kernel == "packed":
