@@ -139,13 +139,15 @@ def _call(kernel, arrays, results, sizes, device):
             width = _power_of_two(shape[2] - sizes.columns + sizes.width)
             return pl.BlockSpec((TILE, None, width), lambda tile, program: (tile, program, 0))
 
+    if device == "cpu":
+        options = {"interpret": True}
     outputs = pl.pallas_call(
         functools.partial(kernel, sizes=sizes, masked=device != "tpu"),
         grid=(rows // TILE, programs),
         in_specs=[spec(x.shape) for x in arrays],
         out_specs=[spec(shape) for shape in shapes],
         out_shape=[jax.ShapeDtypeStruct(shape, arrays[0].dtype) for shape in shapes],
-        **({"interpret": True} if device == "cpu" else options),
+        **options,
     )(*arrays)
     outputs = [x.swapaxes(0, 1) for x in outputs] if device == "tpu" else outputs
     return tuple(x.reshape(y.shape) for x, y in zip(outputs, results, strict=True))
