@@ -252,6 +252,23 @@ def test_a_run_that_another_process_trains_is_left_to_it(comparison, commands, t
     assert set(trials.rows()) == {("a", 0)}
 
 
+def test_what_another_process_has_finished_meanwhile_is_no_problem(comparison, commands, tmp_path, monkeypatch):
+    here, there = (trials_of(comparison, tmp_path) for _ in range(2))
+    said = []
+
+    def in_use(workdir):  # at the second row, the other process is training it; it ends before this one does
+        if workdir == here.workdir(comparison.trials[1], 0) and not said:
+            said.append(workdir)
+            there.run(comparison.trials[1:2], [0])
+            return True
+        return False
+
+    monkeypatch.setattr(trained, "is_in_use", in_use)
+    assert here.run(comparison.trials[:2], [0]) == []
+    assert said
+    assert set(here.rows()) == {(trial.name, 0) for trial in comparison.trials[:2]}
+
+
 def test_what_fails_is_reported_and_the_rest_is_done(comparison, commands, tmp_path, monkeypatch):
     work = trained.run_command
     monkeypatch.setattr(trained, "run_command", lambda words: 1 if "configs/quickstart.py" in words[1] else work(words))

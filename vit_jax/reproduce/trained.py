@@ -155,7 +155,8 @@ class Trials:
         Raises:
           Interrupted: The user or the system stopped the command. It goes on when it is given again.
         """
-        known, problems = self.rows(), []
+        known = self.rows()
+        problems: list[tuple[Trial, int, str]] = []
         missing = [
             (trial, seed) for trial, seed in self.lacking(trials, seeds) if not self._is_done(trial, seed, known)
         ]
@@ -167,13 +168,15 @@ class Trials:
             self.say(f"[{number + 1}/{len(missing)}] {trial.name}, seed {seed}{left}")
             started = time.monotonic()
             if problem := self._train_and_score(trial, seed):
-                problems.append(f"{trial.name}, seed {seed}: {problem}")
-                self.say(problems[-1])
+                problems.append((trial, seed, f"{trial.name}, seed {seed}: {problem}"))
+                self.say(problems[-1][-1])
             else:
                 times.append(time.monotonic() - started)
                 write_rows(self.csv, self.rows(), self.columns)
-        write_rows(self.csv, self.rows(), self.columns)
-        return problems
+        known = self.rows()
+        write_rows(self.csv, known, self.columns)
+        # what another process was training may be finished by now
+        return [problem for trial, seed, problem in problems if not self._is_done(trial, seed, known)]
 
     def _is_done(self, trial: Trial, seed: int, known: Rows) -> bool:
         """Returns whether nothing is left to do. The score alone does not help a row that starts from the run."""
