@@ -67,7 +67,7 @@ def test_the_committed_scores_belong_to_today_s_definitions_and_pages(name, tmp_
         path = ROOT / "experiments" / "results" / f"{name}.{scale}.csv"
         trials = Trials(COMPARISONS[name], scale, tmp_path, path)
         rows = trials.rows()
-        assert len(rows) == len(trained.read_rows(path))
+        assert len(rows) == len(trained.read_rows(path, trials.columns))
         if rows:
             text = markdown(COMPARISONS[name], scale, rows)
             assert path.with_suffix(".md").read_text() == f"{text}\n"
