@@ -75,7 +75,15 @@ def packed_attention(
 
 
 class _Sizes(NamedTuple):
-    """Sequences of `tokens` tokens in `slots` rows each; `heads` heads, of which `together` are in one program."""
+    """The sizes of a call.
+
+    Attributes:
+      tokens: Number of tokens of a sequence.
+      slots: Number of rows that a sequence takes, a power of 2.
+      heads: Number of heads.
+      together: Number of heads that one program computes: all or one.
+      head_dim: Width of a head.
+    """
 
     tokens: int
     slots: int
