@@ -209,14 +209,18 @@ class TimeSformerBlock(ResidualBlock):
         prefix = "" if is_last else f"{attention}_"
 
         y, join = split_sequences(x[:, 1:].reshape(batch, *self.grid, hidden_dim), attention)
+        has_all = has_cls and y.shape[1] == 1  # the only sequence is `x` itself
         # Divided by frames until the patches are in sequences and again before they are joined, so that the devices
         # only exchange parts of one array. XLA copies divided rows and columns whole where they become one axis, and
         # sums padding into gradients.
         of_frames, of_attention = 2 if 0 in SPANS[attention] else 1, 2 if y.shape[1] == 1 else 1
-        y = divided(y, of_frames)
-        if has_cls:
-            cls = jnp.broadcast_to(x[:, None, :1], (batch, y.shape[1], 1, hidden_dim))
-            y = jnp.concatenate([cls, y], axis=2)
+        if has_all:
+            y = x[:, None]
+        else:
+            y = divided(y, of_frames)
+            if has_cls:
+                cls = jnp.broadcast_to(x[:, None, :1], (batch, y.shape[1], 1, hidden_dim))
+                y = jnp.concatenate([cls, y], axis=2)
         y = divided(y, of_attention)
         y = nn.LayerNorm(epsilon=self.norm_epsilon, name=f"{prefix or 'attention_'}norm", **self.types)(y)
         mask = attention_mask(self.grid, attention, has_cls)
@@ -236,6 +240,8 @@ class TimeSformerBlock(ResidualBlock):
             y = Dense(hidden_dim, kernel_init=INITS[self.weight_init].out, name=f"{prefix}out", **self.types)(y)
 
         y = divided(y, of_attention)
+        if has_all:
+            return divided(y[:, 0]), weights
         patches = join(divided(y[:, :, 1:] if has_cls else y, of_frames)).reshape(batch, -1, hidden_dim)
         cls = y[:, :, :1].mean(axis=1) if has_cls else jnp.zeros((batch, 1, hidden_dim), y.dtype)
         return divided(jnp.concatenate([cls, patches], axis=1)), weights
