@@ -171,13 +171,15 @@ class Bench:
         import torch
         from timm.data import create_loader
 
-        arguments = dict(_TIMM[chain])
-        loader: Any = create_loader(
-            TimmFiles(files, None), (3, *SIZE), self.args.batch, num_workers=workers, use_prefetcher=as_levels,
-            persistent_workers=workers > 0, pin_memory=False, device=torch.device("cpu"), **arguments,
-        )  # fmt: skip
-        loader = getattr(loader, "loader", loader)  # of levels, before they go to a device
-        return lambda: itertools.chain.from_iterable(itertools.repeat(loader))
+        def start() -> Iterator[Any]:
+            loader: Any = create_loader(
+                TimmFiles(files, None), (3, *SIZE), self.args.batch, num_workers=workers, use_prefetcher=as_levels,
+                persistent_workers=workers > 0, pin_memory=False, device=torch.device("cpu"), **_TIMM[chain],
+            )  # fmt: skip
+            loader = getattr(loader, "loader", loader)  # of levels, before they go to a device
+            return itertools.chain.from_iterable(itertools.repeat(loader))
+
+        return start
 
     def _turns(self, name: str, chain: str, sides: dict[str, Callable[[], int]], examples: int = 0) -> None:
         """Measures on one thread, in turns after one that does not count."""

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -174,6 +175,15 @@ def test_shapes_and_dtypes(attention_type, fields):
     wide = {leaf.dtype for leaf in jax.tree.leaves((logits, captured["attention/0"], variables))}
     assert wide == {jnp.dtype("float32")} or model.num_classes is None
     assert captured["tokens/0"].dtype == model.dtype
+
+
+@pytest.mark.parametrize(("attention_type", "joins"), [("space_only", 0), ("joint_space_time", 0), ("axial", 4)])
+def test_a_sequence_of_all_tokens_is_not_joined_again(attention_type, joins):
+    """A join copies all tokens: in each branch, and before the last attention, in which the class token takes part."""
+    model = tiny(attention_type=attention_type)
+    text = str(jax.make_jaxpr(lambda params: logits_of(model, params, some_videos(model)))(shapes_of(model)))
+    found = re.findall(r"f32\[\d+,\d+(?:,\d+)?,8\] = concatenate", text)
+    assert len(found) == 1 + joins  # one where the class token is put before the patches
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ MUTANTS = {
         ("        x = drop(x)\n", ""),
         ("[drop(cls), x]", "[cls, x]"),
     ],
+    ("vit_jax/models/blocks/timesformer.py", "tests/models/test_timesformer.py"): [
+        ("has_all = has_cls and y.shape[1] == 1", "has_all = y.shape[1] == 1"),
+        ("has_all = has_cls and y.shape[1] == 1", "has_all = False"),
+    ],
     ("vit_jax/models/timesformer.py", "tests/models/test_timesformer.py"): [
         ("x[:, :, 0].mean(axis=1) if by_frame else x[:, 0]", "x[:, 0, 0] if by_frame else x[:, 0]"),
         ('self.pos_embed == "space_time" and', 'self.pos_embed != "none" and'),
