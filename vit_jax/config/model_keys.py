@@ -97,7 +97,7 @@ _MODEL_MEANINGS: dict[str, str | tuple[str, Form]] = {
         _RATE,
     ),
     "head_bias_init": ("initial bias of the head", Number()),
-    "scan_layers": "compile one block and loop over the layers, which shortens compilation",
+    "scan_layers": "compile one block and loop over the layers, which takes less memory",
     "remat": (
         "what a block keeps for the backward pass, which recomputes the rest to save memory",
         Choice(
