@@ -186,7 +186,6 @@ class Bench:
         turns: dict[str, list[Turn]] = {side: [] for side in sides}
         for turn in range(self.args.turns + 1):
             for side, run in sides.items():
-                _keep_blocks(side)
                 started, cpu = time.perf_counter(), time.process_time()
                 done = run()
                 if turn:
@@ -199,7 +198,6 @@ class Bench:
         memory: dict[str, int] = {}
         for _ in range(self.args.turns):
             for side, start in loaders.items():
-                _keep_blocks(side)
                 batches = start()
                 for _ in range(max(2 * workers, 2)):  # what the workers had ready
                     next(batches)
@@ -282,13 +280,6 @@ def _timm_one_by_one(files: list[pathlib.Path], transform: Callable) -> Callable
         return len(data)
 
     return run
-
-
-def _keep_blocks(side: str) -> None:
-    """Has Pillow keep the memory of images for our side only, in this process and in timm's workers, its copies."""
-    from vit_jax.data.image.reading import KEPT_BLOCKS
-
-    Image.core.set_blocks_max(KEPT_BLOCKS if side == "vit_jax" else 0)
 
 
 def _timm_transforms() -> Callable[[str, bool], Callable] | None:

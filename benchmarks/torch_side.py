@@ -123,7 +123,7 @@ def import_torchvision() -> None:
     A build for another torch cannot load its compiled operators, and then fails to import because it describes them:
     they are declared in their place.
     """
-    import torch
+    from torch import library
 
     for _ in range(5):
         try:
@@ -135,8 +135,8 @@ def import_torchvision() -> None:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if not missing:
                 raise
-            _KEPT.append(library := torch.library.Library("torchvision", "FRAGMENT"))
-            library.define(f"{missing[1]}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+            _KEPT.append(operators := library.Library("torchvision", "FRAGMENT"))
+            operators.define(f"{missing[1]}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
 
 
 def product_rate(platform: str, dtype: str, size: int, threads: int) -> float:

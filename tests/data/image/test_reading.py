@@ -249,21 +249,6 @@ def test_prediction_skips_what_cannot_be_read(tmp_path):
     assert all(isinstance(stored, UserError | Image.Image) for _, stored in found)
 
 
-def test_the_memory_of_an_image_serves_the_next(tmp_path):
-    path = tmp_path / "cat.jpg"
-    Image.fromarray(np.zeros((300, 400, 3), np.uint8)).save(path)
-
-    def crop():
-        reading.stored_image(path, "").crop((10, 10, 300, 200)).resize((224, 224))
-
-    crop()
-    Image.core.reset_stats()
-    crop()
-    stats = Image.core.get_stats()
-    assert (stats["allocated_blocks"], stats["freed_blocks"]) == (0, 0)
-    assert stats["reused_blocks"] == stats["new_count"] == reading.KEPT_BLOCKS
-
-
 def fuzz(seed, count):
     """Runs `fuzz_images` in a process of its own; fails on other exceptions than ours and above the bound on memory."""
     command = [sys.executable, fuzz_images.__file__, str(seed), str(count)]

@@ -59,7 +59,6 @@ MUTANTS = {
         ('Image.new("RGBA", image.size, "white")', 'Image.new("RGBA", image.size, "black")'),
     ],
     ("vit_jax/data/image/reading.py", "tests/data/image/test_reading.py"): [
-        ("KEPT_BLOCKS = 4", "KEPT_BLOCKS = 0"),
         ("levels >> 8", "levels >> 7"),
         ("<< (16 - bits)", "<< 0"),
         ("white - levels if is_inverted else levels", "levels"),

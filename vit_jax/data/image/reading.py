@@ -25,13 +25,8 @@ BYTES_PER_PIXEL = 32  # JPEG 2000 with four channels; other formats take less th
 MOST_SLOW_PIXELS = 2**23
 DANGLING = "a link to a file that does not exist"
 DEEP_FORMATS = ("JPEG2000", "PNG", "PPM")  # formats in which Pillow's 32-bit mode "I" holds 16-bit levels
-KEPT_BLOCKS = 4  # of up to 16 MiB, see below; the environment variable `PILLOW_BLOCKS_MAX` can ask for more
 _JPEG_SUFFIXES, _JPEG_BEGIN = (".jpg", ".jpeg", ".jpe", ".jfif"), b"\xff\xd8\xff"
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-
-# Decoding, cropping and resizing take four pieces of memory. By default, Pillow returns them to the system and receives
-# zeroed pages for the next image, which takes a seventh of the time.
-Image.core.set_blocks_max(max(Image.core.get_blocks_max(), KEPT_BLOCKS))
 
 
 @functools.cache
