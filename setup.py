@@ -47,6 +47,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "kernels": ["tokamax>=0.0.8"],
+        "resize": ["cykooz-resizer>=4,<5"],  # for chains with exact=False
         "parquet": ["pyarrow>=17,<30"],
         "launch": ["submitit>=1.5,<2"],  # Slurm
         "wandb": ["wandb>=0.19,<1"],
@@ -55,6 +56,7 @@ setup(
         "export": ["flatbuffers>=24.3,<26"],  # jax.export serialises with it
         "test": [
             "beartype>=0.20,<1",
+            "cykooz-resizer>=4,<5",
             "django>=5,<7",  # its catalogues: real text without a network
             "hypothesis>=6.120,<7",
             "pyright>=1.1.400,<2",

@@ -47,6 +47,7 @@ CHAINS = {
     "augreg": "inception_crop|flip|randaug(2, 15)|normalize(mean=0.5, std=0.5)",
     "deit": f"random_resized_crop|flip|randaugment('rand-m9-mstd0.5-inc1')|{NORMALIZE}|random_erasing(0.25)",
     "eval": f"resize(256)|center_crop|{NORMALIZE}",
+    "fast": f"random_resized_crop(exact=False)|flip|{NORMALIZE}",
     "reduced": f"reduced_decode|random_resized_crop|flip|{NORMALIZE}",
 }
 CLIP_CHAIN = "random_resize(256, 320)|random_crop|flip|normalize(mean=0.45, std=0.225)"  # of Kinetics
@@ -57,6 +58,7 @@ _TIMM = {  # arguments of timm's create_transform; AugReg's operations are not i
         "auto_augment": "rand-m9-mstd0.5-inc1",
     },
     "eval": {"is_training": False, "interpolation": "bicubic", "crop_pct": 0.875},
+    "fast": {"is_training": True, "color_jitter": None, "interpolation": "bicubic"},  # by Pillow, as "crop"
     "reduced": {"is_training": True, "color_jitter": None, "interpolation": "bicubic"},  # which decodes at full size
 }  # fmt: skip
 FORMATS = ("jpeg", "png", "folder", "video", "clips")
@@ -86,7 +88,7 @@ class Bench:
         self.args, self.csv = args, records.Table(args.csv, COLUMNS)
         self.row = {
             "date": records.today(), "commit": records.commit(), "device": records.processor(),
-            "cores": records.cores(), "versions": records.versions((*records.PACKAGES, "av")),
+            "cores": records.cores(), "versions": records.versions((*records.PACKAGES, "cykooz-resizer", "av")),
         }  # fmt: skip
         print(f"{self.row['device']}, {self.row['cores']} cores\n{self.row['versions']}", flush=True)
         self.timm = _timm_transforms()
@@ -319,7 +321,13 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--formats", nargs="+", choices=FORMATS, default=["jpeg", "png", "video"], help="[jpeg png video]")
-    add("--chains", nargs="+", choices=CHAINS, default=["crop", "augreg", "deit"], help="[crop augreg deit]")
+    add(
+        "--chains",
+        nargs="+",
+        choices=CHAINS,
+        default=["crop", "fast", "augreg", "deit"],
+        help="[crop fast augreg deit]",
+    )
     add("--images", type=int, default=1024, metavar="N", help="examples in a turn [1024]")
     add("--size", type=int, nargs=2, default=input_files.IMAGE_SIZE, metavar=("W", "H"), help="of generated images")
     add("--path", help="folder of images with one sub-folder per class, instead of generated images")

@@ -79,15 +79,3 @@ def check_size(size: Any) -> None:
     whole = all(map(is_side, sides))
     wanted = f"pixels or (height, width), each side at most {LARGEST_SIDE:,}"
     check(size is None or (whole and len(sides) <= 2 and sides != ()), "size", size, wanted)
-
-
-def check_method(method: Any, antialias: Any) -> None:
-    check(method in METHODS, "method", method, f"one of {', '.join(METHODS)}")
-    check(isinstance(antialias, bool), "antialias", antialias, "True or False")
-    if not antialias:
-        check(
-            method in ("nearest", "bilinear", "bicubic"),
-            "method",
-            method,
-            "nearest, bilinear or bicubic if antialias is False",
-        )

@@ -2,7 +2,7 @@
 
 Each is a frozen dataclass that checks its arguments on construction, and is called with an 8-bit grey or RGB Pillow
 image and a generator. Lengths are in pixels. Pillow's resampling is antialiased, as in timm (torchvision on Pillow
-images); `antialias=False` gives TensorFlow's default instead.
+images); `antialias=False` gives TensorFlow's default instead, and `exact=False` is faster: see `resizing.resized`.
 """
 
 import math
@@ -18,27 +18,14 @@ from vit_jax.data.image.arguments import (
     Size,
     Transform,
     check,
-    check_method,
     check_probability,
     check_range,
     check_size,
     is_number,
     is_side,
 )
+from vit_jax.data.image.resizing import check_resizing, resized
 from vit_jax.errors import UserError
-
-
-def resized(image: Image.Image, size: tuple[int, int], method: str, antialias: bool) -> Image.Image:
-    """Resizes to (height, width), with pixel centres at half-integers.
-
-    Without `antialias`, it interpolates between the nearest pixels, as `tf.image.resize` does by default. Deviation:
-    TensorFlow truncates to 8 bits and Pillow rounds, a difference of at most one level.
-    """
-    height, width = size
-    if antialias:
-        return image.resize((width, height), METHODS[method])
-    scale = (image.width / width, 0, 0, 0, image.height / height, 0)
-    return image.transform((width, height), Image.Transform.AFFINE, scale, METHODS[method])
 
 
 @dataclass(frozen=True)
@@ -56,10 +43,11 @@ class Resize(Transform):
     method: str = "bicubic"
     antialias: bool = True
     cover: bool = False
+    exact: bool = True
 
     def __post_init__(self):
         check_size(self.size)
-        check_method(self.method, self.antialias)
+        check_resizing(self.method, self.antialias, self.exact)
         check(isinstance(self.cover, bool), "cover", self.cover, "True or False")
         check(not (self.cover and isinstance(self.size, int)), "size", self.size, "(height, width) with cover=True")
 
@@ -72,7 +60,9 @@ class Resize(Transform):
         if self.cover:
             ratio = min(image.height / size[0], image.width / size[1])
             size = (round(image.height / ratio), round(image.width / ratio))
-        return image if size == (image.height, image.width) else resized(image, size, self.method, self.antialias)
+        if size == (image.height, image.width):
+            return image
+        return resized(image, size, self.method, self.antialias, self.exact)
 
 
 @dataclass(frozen=True)
@@ -89,6 +79,7 @@ class RandomResize(Transform):
     inverse: bool = False
     method: str = "bilinear"
     antialias: bool = False
+    exact: bool = True
     random: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -97,11 +88,11 @@ class RandomResize(Transform):
             check(is_side(side), name, side, f"pixels, above 0 and at most {LARGEST_SIDE:,}")
         check(self.low <= self.high, "high", self.high, f"at least low ({self.low})")
         check(isinstance(self.inverse, bool), "inverse", self.inverse, "True or False")
-        check_method(self.method, self.antialias)
+        check_resizing(self.method, self.antialias, self.exact)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         side = 1 / rng.uniform(1 / self.high, 1 / self.low) if self.inverse else rng.uniform(self.low, self.high)
-        return Resize(round(side), self.method, self.antialias)(image, None)
+        return Resize(round(side), self.method, self.antialias, exact=self.exact)(image, None)
 
 
 @dataclass(frozen=True)
@@ -188,6 +179,7 @@ class RandomResizedCrop(Transform):
     method: str = "bicubic"
     antialias: bool = True
     size: Size = None
+    exact: bool = True
     random: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -195,7 +187,7 @@ class RandomResizedCrop(Transform):
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         crop = _cut(image, *self.sample(image.height, image.width, rng))
-        return resized(crop, _pair(self.size), self.method, self.antialias)
+        return resized(crop, _pair(self.size), self.method, self.antialias, self.exact)
 
     def sample(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws (top, left, height, width) of the crop."""
@@ -321,7 +313,7 @@ def _pair(size: Size) -> tuple[int, int]:
 def _check_crop(crop: RandomResizedCrop) -> None:
     check_range("area", crop.area, largest=1.0)
     check_range("ratio", crop.ratio)
-    check_method(crop.method, crop.antialias)
+    check_resizing(crop.method, crop.antialias, crop.exact)
     check_size(crop.size)
 
 

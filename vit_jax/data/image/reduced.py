@@ -86,18 +86,26 @@ class Reducible:
         )
 
     def resize(self, size: tuple[int, int], method: Image.Resampling) -> Image.Image:
-        """Decodes at the smallest size that is at least `gap` times `size`, (width, height), and resizes."""
+        """Decodes what `reduced` says, and resizes it to (width, height)."""
+        image, box = self.reduced(size)
+        return image.resize(size, method, box)
+
+    def reduced(self, size: tuple[int, int]) -> tuple[Image.Image, Box]:
+        """Decodes at the smallest size that is at least `gap` times `size`, (width, height).
+
+        Returns the image, and the box of this part in it.
+        """
         most = min(self.width / size[0], self.height / size[1]) / self._gap
         factor = next((f for f in (8, 4, 2) if f <= most), 1)
         drafted, full_width = None, self._image.width
         if factor > 1:
             drafted = self._image.draft(None, (self._image.width // factor, self._image.height // factor))  # pyright: ignore[reportArgumentType]
         if drafted is None:
-            return self.whole().resize(size, method)
+            return self.whole(), (0, 0, *self.size)
         decoded, (*_, reduced_width, _) = self._convert(self._image), drafted[1]
         scale = reduced_width / full_width  # not that of the sizes, which are rounded up to whole pixels
         left, top, right, bottom = (edge * scale for edge in self._box)
-        return decoded.resize(size, method, (left, top, min(right, decoded.width), min(bottom, decoded.height)))
+        return decoded, (left, top, min(right, decoded.width), min(bottom, decoded.height))
 
     def whole(self) -> Image.Image:
         """Returns this part, decoded at full size."""
