@@ -44,10 +44,10 @@ COLUMNS = (
 NORMALIZE = "normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))"
 CHAINS = {
     "crop": f"random_resized_crop|flip|{NORMALIZE}",
+    "fast": f"random_resized_crop(exact=False)|flip|{NORMALIZE}",
     "augreg": "inception_crop|flip|randaug(2, 15)|normalize(mean=0.5, std=0.5)",
     "deit": f"random_resized_crop|flip|randaugment('rand-m9-mstd0.5-inc1')|{NORMALIZE}|random_erasing(0.25)",
     "eval": f"resize(256)|center_crop|{NORMALIZE}",
-    "fast": f"random_resized_crop(exact=False)|flip|{NORMALIZE}",
     "reduced": f"reduced_decode|random_resized_crop|flip|{NORMALIZE}",
 }
 CLIP_CHAIN = "random_resize(256, 320)|random_crop|flip|normalize(mean=0.45, std=0.225)"  # of Kinetics

@@ -4,8 +4,8 @@
     python -m benchmarks.input_jpeg --path ~/photographs
 
 Decoders (`what` is "decode"): Pillow, and simplejpeg if it is installed, each to a Pillow image as the transforms need
-it. Chains ("crop" and "eval"): all of a chain with `reduced_decode(gap)`, and with `exact=False` ("fast"), compared with
-the exact one on the same random crops. `mean`, `most` (99.9 % of the levels differ by no more) and `largest` are
+it. Chains ("crop" and "eval"): all of a chain, with `exact=False` ("fast") and with `reduced_decode(gap)`, compared
+with the exact one on the same random crops. `mean`, `most` (99.9 % of the levels differ by no more) and `largest` are
 differences of levels from 0 to 255. Milliseconds are CPU time per image, the median over the turns.
 """
 
