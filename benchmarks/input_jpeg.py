@@ -5,8 +5,10 @@
 
 Decoders (`what` is "decode"): Pillow, and simplejpeg if it is installed, each to a Pillow image as the transforms need
 it. Chains ("crop" and "eval"): all of a chain, with `exact=False` ("fast") and with `reduced_decode(gap)`, compared
-with the exact one on the same random crops. `mean`, `most` (99.9 % of the levels differ by no more) and `largest` are
-differences of levels from 0 to 255. Milliseconds are CPU time per image, the median over the turns.
+with the exact one on the same random crops. Resizing alone ("resize"): of random crops, by the installed Pillow and with
+`exact=False`, compared with Pillow before version 13 ("rows first"), which always resized rows before columns. `mean`,
+`most` (99.9 % of the levels differ by no more) and `largest` are differences of levels from 0 to 255. Milliseconds are
+CPU time per image, the median over the turns.
 """
 
 import argparse
@@ -21,7 +23,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import input_files, records
-from vit_jax.data.image.reading import StoredJpeg, stored_image
+from vit_jax.data.image.geometry import RandomResizedCrop
+from vit_jax.data.image.reading import StoredJpeg, read_image, stored_image
+from vit_jax.data.image.resizing import resized
 from vit_jax.data.image.transforms import Preprocessing
 
 COLUMNS = (
@@ -47,11 +51,12 @@ def main() -> None:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for name, files in _inputs(args, pathlib.Path(folder)):
-            for what, sides in (("decode", decoders(files)), *((key, chains(files, key)) for key in CHAINS)):
+            measured = {"decode": decoders(files), "resize": resizers(files), **{key: chains(files, key) for key in CHAINS}}
+            for what, sides in measured.items():
                 seconds = in_turns(sides, args.turns)
                 for side, run in sides.items():
-                    difference = differences(sides["exact"], run) if what in CHAINS else {}
-                    first = next(iter(seconds))
+                    first = next(iter(sides))
+                    difference = differences(sides[first], run) if what != "decode" else {}
                     csv.add(
                         **row, **difference, input=name, what=what, side=side, images=len(files),
                         cpu_milliseconds=1000 * seconds[side] / len(files), ratio=seconds[first] / seconds[side],
@@ -82,6 +87,27 @@ def decoders(files: Sequence[pathlib.Path]) -> dict[str, Callable[[], Any]]:
     except ImportError:
         print("simplejpeg is left out: it is not installed")
     return found
+
+
+def resizers(files: Sequence[pathlib.Path]) -> dict[str, Callable[[], np.ndarray]]:
+    """Returns functions that resize a random crop of each file, by resizer."""
+    crop, crops = RandomResizedCrop(size=(224, 224)), []
+    for index, file in enumerate(files):
+        image = read_image(file)
+        top, left, height, width = crop.sample(image.height, image.width, np.random.default_rng(index))
+        crops.append(image.crop((left, top, left + width, top + height)))
+
+    def rows_first(image: Image.Image) -> Image.Image:
+        return resized(resized(image, (image.height, 224), "bicubic", True), (224, 224), "bicubic", True)
+
+    def all_of(resize: Callable[[Image.Image], Image.Image]) -> Callable[[], np.ndarray]:
+        return lambda: np.stack([np.asarray(resize(image)) for image in crops])
+
+    return {
+        "rows first": all_of(rows_first),
+        "pillow": all_of(lambda image: resized(image, (224, 224), "bicubic", True)),
+        "fast": all_of(lambda image: resized(image, (224, 224), "bicubic", True, exact=False)),
+    }
 
 
 def chains(files: Sequence[pathlib.Path], chain: str) -> dict[str, Callable[[], np.ndarray]]:
