@@ -4,11 +4,11 @@
     python -m benchmarks.input_jpeg --path ~/photographs
 
 Decoders (`what` is "decode"): Pillow, and simplejpeg if it is installed, each to a Pillow image as the transforms need
-it. Chains ("crop" and "eval"): all of a chain, with `exact=False` ("fast") and with `reduced_decode(gap)`, compared
-with the exact one on the same random crops. Resizing alone ("resize"): of random crops, by the installed Pillow and with
-`exact=False`, compared with Pillow before version 13 ("rows first"), which always resized rows before columns. `mean`,
-`most` (99.9 % of the levels differ by no more) and `largest` are differences of levels from 0 to 255. Milliseconds are
-CPU time per image, the median over the turns.
+it. Resizing alone ("resize"), of random crops: by Pillow, and by `exact=False` ("fast"), compared with Pillow before
+version 13 ("rows first"), which always resized rows before columns. Chains ("crop" and "eval"): all of a chain, with
+`exact=False` and with `reduced_decode(gap)`, compared with the exact one on the same random crops. `mean`, `most` (99.9
+% of the levels differ by no more) and `largest` are differences of levels from 0 to 255. Milliseconds are CPU time per
+image, the median over the turns.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def main() -> None:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for name, files in _inputs(args, pathlib.Path(folder)):
-            measured = {"decode": decoders(files), "resize": resizers(files), **{key: chains(files, key) for key in CHAINS}}
-            for what, sides in measured.items():
+            measured = {"decode": decoders(files), "resize": resizers(files)}
+            for what, sides in (measured | {chain: chains(files, chain) for chain in CHAINS}).items():
                 seconds = in_turns(sides, args.turns)
                 for side, run in sides.items():
                     first = next(iter(sides))

@@ -32,9 +32,9 @@ def resized(image: Any, size: tuple[int, int], method: str, antialias: bool, exa
     TensorFlow truncates to 8 bits and Pillow rounds, a difference of at most one level.
 
     With `exact`, the levels are Pillow's. Without, the weights are rounded to 16 bits instead of 22, and fewer than one
-    level in a hundred differs from Pillow's, by one, rarely by two. They depend neither on the processor nor on
-    Pillow's version: rows are resized before columns. Pillow 13 resizes columns first where the height shrinks more,
-    and rounds other numbers: at such sizes, one level in seven differs from earlier versions.
+    level in a hundred differs from Pillow's, by one, rarely by two. These levels depend neither on the processor nor on
+    Pillow's version: rows are always resized before columns. Pillow does so before version 13, and since then only
+    where the height does not shrink clearly more than the width.
 
     Args:
       image: A Pillow image, 8-bit grey or RGB, or a `Reducible`.
