@@ -28,3 +28,16 @@ def test_scanning_takes_no_more_memory_and_has_the_same_gradients(randomised):
     params = randomised(shapes)
     for x, y in zip(*(jax.tree.leaves(run(params, images)) for run in (scanned, unrolled)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
+
+
+def test_the_derivative_leaves_the_slices_of_stacked_gradients_to_themselves():
+    """Else XLA fuses them into the update of each parameter, which takes long to compile for a GPU."""
+
+    def barriers(scan_layers):
+        model = build_model("vit:S/8", **FIELDS, scan_layers=scan_layers)
+        images = jnp.zeros((1, *model.input_shape))
+        params = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False)["params"])
+        loss = jax.grad(lambda params: model.apply({"params": params}, images, train=True).var())
+        return str(jax.make_jaxpr(loss)(params)).count("optimization_barrier")
+
+    assert (barriers(True), barriers(False)) == (2, 0)

@@ -100,6 +100,12 @@ MUTANTS = {
     ("vit_jax/data/loading/serving.py", "tests/data/loading/test_workers.py tests/data/loading/test_pipeline.py"): [
         ("if sum(lengths) > self.size:", "if not self.size:"),
     ],
+    ("vit_jax/data/image/resizing.py", "tests/data/image/test_resizing.py"): [
+        ('"bicubic": "catmull_rom"', '"bicubic": "mitchell"'),
+        ("image, box = image.reduced(size)", "image, _ = image.reduced(size)"),
+        ("CropBox(left, 0, right - left, image.height)", "CropBox(0, 0, right, image.height)"),
+        ('check(antialias, "antialias", antialias, "True if exact is False")', "pass"),
+    ],
     ("vit_jax/data/image/reduced.py", "tests/data/image/test_reduced.py"): [
         ("/ size[1]) / self._gap", "/ size[1])"),
         ("scale = reduced_width / full_width", "scale = 1 / factor if factor < 8 else 1 / 7"),

@@ -34,6 +34,9 @@ MUTANTS = {
     ("vit_jax/models/blocks/stack.py", "tests/models/test_layers.py tests/models/vit/test_vit.py"): [
         ("self.drop_path_rate / max(self.num_layers - 1, 1)", "self.drop_path_rate / self.num_layers"),
     ],
+    ("vit_jax/models/blocks/stack.py", "tests/models/test_scan_layers.py"): [
+        ("blocks = jax.lax.optimization_barrier(blocks)", "pass"),
+    ],
     ("vit_jax/models/blocks/stack.py", "tests/models/test_remat.py"): [
         ("nn.remat(call) if self.remat_branches else call", "call"),
     ],
