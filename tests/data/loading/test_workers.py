@@ -46,8 +46,9 @@ def same(one, other):
             np.testing.assert_array_equal(ours[key], theirs[key])
 
 
-def test_order_and_pixels_are_those_of_no_workers_also_after_a_resume(photos):
-    encoder = Preprocessing((16, 16), 3, CHAIN)
+@pytest.mark.parametrize("crop", ["random_resized_crop", "random_resized_crop(exact=False)"])
+def test_order_and_pixels_are_those_of_no_workers_also_after_a_resume(photos, crop):
+    encoder = Preprocessing((16, 16), 3, CHAIN.replace("random_resized_crop", crop))
 
     def train(workers, first=0):
         options = {"batch_size": 8, "seed": 5, "first_step": first, "last_step": 6, "workers": workers}
