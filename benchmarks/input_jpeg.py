@@ -12,6 +12,7 @@ image, the median over the turns.
 """
 
 import argparse
+import importlib.util
 import pathlib
 import statistics
 import tempfile
@@ -40,10 +41,13 @@ FAST = {
     "eval": f"resize(256, exact=False)|center_crop|{NORMALIZE}",
 }
 GAPS = (1, 2, 3)
+HAS_FAST = importlib.util.find_spec("cykooz_resizer") is not None
 
 
 def main() -> None:
     args = _parse()
+    if not HAS_FAST:
+        print("fast is left out: cykooz-resizer is not installed")
     csv = records.Table(args.csv, COLUMNS)
     row = {
         "date": records.today(), "commit": records.commit(), "device": records.processor(), "turns": args.turns,
@@ -103,11 +107,13 @@ def resizers(files: Sequence[pathlib.Path]) -> dict[str, Callable[[], np.ndarray
     def all_of(resize: Callable[[Image.Image], Image.Image]) -> Callable[[], np.ndarray]:
         return lambda: np.stack([np.asarray(resize(image)) for image in crops])
 
-    return {
+    sides = {
         "rows first": all_of(rows_first),
         "pillow": all_of(lambda image: resized(image, (224, 224), "bicubic", True)),
-        "fast": all_of(lambda image: resized(image, (224, 224), "bicubic", True, exact=False)),
     }
+    if HAS_FAST:
+        sides["fast"] = all_of(lambda image: resized(image, (224, 224), "bicubic", True, exact=False))
+    return sides
 
 
 def chains(files: Sequence[pathlib.Path], chain: str) -> dict[str, Callable[[], np.ndarray]]:
@@ -125,12 +131,13 @@ def chains(files: Sequence[pathlib.Path], chain: str) -> dict[str, Callable[[], 
 
         return run
 
-    return {
-        "exact": rows(CHAINS[chain]),
-        "fast": rows(FAST[chain]),
-        **{f"reduced, gap {gap}": rows(f"reduced_decode({gap})|{CHAINS[chain]}") for gap in GAPS},
-        "fast, reduced, gap 2": rows(f"reduced_decode|{FAST[chain]}"),
+    transforms = {
+        "exact": CHAINS[chain],
+        "fast": FAST[chain],
+        **{f"reduced, gap {gap}": f"reduced_decode({gap})|{CHAINS[chain]}" for gap in GAPS},
+        "fast, reduced, gap 2": f"reduced_decode|{FAST[chain]}",
     }
+    return {side: rows(text) for side, text in transforms.items() if HAS_FAST or not side.startswith("fast")}
 
 
 def in_turns(sides: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
