@@ -56,7 +56,7 @@ setup(
         "export": ["flatbuffers>=24.3,<26"],  # jax.export serialises with it
         "test": [
             "beartype>=0.20,<1",
-            "cykooz-resizer>=4,<5",
+            "cykooz-resizer>=4,<5; platform_machine == 'x86_64' or platform_system != 'Linux'",  # where wheels are
             "django>=5,<7",  # its catalogues: real text without a network
             "hypothesis>=6.120,<7",
             "pyright>=1.1.400,<2",

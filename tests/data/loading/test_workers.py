@@ -48,6 +48,8 @@ def same(one, other):
 
 @pytest.mark.parametrize("crop", ["random_resized_crop", "random_resized_crop(exact=False)"])
 def test_order_and_pixels_are_those_of_no_workers_also_after_a_resume(photos, crop):
+    if "exact" in crop:
+        pytest.importorskip("cykooz_resizer", reason="there is no wheel for Linux on ARM")
     encoder = Preprocessing((16, 16), 3, CHAIN.replace("random_resized_crop", crop))
 
     def train(workers, first=0):
