@@ -16,6 +16,7 @@ import math
 import os
 import re
 import sys
+import time
 import types
 from collections import Counter
 from collections.abc import Iterator
@@ -78,15 +79,19 @@ def main() -> None:
         for what in args.what:
             batch = args.batch or BATCHES[model][0]
             case = Case(model, what, "bfloat16", batch, overrides={"num_layers": args.layers, **fields})
+            started = time.process_time()
             compiled = compile_step(case, sharding)
-            found = list(kernels(compiled.as_text()))
+            seconds, found = time.process_time() - started, list(kernels(compiled.as_text()))
             temporary = compiled.memory_analysis().temp_size_in_bytes / 2**30
             row = {
                 "date": records.today(), "commit": records.commit(), "device": "H100, described", "model": model,
                 "what": what, "dtype": case.dtype, "batch": batch, "layers": args.layers, "set": " ".join(args.set),
                 "temporary_gib": temporary, "versions": records.versions(["jax", "jaxlib"]),
             }  # fmt: skip
-            print(f"\n{model} {what}, batch {batch}, {args.layers} layers: {temporary:.2f} GiB of temporary memory")
+            print(
+                f"\n{model} {what}, batch {batch}, {args.layers} layers: {len(found)} kernels, compiled in "
+                f"{seconds:.0f} s of processor time; {temporary:.2f} GiB of temporary memory"
+            )
             for kind in KINDS:
                 if sizes := [kernel.bytes for kernel in found if kernel.kind == kind]:
                     total = sum(sizes)

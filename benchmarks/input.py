@@ -52,15 +52,13 @@ CHAINS = {
     "reduced": f"reduced_decode|random_resized_crop|flip|{NORMALIZE}",
 }
 CLIP_CHAIN = "random_resize(256, 320)|random_crop|flip|normalize(mean=0.45, std=0.225)"  # of Kinetics
+_CROP = {"is_training": True, "color_jitter": None, "interpolation": "bicubic"}
 _TIMM = {  # arguments of timm's create_transform; AugReg's operations are not in timm
-    "crop": {"is_training": True, "color_jitter": None, "interpolation": "bicubic"},
-    "deit": {
-        "is_training": True, "color_jitter": None, "interpolation": "bicubic", "re_prob": 0.25,
-        "auto_augment": "rand-m9-mstd0.5-inc1",
-    },
+    "crop": _CROP,
+    "deit": {**_CROP, "re_prob": 0.25, "auto_augment": "rand-m9-mstd0.5-inc1"},
     "eval": {"is_training": False, "interpolation": "bicubic", "crop_pct": 0.875},
-    "fast": {"is_training": True, "color_jitter": None, "interpolation": "bicubic"},  # by Pillow, as "crop"
-    "reduced": {"is_training": True, "color_jitter": None, "interpolation": "bicubic"},  # which decodes at full size
+    "fast": _CROP,  # timm has Pillow only
+    "reduced": _CROP,  # which decodes at full size
 }  # fmt: skip
 FORMATS = ("jpeg", "png", "folder", "video", "clips")
 SIZE = (224, 224)
