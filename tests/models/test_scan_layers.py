@@ -30,8 +30,8 @@ def test_scanning_takes_no_more_memory_and_has_the_same_gradients(randomised):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
 
 
-def test_the_derivative_leaves_the_slices_of_stacked_gradients_to_themselves():
-    """Else XLA fuses them into the update of each parameter, which takes long to compile for a GPU."""
+def test_a_barrier_separates_the_slices_of_stacked_gradients_from_their_use():
+    """Without it, XLA fuses them into the update of each parameter, and compiles longer for a GPU."""
 
     def barriers(scan_layers):
         model = build_model("vit:S/8", **FIELDS, scan_layers=scan_layers)

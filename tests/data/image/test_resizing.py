@@ -21,11 +21,6 @@ def noise(width, height, mode="RGB"):
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
 
 
-def photo(width, height, mode="RGB"):
-    """A smooth picture of random colours."""
-    return noise(8, 6).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
-
-
 def rows_then_columns(image, size, method):
     """Pillow's levels, as before its version 13, which chooses the order by the sizes."""
     width, height = size[1], size[0]
@@ -76,7 +71,7 @@ def test_levels_are_the_same_on_every_processor(monkeypatch):
 )
 @pytest.mark.parametrize("before", ["", "reduced_decode|"])
 def test_a_chain_crops_the_same_place(tmp_path, chain, seed, before):
-    photo(643, 481).save(tmp_path / "a.jpg", quality=95)
+    noise(8, 6).resize((643, 481), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95)  # a smooth picture
     levels = []
     for argument in ("exact=True", "exact=False"):
         argument = argument if "({})" in chain else f", {argument}"
