@@ -31,10 +31,10 @@ def resized(image: Any, size: tuple[int, int], method: str, antialias: bool, exa
     Without `antialias`, it interpolates between the nearest pixels, as `tf.image.resize` does by default. Deviation:
     TensorFlow truncates to 8 bits and Pillow rounds, a difference of at most one level.
 
-    With `exact`, the levels are Pillow's. Without, the weights are rounded to 16 bits instead of 22, and fewer than one
-    level in a hundred differs from Pillow's, by one, rarely by two. These levels depend neither on the processor nor on
-    Pillow's version: rows are always resized before columns. Pillow does so before version 13, and since then only
-    where the height does not shrink clearly more than the width.
+    With `exact`, the levels are Pillow's. Without it, the weights of neighbouring pixels are rounded to 16 bits instead
+    of 22. Fewer than one level in a hundred then differs from Pillow's, by one, or rarely by two. The levels depend
+    neither on the processor nor on the version of Pillow, because rows are always resized before columns. Pillow itself
+    resizes columns first since version 13 where the height shrinks clearly more than the width.
 
     Args:
       image: A Pillow image, 8-bit grey or RGB, or a `Reducible`.
